@@ -1,0 +1,114 @@
+// torch.ops.vllm_diffusion.row_stats: checks, device guard, stream, registration.
+#include <tuple>
+
+#include "binding.h"
+#include "binding_cuda.h"
+#include "row_stats.h"
+
+namespace vllm_diffusion {
+namespace {
+
+using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Dtype logits_dtype(const Tensor& logits) {
+  switch (logits.scalar_type()) {
+    case ScalarType::Float:
+      return Dtype::kFloat32;
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    case ScalarType::BFloat16:
+      return Dtype::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "logits must be float32, float16 or bfloat16");
+  }
+}
+
+// Checks everything and allocates the outputs; the caller launches.
+Result prepare(const Tensor& logits, const Tensor& temperature, const Tensor& stat_temperature,
+               const Tensor& seed, const Tensor& offset, const std::optional<Tensor>& active,
+               int64_t banned, RowStatsArgs& args) {
+  STD_TORCH_CHECK(logits.dim() == 2, "logits must have two dimensions, [rows, vocab]");
+  const int64_t rows = logits.size(0), vocab = logits.size(1);
+  args.dtype = logits_dtype(logits);
+  STD_TORCH_CHECK(vocab >= 1 && vocab <= (1 << 30), "vocab must lie in 1 ... 2^30, not ", vocab);
+  STD_TORCH_CHECK(vocab == 1 || logits.stride(1) == 1, "the ids of a row must be contiguous");
+  STD_TORCH_CHECK(rows <= 1 || logits.stride(0) >= vocab, "the rows of logits must not overlap");
+  STD_TORCH_CHECK(banned >= -1 && banned < vocab, "banned must be -1 or an id below ", vocab,
+                  ", not ", banned);
+  STD_TORCH_CHECK(banned < 0 || vocab > 1, "banned leaves no id to choose");
+  check_vector(temperature, "temperature", ScalarType::Float, rows, logits);
+  check_vector(stat_temperature, "stat_temperature", ScalarType::Float, rows, logits);
+  check_vector(seed, "seed", ScalarType::Long, rows, logits);
+  check_vector(offset, "offset", ScalarType::Long, rows, logits);
+  if (active) check_vector(*active, "active", ScalarType::Bool, rows, logits);
+
+  const auto empty = [&](ScalarType type) {
+    return torch::stable::new_empty(logits, {rows}, type);
+  };
+  Result out = {empty(ScalarType::Long),  empty(ScalarType::Long),  empty(ScalarType::Float),
+                empty(ScalarType::Float), empty(ScalarType::Float), empty(ScalarType::Float),
+                empty(ScalarType::Float)};
+  args.logits = logits.data_ptr();
+  args.rows = rows;
+  args.vocab = vocab;
+  args.row_stride = rows > 1 ? logits.stride(0) : vocab;
+  args.temperature = data<const float>(temperature);
+  args.stat_temperature = data<const float>(stat_temperature);
+  args.seed = data<const int64_t>(seed);
+  args.offset = data<const int64_t>(offset);
+  args.active = active ? data<const bool>(*active) : nullptr;
+  args.banned = banned;
+  args.argmax = data<int64_t>(std::get<0>(out));
+  args.sample = data<int64_t>(std::get<1>(out));
+  args.sample_prob = data<float>(std::get<2>(out));
+  args.top1 = data<float>(std::get<3>(out));
+  args.top2 = data<float>(std::get<4>(out));
+  args.entropy = data<float>(std::get<5>(out));
+  args.lse = data<float>(std::get<6>(out));
+  return out;
+}
+
+Result row_stats_on_cpu(const Tensor& logits, const Tensor& temperature,
+                        const Tensor& stat_temperature, const Tensor& seed, const Tensor& offset,
+                        const std::optional<Tensor>& active, int64_t banned) {
+  RowStatsArgs args;
+  Result out = prepare(logits, temperature, stat_temperature, seed, offset, active, banned, args);
+  if (args.rows > 0) row_stats_cpu(args, torch_threads());
+  return out;
+}
+
+#ifdef USE_CUDA
+Result row_stats_on_cuda(const Tensor& logits, const Tensor& temperature,
+                         const Tensor& stat_temperature, const Tensor& seed, const Tensor& offset,
+                         const std::optional<Tensor>& active, int64_t banned) {
+  const CudaScope scope(logits);
+  RowStatsArgs args;
+  Result out = prepare(logits, temperature, stat_temperature, seed, offset, active, banned, args);
+  if (args.rows == 0) return out;
+  const int64_t bytes = row_stats_cuda_scratch(args.rows, args.vocab);
+  const Tensor scratch = torch::stable::new_empty(logits, {bytes}, ScalarType::Byte);
+  scope.check(row_stats_cuda(args, scratch.data_ptr(), scope.stream()));
+  return out;
+}
+#endif
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
+  m.def(
+      "row_stats(Tensor logits, Tensor temperature, Tensor stat_temperature, Tensor seed, "
+      "Tensor offset, Tensor? active, int banned) -> (Tensor argmax, Tensor sample, "
+      "Tensor sample_prob, Tensor top1, Tensor top2, Tensor entropy, Tensor lse)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CPU, m) {
+  m.impl("row_stats", TORCH_BOX(&row_stats_on_cpu));
+}
+
+#ifdef USE_CUDA
+STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) {
+  m.impl("row_stats", TORCH_BOX(&row_stats_on_cuda));
+}
+#endif
+
+}  // namespace vllm_diffusion

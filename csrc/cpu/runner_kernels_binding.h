@@ -1,0 +1,54 @@
+// What the bindings of the runner's kernels share: checked views of tensors.
+#pragma once
+
+#include "binding.h"
+#include "runner_kernels.h"
+
+namespace vllm_diffusion {
+
+inline void check_problem(const char* op, const char* problem) {
+  STD_TORCH_CHECK(problem == nullptr, op, ": ", problem);
+}
+
+inline bool is_wide(const Tensor& tensor, const char* name) {
+  const ScalarType type = tensor.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Long || type == ScalarType::Int, name,
+                  " must be int32 or int64");
+  return type == ScalarType::Long;
+}
+
+// Any contiguous int32 or int64 tensor, seen as a vector.
+inline Ints ints(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+  return {tensor.data_ptr(), tensor.numel(), is_wide(tensor, name)};
+}
+
+inline Ints ints(const std::optional<Tensor>& tensor, const char* name) {
+  return tensor ? ints(*tensor, name) : Ints{};
+}
+
+// A matrix of int32 or int64 whose rows are contiguous.
+inline IntRows int_rows(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.dim() == 2, name, " must have two dimensions");
+  const int64_t rows = tensor.size(0);
+  const int64_t cols = tensor.size(1);
+  const int64_t stride = tensor.stride(0);
+  STD_TORCH_CHECK(cols <= 1 || tensor.stride(1) == 1, name, " must have contiguous rows");
+  const int64_t size = rows > 0 ? (rows - 1) * stride + cols : 0;
+  return {{tensor.data_ptr(), size, is_wide(tensor, name)}, rows, cols, stride};
+}
+
+inline IntRows int_rows(const std::optional<Tensor>& tensor, const char* name) {
+  return tensor ? int_rows(*tensor, name) : IntRows{};
+}
+
+// A contiguous tensor of one type with at least `length` elements.
+template <typename T>
+T* array(const Tensor& tensor, const char* name, ScalarType type, int64_t length) {
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, " has the wrong dtype");
+  STD_TORCH_CHECK(tensor.is_contiguous() && tensor.numel() >= length, name,
+                  " must be contiguous with at least ", length, " elements");
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+}  // namespace vllm_diffusion

@@ -1,0 +1,51 @@
+// The hot loops, compiled once per instruction set and chosen at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "common.h"
+#include "philox.h"
+#include "slice.h"
+
+namespace vllm_diffusion {
+
+// Ids per slice. Its float32 copy (16 KiB) stays in the first-level cache. A multiple of 4, so that
+// a Philox block never crosses slices.
+constexpr int64_t kSlice = 4096;
+
+// Part of a row: ids [begin, begin + count), count <= kSlice.
+struct Slice {
+  const void* row;
+  Dtype dtype;
+  int64_t begin;
+  int64_t count;
+  int64_t banned;
+};
+
+struct IsaKernels {
+  SliceStats (*stats)(const Slice& slice, float inverse_temperature);
+  // Lowest id of the slice, the banned one aside, whose logit equals `value`; -1 if there is none.
+  int64_t (*find)(const Slice& slice, float value);
+  // Advances `best` by the ids of the slice; `max1` is the slice's highest choosable logit.
+  void (*draw)(const Slice& slice, float temperature, const PhiloxKey& key, float max1, Draw& best);
+};
+
+// The variant for this machine, or the one VLLM_DIFFUSION_CPU_ISA names (baseline, avx2, avx512).
+// Throws std::runtime_error for a name that is unknown or that the machine cannot run.
+const IsaKernels& isa_kernels();
+
+#define VLLM_DIFFUSION_DECLARE_ISA(name)                                             \
+  namespace name {                                                                   \
+  SliceStats slice_stats(const Slice& slice, float inverse_temperature);             \
+  int64_t slice_find(const Slice& slice, float value);                               \
+  void slice_draw(const Slice& slice, float temperature, const PhiloxKey& key,       \
+                  float max1, Draw& best);                                           \
+  }
+
+VLLM_DIFFUSION_DECLARE_ISA(baseline)
+VLLM_DIFFUSION_DECLARE_ISA(avx2)
+VLLM_DIFFUSION_DECLARE_ISA(avx512)
+
+#undef VLLM_DIFFUSION_DECLARE_ISA
+
+}  // namespace vllm_diffusion

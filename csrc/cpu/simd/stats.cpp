@@ -1,0 +1,94 @@
+// Softmax sums and the two highest logits of one slice.
+#include "vec.h"
+
+namespace vllm_diffusion {
+namespace {
+
+struct Top {
+  float first, second;
+};
+
+// The two highest values of buffer[0, count), equal ones counted as often as they occur.
+static Top top_two(const float* buffer, int64_t count) {
+  VecF first[kParts], second[kParts];
+  for (int p = 0; p < kParts; ++p) first[p] = second[p] = splat(-INFINITY);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    for (int p = 0; p < kParts; ++p) {
+      const VecF x = load(buffer + i + p * kWidth);
+      second[p] = larger(second[p], smaller(first[p], x));
+      first[p] = larger(first[p], x);
+    }
+  }
+  Top out = {-INFINITY, -INFINITY};
+  for (int p = 0; p < kParts; ++p) {
+    for (int k = 0; k < kWidth; ++k) {
+      const float a = first[p][k], b = second[p][k];
+      const float low = a > out.first ? out.first : a;
+      out.first = a > out.first ? a : out.first;
+      if (low > out.second) out.second = low;
+      if (b > out.second) out.second = b;
+    }
+  }
+  return out;
+}
+
+static bool any_nan(const float* buffer, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (buffer[i] != buffer[i]) return true;
+  return false;
+}
+
+}  // namespace
+
+namespace VLLM_DIFFUSION_ISA {
+
+SliceStats slice_stats(const Slice& slice, float inverse_temperature) {
+  Buffer buffer;
+  const int64_t count = fill(slice, buffer);
+  const int64_t banned = banned_at(slice);
+  float banned_logit = -INFINITY;
+  if (banned >= 0) {
+    banned_logit = buffer.at[banned];
+    buffer.at[banned] = -INFINITY;
+  }
+  const Top top = top_two(buffer.at, count);
+  SliceStats out = empty_slice();
+  out.max1 = top.first;
+  out.max2 = top.second;
+  out.max_all = banned_logit > top.first ? banned_logit : top.first;
+  if (banned >= 0) buffer.at[banned] = banned_logit;
+  if (out.max_all == -INFINITY) {
+    if (any_nan(buffer.at, count)) out.z = NAN;
+    return out;
+  }
+
+  VecF z[kParts] = {}, s[kParts] = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    for (int p = 0; p < kParts; ++p) {
+      VecF x = (load(buffer.at + i + p * kWidth) - out.max_all) * inverse_temperature;
+      const VecF e = exp_nonpositive(x);
+      x = x < -87.0f ? VecF{} : x;  // -inf would make 0 * -inf
+      z[p] += e;
+      s[p] += e * x;
+    }
+  }
+  for (int p = 0; p < kParts; ++p) {
+    for (int k = 0; k < kWidth; ++k) {
+      out.z += static_cast<double>(z[p][k]);
+      out.s += static_cast<double>(s[p][k]);
+    }
+  }
+  return out;
+}
+
+int64_t slice_find(const Slice& slice, float value) {
+  Buffer buffer;
+  fill(slice, buffer);
+  const int64_t banned = banned_at(slice);
+  for (int64_t i = 0; i < slice.count; ++i)
+    if (buffer.at[i] == value && i != banned) return slice.begin + i;
+  return -1;
+}
+
+}  // namespace VLLM_DIFFUSION_ISA
+}  // namespace vllm_diffusion

@@ -1,0 +1,105 @@
+// Eight consecutive logits in one go, whatever the alignment of the row.
+//
+// Which thread holds which ids must not depend on the row's address: the order of additions, and so
+// the rounding, would depend on the row's place in the batch. An unaligned row is therefore read in
+// narrower pieces by the same threads.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "common.h"
+
+namespace vllm_diffusion {
+
+constexpr int kVector = 8;
+
+template <Dtype kDtype>
+struct Element;
+template <>
+struct Element<Dtype::kFloat32> {
+  using type = float;
+};
+template <>
+struct Element<Dtype::kFloat16> {
+  using type = __half;
+};
+template <>
+struct Element<Dtype::kBFloat16> {
+  using type = __nv_bfloat16;
+};
+
+template <Dtype kDtype>
+struct Packed {
+  using T = typename Element<kDtype>::type;
+  alignas(16) T at[kVector];
+
+  __device__ __forceinline__ float operator[](int k) const {
+    if constexpr (kDtype == Dtype::kFloat32) {
+      return at[k];
+    } else if constexpr (kDtype == Dtype::kFloat16) {
+      return __half2float(at[k]);
+    } else {
+      return __bfloat162float(at[k]);
+    }
+  }
+
+  __device__ __forceinline__ void set(int k, float value) {
+    if constexpr (kDtype == Dtype::kFloat32) {
+      at[k] = value;
+    } else if constexpr (kDtype == Dtype::kFloat16) {
+      at[k] = __float2half(value);
+    } else {
+      at[k] = __float2bfloat16(value);
+    }
+  }
+};
+
+template <typename Piece, typename T>
+__device__ __forceinline__ void copy_pieces(T* to, const T* from) {
+  constexpr int kPieces = kVector * sizeof(T) / sizeof(Piece);
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i)
+    reinterpret_cast<Piece*>(to)[i] = __ldcs(reinterpret_cast<const Piece*>(from) + i);
+}
+
+// How many bytes every vector of the row is aligned to: 16, 8, 4 or 2.
+template <typename T>
+__device__ __forceinline__ int row_alignment(const T* row) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(row);
+  return address % 16 == 0 ? 16 : address % 8 == 0 ? 8 : address % 4 == 0 ? 4 : 2;
+}
+
+// Ids [first, first + kVector) of the row; -inf from `vocab` on.
+template <Dtype kDtype>
+__device__ __forceinline__ Packed<kDtype> load_vector(const typename Element<kDtype>::type* row,
+                                                      int64_t first, int64_t vocab,
+                                                      int alignment) {
+  using T = typename Element<kDtype>::type;
+  Packed<kDtype> out;
+  if (first + kVector <= vocab) {
+    if (alignment == 16) {
+      copy_pieces<uint4, T>(out.at, row + first);
+    } else if (alignment == 8) {
+      copy_pieces<uint2, T>(out.at, row + first);
+    } else if (alignment == 4) {
+      copy_pieces<unsigned int, T>(out.at, row + first);
+    } else if constexpr (sizeof(T) == 2) {
+      copy_pieces<unsigned short, T>(out.at, row + first);
+    }
+    return out;
+  }
+#pragma unroll
+  for (int k = 0; k < kVector; ++k) {
+    if (first + k < vocab) {
+      out.at[k] = row[first + k];
+    } else {
+      out.set(k, -INFINITY);
+    }
+  }
+  return out;
+}
+
+}  // namespace vllm_diffusion

@@ -1,0 +1,102 @@
+// A row is worked through in slices of fixed length, merged in order: the result depends neither on
+// the number of threads nor on which of them did what. Shared by the CPU and the CUDA kernels.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "common.h"
+
+namespace vllm_diffusion {
+
+// What one slice of a row contributes. Sums are relative to the slice's own maximum: with
+// x = (l - max_all) / stat_temperature, z = sum e^x and s = sum x e^x.
+struct SliceStats {
+  double z;
+  double s;
+  float max_all;  // over all ids, the banned one too; -inf when every logit is
+  float max1;     // the two highest logits of the ids that may be chosen
+  float max2;
+};
+
+VLLM_DIFFUSION_HD SliceStats empty_slice() {
+  return {0.0, 0.0, -INFINITY, -INFINITY, -INFINITY};
+}
+
+// Widens the three maxima of `row` by those of `part`.
+VLLM_DIFFUSION_HD void join_maxima(SliceStats& row, const SliceStats& part) {
+  if (part.max_all > row.max_all) row.max_all = part.max_all;
+  const float low = part.max1 > row.max1 ? row.max1 : part.max1;
+  if (part.max1 > row.max1) row.max1 = part.max1;
+  const float second = part.max2 > row.max2 ? part.max2 : row.max2;
+  row.max2 = low > second ? low : second;
+}
+
+// Adds the sums of `part` to those of `row`, whose max_all must be final. `inverse` is
+// 1 / stat_temperature. A NaN survives.
+VLLM_DIFFUSION_HD void add_sums(SliceStats& row, const SliceStats& part, double inverse) {
+  if (part.z == 0.0) return;  // no finite logit in it
+  const double shift = part.max_all == row.max_all
+                           ? 0.0
+                           : (static_cast<double>(part.max_all) - row.max_all) * inverse;
+  const double scale = exp(shift);
+  if (scale == 0.0 && part.z == part.z) return;  // keeps 0 * -inf out of s
+  row.z += scale * part.z;
+  row.s += scale * (part.s + shift * part.z);
+}
+
+// The published numbers of a row, from its merged slices.
+struct RowSummary {
+  double inverse;  // 1 / stat_temperature
+  double log_z;
+  float max_all;
+  bool broken;  // NaN or +inf among the logits, or a stat_temperature that is not a positive number
+  bool empty;   // every logit is -inf
+};
+
+VLLM_DIFFUSION_HD RowSummary summarize(const SliceStats& row, double inverse) {
+  RowSummary out;
+  out.inverse = inverse;
+  out.max_all = row.max_all;
+  out.empty = row.z == 0.0;
+  out.broken = !(row.z < INFINITY) || row.max_all == INFINITY || !(inverse > 0.0);
+  out.log_z = out.broken || out.empty ? 0.0 : log(row.z);
+  return out;
+}
+
+VLLM_DIFFUSION_HD bool usable(const RowSummary& row) { return !row.broken && !row.empty; }
+
+VLLM_DIFFUSION_HD float probability(const RowSummary& row, float logit) {
+  if (!usable(row) || logit == -INFINITY) return 0.0f;
+  return static_cast<float>(
+      exp((static_cast<double>(logit) - row.max_all) * row.inverse - row.log_z));
+}
+
+VLLM_DIFFUSION_HD float entropy(const RowSummary& row, const SliceStats& stats) {
+  if (!usable(row)) return 0.0f;
+  const double h = row.log_z - stats.s / stats.z;  // both terms are >= 0: nothing cancels
+  return static_cast<float>(h > 0.0 ? h : 0.0);
+}
+
+VLLM_DIFFUSION_HD float log_sum_exp(const RowSummary& row) {
+  if (row.broken) return NAN;
+  if (row.empty) return -INFINITY;
+  return static_cast<float>(static_cast<double>(row.max_all) * row.inverse + row.log_z);
+}
+
+// What a row without a usable distribution is given as argmax and sample.
+VLLM_DIFFUSION_HD int64_t fallback_id(int64_t banned) { return banned == 0 ? 1 : 0; }
+
+// 1 / stat_temperature for the exponents in float32. Too large a value would make 0 * inf; what it
+// is for an invalid temperature does not matter, since `summarize` discards the row.
+VLLM_DIFFUSION_HD float exponent_scale(double inverse) {
+  return inverse < 1e30 ? static_cast<float>(inverse) : 1e30f;
+}
+
+// 1 / stat_temperature, NaN where it is no positive finite number.
+VLLM_DIFFUSION_HD double inverse_temperature(float temperature) {
+  return temperature > 0.0f && temperature < INFINITY ? 1.0 / static_cast<double>(temperature)
+                                                      : static_cast<double>(NAN);
+}
+
+}  // namespace vllm_diffusion

@@ -1,0 +1,1 @@
+"""Trains the small diffusion language models that ship with the fork."""

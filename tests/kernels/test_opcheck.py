@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schema, fake implementation and tracing of both operators, and how a missing library is told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.kernels.kernel_cases import make_logits, row_arguments
+from tests.kernels.unmask_cases import random_state
+from vllm.v1.diffusion import ops
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_active", [False, True])
+def test_row_stats(device: torch.device, dtype: torch.dtype, with_active: bool) -> None:
+    logits = make_logits(6, 700, dtype).to(device)
+    active = torch.tensor([True, False] * 3, device=device) if with_active else None
+    arguments = (*row_arguments(logits, [0.0, 1.0]).values(), active, 5)
+    torch.library.opcheck(torch.ops.vllm_diffusion.row_stats.default, (logits, *arguments))
+
+
+@pytest.mark.parametrize("with_picked", [False, True])
+def test_unmask(device: torch.device, with_picked: bool) -> None:
+    state = random_state(0, rules=None if with_picked else [1, 2, 3, 4, 5, 6]).to(device)
+    arguments = state.arguments()
+    if not with_picked:
+        arguments["picked"] = None
+    torch.library.opcheck(torch.ops.vllm_diffusion.unmask.default, tuple(arguments.values()))
+
+
+def test_compiles_into_one_graph(device: torch.device) -> None:
+    """Traced with the fakes, without a break, and with the mutations kept."""
+
+    def step(logits: torch.Tensor, arguments: dict[str, torch.Tensor]) -> torch.Tensor:
+        stats = ops.row_stats(logits * 2, **arguments)
+        return stats.top1 - stats.top2
+
+    logits = make_logits(5, 300).to(device)
+    arguments = row_arguments(logits)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(logits, arguments), step(logits, arguments))
+
+
+def test_missing_library_is_told_in_a_sentence(tmp_path: Path) -> None:
+    package = tmp_path / "vllm" / "v1" / "diffusion"
+    package.mkdir(parents=True)
+    for folder in (package.parent.parent, package.parent, package):
+        (folder / "__init__.py").touch()
+    source = Path(ops.__file__)
+    for name in ("ops.py", "rules.py"):
+        (package / name).write_text(source.with_name(name).read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", "import vllm.v1.diffusion.ops"],
+        cwd=tmp_path,
+        env={"PATH": "", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    assert "The diffusion kernels (vllm/_diffusion_C.abi3.so) are not installed." in done.stderr

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SDAR in plain PyTorch: the model and its published decoding loop.
+
+Written to be read against the published description, not to be fast: no cache, no
+batch, the whole sequence recomputed with an explicit mask at every step. It shares
+no code with the package under test.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+
+@dataclass
+class Decoded:
+    """What the loop generated for one prompt."""
+
+    output_ids: list[int]
+    """Generated tokens, whole blocks cut to the length asked for."""
+    denoising_steps: int
+    """Forward passes that unmasked something."""
+    unmask_step: list[int]
+    """The step, counted over all blocks, that settled each output token."""
+
+
+class SdarReference:
+    """A checkpoint folder in the published layout, in float32."""
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.config = json.loads((folder / "config.json").read_text())
+        self.weights = {
+            name: tensor.float()
+            for name, tensor in load_file(folder / "model.safetensors").items()
+        }
+        self.mask_id = self.config.get("mask_token_id", 151669)
+
+    def logits(self, ids: list[int], block_length: int) -> torch.Tensor:
+        """Logits ``[len(ids), vocab]`` with block-causal attention."""
+        config, weights = self.config, self.weights
+        heads = config["num_attention_heads"]
+        kv_heads = config["num_key_value_heads"]
+        size = config.get("head_dim") or config["hidden_size"] // heads
+        eps = config["rms_norm_eps"]
+        position = torch.arange(len(ids))
+        block = position // block_length
+        sees = block[:, None] >= block[None, :]
+        cos, sin = _rotary(position, size, config["rope_theta"])
+        x = weights["model.embed_tokens.weight"][torch.tensor(ids)]
+        for layer in range(config["num_hidden_layers"]):
+            w = f"model.layers.{layer}."
+            h = _rms_norm(x, weights[w + "input_layernorm.weight"], eps)
+            q, k, v = (
+                (h @ weights[f"{w}self_attn.{name}_proj.weight"].T)
+                .view(len(ids), -1, size)
+                .transpose(0, 1)
+                for name in "qkv"
+            )
+            q = _rms_norm(q, weights[w + "self_attn.q_norm.weight"], eps)
+            k = _rms_norm(k, weights[w + "self_attn.k_norm.weight"], eps)
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+            k = k.repeat_interleave(heads // kv_heads, dim=0)
+            v = v.repeat_interleave(heads // kv_heads, dim=0)
+            a = scaled_dot_product_attention(q, k, v, attn_mask=sees)
+            a = a.transpose(0, 1).reshape(len(ids), heads * size)
+            x = x + a @ weights[w + "self_attn.o_proj.weight"].T
+            h = _rms_norm(x, weights[w + "post_attention_layernorm.weight"], eps)
+            gate = silu(h @ weights[w + "mlp.gate_proj.weight"].T)
+            up = h @ weights[w + "mlp.up_proj.weight"].T
+            x = x + (gate * up) @ weights[w + "mlp.down_proj.weight"].T
+        x = _rms_norm(x, weights["model.norm.weight"], eps)
+        head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+        return x @ head.T
+
+    def generate(
+        self,
+        prompt: list[int],
+        gen_length: int,
+        block_length: int,
+        steps: int,
+        algorithm: str,
+        threshold: float = 0.85,
+        entropy_bound: float = 0.35,
+        stop_ids: tuple[int, ...] = (),
+    ) -> Decoded:
+        """Greedy block diffusion; generation stops after a block with a stop id."""
+        blocks = -(-(len(prompt) + gen_length) // block_length)
+        known = list(prompt)
+        settled: list[int] = []
+        total = 0
+        for number in range(len(prompt) // block_length, blocks):
+            start = number * block_length
+            canvas = known[start:] + [self.mask_id] * (start + block_length - len(known))
+            masked = torch.arange(start, start + block_length) >= len(known)
+            at = [-1] * block_length
+            step = 0
+            while masked.any():
+                logits = self.logits(known[:start] + canvas, block_length)[start:]
+                logits = logits.double()
+                probability = logits.softmax(-1)
+                choice = logits.clone()
+                choice[:, self.mask_id] = -torch.inf
+                token = choice.argmax(-1)
+                confidence = probability.gather(1, token[:, None])[:, 0]
+                entropy = -(probability * logits.log_softmax(-1)).sum(-1)
+                n = block_length // steps + (step < block_length % steps)
+                for i in _select(
+                    algorithm, confidence, entropy, masked, max(n, 1), threshold,
+                    entropy_bound,
+                ):
+                    canvas[i] = int(token[i])
+                    masked[i] = False
+                    at[i] = total
+                step += 1
+                total += 1
+            settled += at[len(known) - start :]
+            known = known[:start] + canvas
+            if set(known[len(prompt) :]) & set(stop_ids):
+                break
+        output = known[len(prompt) :][:gen_length]
+        for i, token in enumerate(output):
+            if token in stop_ids:
+                output = output[: i + 1]
+                break
+        return Decoded(output, total, settled[: len(output)])
+
+
+def _select(
+    algorithm: str,
+    confidence: torch.Tensor,
+    entropy: torch.Tensor,
+    masked: torch.Tensor,
+    n: int,
+    threshold: float,
+    entropy_bound: float,
+) -> list[int]:
+    """The masked positions that a step settles."""
+    open_ = masked.nonzero()[:, 0].tolist()
+    best = sorted(open_, key=lambda i: (-float(confidence[i]), i))
+    if algorithm == "sequential":
+        return open_[:n]
+    if algorithm == "low_confidence_static":
+        return best[:n]
+    if algorithm == "low_confidence_dynamic":
+        above = [i for i in open_ if confidence[i] > threshold]
+        return above if len(above) >= n else best[:n]
+    assert algorithm == "entropy_bounded", algorithm
+    rising = sorted(open_, key=lambda i: (float(entropy[i]), i))
+    count, summed = 0, 0.0
+    for i in rising:
+        summed += float(entropy[i])
+        if summed >= entropy_bound:
+            break
+        count += 1
+    return rising[: max(count, 1)]
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+def _rotary(
+    position: torch.Tensor, size: int, theta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    frequency = theta ** (-torch.arange(0, size, 2).double() / size)
+    angle = position[:, None].double() * frequency
+    return angle.cos().float(), angle.sin().float()
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)

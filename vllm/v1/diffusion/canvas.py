@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The canvases of all requests of a worker, on its device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.params import Decoding
+from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
+from vllm.v1.diffusion.rules import Rule
+from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
+from vllm.v1.worker.gpu.states import RequestState
+
+
+class CanvasStates:
+    """One block's canvas for each of S request slots, W positions wide.
+
+    Attributes:
+        tokens: Token ids of the block, known, settled or mask, int64 ``[S, W]``.
+        masked: Positions still masked, bool ``[S, W]``. A mask token in a prompt
+            is a known token: only this tells what is open.
+        settled_at: The step that settled a position, -1 for none, int32 ``[S, W]``.
+        confidence: Probability of a settled token in that step, float32 ``[S, W]``.
+        step: Denoising steps made on the block, int32 ``[S]``.
+        start: Position of the block's first token, int64 ``[S]``.
+        block_length: Tokens a block, int32 ``[S]``; also ``steps``, ``rule`` and
+            ``threshold`` (float32), the request's parameters.
+    """
+
+    def __init__(
+        self, num_slots: int, width: int, mask_token_id: int, device: torch.device
+    ) -> None:
+        self.width = width
+        self.mask_token_id = mask_token_id
+        self.device = device
+        shape = (num_slots, width)
+        self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.masked = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.settled_at = torch.full(shape, -1, dtype=torch.int32, device=device)
+        self.confidence = torch.zeros(shape, dtype=torch.float32, device=device)
+        self.step = torch.zeros(num_slots, dtype=torch.int32, device=device)
+        self.start = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self.block_length = UvaBackedTensor(num_slots, dtype=torch.int32)
+        self.steps = UvaBackedTensor(num_slots, dtype=torch.int32)
+        self.rule = UvaBackedTensor(num_slots, dtype=torch.int32)
+        self.threshold = UvaBackedTensor(num_slots, dtype=torch.float32)
+        # Slots of which no request was ever told (warm-up batches) hold a block.
+        self.block_length.np.fill(width)
+        self.steps.np.fill(width)
+        self.rule.np.fill(Rule.STATIC)
+        self._copy_parameters()
+        self.policies: dict[int, UnmaskingPolicy] = {}
+        """Policies without a rule of the kernel's, by slot."""
+        self._positions = torch.arange(width, device=device)
+        self._added: list[int] = []
+
+    def add(self, slot: int, decoding: Decoding) -> None:
+        """Takes a slot for a request; effective with :meth:`apply_added`."""
+        policy = get_policy(decoding.algorithm)
+        self.block_length.np[slot] = decoding.block_length
+        self.steps.np[slot] = decoding.steps
+        self.rule.np[slot] = policy.rule
+        self.threshold.np[slot] = decoding.threshold
+        self.policies.pop(slot, None)
+        if policy.rule is Rule.GIVEN:
+            self.policies[slot] = policy
+        self._added.append(slot)
+
+    def apply_added(self, requests: RequestState) -> None:
+        """Starts the canvases of the slots added since the last call."""
+        if not self._added:
+            return
+        self._copy_parameters()
+        slots = async_tensor_h2d(self._added, dtype=torch.int64, device=self.device)
+        self._added = []
+        known = requests.total_len.gpu[slots].to(torch.int64)
+        length = self.block_length.gpu[slots].to(torch.int64)
+        start = known // length * length
+        positions = start[:, None] + self._positions
+        tokens = self._known_tokens(requests, slots, positions)
+        masked = (positions >= known[:, None]) & (self._positions < length[:, None])
+        self.start[slots] = start
+        self.tokens[slots] = torch.where(masked, self.mask_token_id, tokens)
+        self.masked[slots] = masked
+        self.settled_at[slots] = -1
+        self.step[slots] = 0
+
+    def next_block(self, slots: torch.Tensor, settled: torch.Tensor) -> None:
+        """Turns to the next block where the current one has settled.
+
+        Args:
+            slots: int64 ``[R]``, distinct.
+            settled: bool ``[R]``.
+        """
+        length = self.block_length.gpu[slots]
+        column = settled[:, None]
+        inside = self._positions < length[:, None]
+        self.start[slots] += torch.where(settled, length, 0)
+        self.step[slots] = torch.where(settled, 0, self.step[slots])
+        self.tokens[slots] = torch.where(
+            column, self.mask_token_id, self.tokens[slots]
+        )
+        self.masked[slots] = torch.where(column, inside, self.masked[slots])
+        self.settled_at[slots] = torch.where(column, -1, self.settled_at[slots])
+
+    def input_ids(
+        self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """The tokens that a step computes.
+
+        Args:
+            requests: The runner's request state, for tokens before the canvas.
+            slots: Slot of each token, int64 ``[T]``, on the host.
+            positions: Position of each token, int64 ``[T]``, on the device.
+
+        Returns:
+            int64 ``[T]``. Positions behind the canvas hold masks.
+        """
+        slot = async_tensor_h2d(slots, dtype=torch.int64, device=self.device)
+        offset = positions - self.start[slot]
+        on_canvas = self.tokens[slot, offset.clamp(0, self.width - 1)]
+        before = self._known_tokens(requests, slot, positions)
+        ids = torch.where(offset < 0, before, on_canvas)
+        behind = offset >= self.block_length.gpu[slot]
+        return ids.masked_fill_(behind, self.mask_token_id)
+
+    @staticmethod
+    def _known_tokens(
+        requests: RequestState, slots: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        tokens = requests.all_token_ids.gpu
+        inside = positions.clamp(max=tokens.shape[1] - 1)
+        if inside.dim() > slots.dim():
+            slots = slots[:, None]
+        return tokens[slots, inside].to(torch.int64)
+
+    def _copy_parameters(self) -> None:
+        for table in (self.block_length, self.steps, self.rule, self.threshold):
+            table.copy_to_uva()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model families served, and what their published code takes as defaults.
+
+One place for facts that published configurations leave out. This module is
+imported by the model and config registries: it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of checkpoints with one layout and one published decoder.
+
+    Attributes:
+        name: What users call it.
+        architectures: Spellings found in ``config.json``.
+        model_type: ``model_type`` found in ``config.json``.
+        config_class: Class in ``vllm.transformers_utils.configs``.
+        config_module: Dotted path of the module that holds it.
+        model: Module below ``vllm.model_executor.models``, and class.
+        loop: Name of the generation loop that runs it.
+        mask_token_id: Mask id where the configuration has none.
+        block_length: Tokens a block, where the configuration has none.
+        algorithm: Default unmasking policy.
+        threshold: Default confidence threshold.
+        entropy_bound: Default bound on the summed entropy, in nats.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    model_type: str
+    config_class: str
+    config_module: str
+    model: tuple[str, str]
+    loop: str
+    mask_token_id: int
+    block_length: int
+    algorithm: str
+    threshold: float
+    entropy_bound: float = 0.35
+
+
+FAMILIES = (
+    # Defaults of the published generate.py of SDAR (JetAstra/SDAR).
+    Family(
+        name="SDAR",
+        architectures=("SDARForCausalLM",),
+        model_type="sdar",
+        config_class="SDARConfig",
+        config_module="vllm.transformers_utils.configs.sdar",
+        model=("sdar", "SDARForCausalLM"),
+        loop="block_diffusion",
+        mask_token_id=151669,
+        block_length=4,
+        algorithm="low_confidence_dynamic",
+        threshold=0.85,
+    ),
+)
+
+MASKED_DIFFUSION_MODELS = {
+    architecture: family.model
+    for family in FAMILIES
+    for architecture in family.architectures
+}
+"""Architecture -> (module, class), as upstream's model registry wants it."""
+
+MASKED_DIFFUSION_CONFIGS = {f.model_type: f.config_class for f in FAMILIES}
+"""``model_type`` -> config class, as upstream's config registry wants it."""
+
+MASKED_DIFFUSION_CONFIG_MODULES = {f.config_class: f.config_module for f in FAMILIES}
+"""Config class -> module, as upstream's config package wants it."""
+
+
+def family_of_architectures(architectures: Iterable[str] | None) -> Family | None:
+    """The family that one of these architectures belongs to, if any."""
+    wanted = set(architectures or ())
+    for family in FAMILIES:
+        if wanted.intersection(family.architectures):
+            return family
+    return None

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generation loop of block-causal masked-diffusion models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm.logger import init_logger
+from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.params import check_sampling_params, resolve_decoding
+from vllm.v1.generation_loop.interface import GenerationLoop
+
+if TYPE_CHECKING:
+    import torch.nn as nn
+
+    from vllm.config import VllmConfig
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.worker.gpu.model_states.interface import ModelState
+
+logger = init_logger(__name__)
+
+
+class BlockDiffusionLoop(GenerationLoop):
+    """Denoises block after block; a position sees up to the end of its own block."""
+
+    def configure(self, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.configure`."""
+        config = resolve_diffusion_config(vllm_config)
+        vllm_config.diffusion_config = config
+        served = config.block_length
+        assert served is not None
+        _refuse_unsupported(vllm_config)
+        model_config = vllm_config.model_config
+        length = model_config.max_model_len // served * served
+        if length == 0:
+            raise ValueError(
+                f"max_model_len={model_config.max_model_len} is shorter than one "
+                f"block of {served} tokens."
+            )
+        if length != model_config.max_model_len:
+            logger.info(
+                "max_model_len=%d lowered to %d, a whole number of blocks of %d.",
+                model_config.max_model_len,
+                length,
+                served,
+            )
+            model_config.max_model_len = length
+        _check_budget(vllm_config, 2 * served)
+        cache_config = vllm_config.cache_config
+        if not cache_config.user_specified_block_size and served > 16:
+            # The default of 16 would end inside a block.
+            cache_config.block_size = served
+
+    def validate_params(
+        self, params: SamplingParams, vllm_config: VllmConfig
+    ) -> None:
+        """See :meth:`GenerationLoop.validate_params`."""
+        check_sampling_params(params)
+        resolve_decoding(params, resolve_diffusion_config(vllm_config))
+
+    def scheduler_cls(self, vllm_config: VllmConfig) -> str:
+        """See :meth:`GenerationLoop.scheduler_cls`."""
+        return "vllm.v1.diffusion.scheduler.DiffusionScheduler"
+
+    def model_state_cls(self, model: nn.Module) -> type[ModelState]:
+        """See :meth:`GenerationLoop.model_state_cls`."""
+        from vllm.v1.diffusion.model_state import DiffusionModelState
+
+        return DiffusionModelState
+
+
+def _refuse_unsupported(vllm_config: VllmConfig) -> None:
+    parallel = vllm_config.parallel_config
+    unsupported = {
+        "speculative_config": vllm_config.speculative_config is not None,
+        "pipeline_parallel_size > 1": parallel.pipeline_parallel_size > 1,
+        "decode_context_parallel_size > 1": parallel.decode_context_parallel_size > 1,
+        "prefill_context_parallel_size > 1": parallel.prefill_context_parallel_size > 1,
+        "kv_transfer_config": vllm_config.kv_transfer_config is not None,
+        "watermark_config": vllm_config.watermark_config is not None,
+        "logits_processors": bool(vllm_config.model_config.logits_processors),
+    }
+    for name, given in unsupported.items():
+        if given:
+            raise ValueError(f"{name} is not supported with block diffusion.")
+
+
+def _check_budget(vllm_config: VllmConfig, widest: int) -> None:
+    """Checks that the widest window fits into a step."""
+    scheduler = vllm_config.scheduler_config
+    budgets = {
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "max_num_scheduled_tokens": scheduler.max_num_scheduled_tokens,
+        "long_prefill_token_threshold": scheduler.long_prefill_token_threshold or None,
+    }
+    for name, value in budgets.items():
+        if value is not None and value < widest:
+            raise ValueError(
+                f"{name}={value} is too small: a step computes up to {widest} tokens "
+                "for one request, a finished block and the next one."
+            )

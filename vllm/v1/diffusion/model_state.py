@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's side of block diffusion: inputs and attention of each step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from vllm.config import VllmConfig
+from vllm.config.compilation import CUDAGraphMode
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.params import resolve_decoding
+from vllm.v1.diffusion.sampler import DenoisingSampler
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
+from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+from vllm.v1.worker.gpu.states import RequestState
+from vllm.v1.worker.utils import AttentionGroup
+
+
+class DiffusionModelState(DefaultModelState):
+    """Feeds canvases to the model, with block-causal attention.
+
+    Attention backends know causal and bidirectional sequences. A window is handed
+    to them as one bidirectional sequence a block, each over the request's cache up
+    to the end of that block, which is block-causal attention. Keys and values are
+    written before they are read, so a block that is committed is seen by the block
+    after it in the same step.
+    """
+
+    num_new_sampled_tokens_per_step = 0
+
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        model: nn.Module,
+        encoder_cache: EncoderCache | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__(vllm_config, model, encoder_cache, device)
+        self.diffusion_config = resolve_diffusion_config(vllm_config)
+        width = self.diffusion_config.block_length
+        mask_token_id = self.diffusion_config.mask_token_id
+        assert width is not None and mask_token_id is not None
+        self.canvases = CanvasStates(self.max_num_reqs, width, mask_token_id, device)
+
+    def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
+        """Puts the denoising sampler in the place of upstream's."""
+        # A step may be in flight when the next one is planned.
+        overlaps = self.vllm_config.max_concurrent_batches > 1
+        return DenoisingSampler(sampler, self.canvases, overlaps), None
+
+    def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
+        """Starts the request's canvas; see upstream."""
+        super().add_request(req_index, new_req_data)
+        decoding = resolve_decoding(new_req_data.sampling_params, self.diffusion_config)
+        self.canvases.add(req_index, decoding)
+
+    def prepare_inputs(
+        self, input_batch: InputBatch, req_states: RequestState
+    ) -> dict[str, Any]:
+        """Writes known tokens and canvases to ``input_batch.input_ids``."""
+        self.canvases.apply_added(req_states)
+        num_tokens = input_batch.num_tokens
+        slots = np.repeat(
+            input_batch.idx_mapping_np, input_batch.num_scheduled_tokens
+        ).astype(np.int64)
+        input_batch.input_ids[:num_tokens] = self.canvases.input_ids(
+            req_states, slots, input_batch.positions[:num_tokens]
+        )
+        return {}
+
+    def prepare_attn(
+        self,
+        input_batch: InputBatch,
+        cudagraph_mode: CUDAGraphMode,
+        block_tables: tuple[torch.Tensor, ...],
+        slot_mappings: torch.Tensor,
+        attn_groups: list[list[AttentionGroup]],
+        kv_cache_config: KVCacheConfig,
+        for_capture: bool = False,
+        ubatch_idx: int = 0,
+        model_specific_attn_metadata: Any = None,
+    ) -> dict[str, Any]:
+        """Attention metadata with one bidirectional sequence a block."""
+        assert ubatch_idx == 0 and cudagraph_mode != CUDAGraphMode.FULL
+        blocks = _Blocks.of(
+            starts=input_batch.num_computed_tokens_np,
+            lengths=input_batch.num_scheduled_tokens,
+            block_lengths=self.canvases.block_length.np[input_batch.idx_mapping_np],
+        )
+        rows = async_tensor_h2d(blocks.request, dtype=torch.int64, device=self.device)
+        query_start_loc = torch.from_numpy(blocks.query_start_loc)
+        return build_attn_metadata(
+            attn_groups=attn_groups,
+            num_reqs=len(blocks.request),
+            num_tokens=input_batch.num_tokens,
+            query_start_loc_gpu=async_tensor_h2d(
+                blocks.query_start_loc, device=self.device
+            ),
+            query_start_loc_cpu=query_start_loc,
+            max_query_len=int(np.diff(blocks.query_start_loc).max()),
+            seq_lens=async_tensor_h2d(blocks.seq_lens, device=self.device),
+            max_seq_len=int(blocks.seq_lens.max()),
+            block_tables=tuple(table[rows] for table in block_tables),
+            slot_mappings=slot_mappings,
+            kv_cache_config=kv_cache_config,
+            causal=False,
+            seq_lens_cpu_upper_bound=torch.from_numpy(blocks.seq_lens),
+            positions=input_batch.positions,
+            for_cudagraph_capture=for_capture,
+        )
+
+
+class _Blocks:
+    """The blocks of a batch's windows, in order.
+
+    Attributes:
+        request: Index of the block's request in the batch, int64 ``[n]``.
+        query_start_loc: First row of each block, and the end, int32 ``[n + 1]``.
+        seq_lens: End of each block, int32 ``[n]``.
+    """
+
+    def __init__(
+        self, request: np.ndarray, query_start_loc: np.ndarray, seq_lens: np.ndarray
+    ) -> None:
+        self.request = request
+        self.query_start_loc = query_start_loc
+        self.seq_lens = seq_lens
+
+    @classmethod
+    def of(
+        cls, starts: np.ndarray, lengths: np.ndarray, block_lengths: np.ndarray
+    ) -> _Blocks:
+        """Splits windows ``[start, start + length)`` at multiples of the block."""
+        ends = starts + lengths
+        first = starts // block_lengths
+        counts = -(-ends // block_lengths) - first
+        request = np.repeat(np.arange(len(starts)), counts)
+        nth = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts)
+        seq_lens = np.minimum(
+            (first[request] + nth + 1) * block_lengths[request], ends[request]
+        ).astype(np.int32)
+        before = np.concatenate(([0], np.cumsum(lengths)[:-1])) - starts
+        query_start_loc = np.zeros(len(request) + 1, dtype=np.int32)
+        query_start_loc[1:] = seq_lens + before[request]
+        return cls(request, query_start_loc, seq_lens)

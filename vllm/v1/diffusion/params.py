@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Per-request parameters of diffusion decoding, and their checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from vllm.exceptions import VLLMValidationError
+from vllm.v1.diffusion.policies import get_policy
+
+if TYPE_CHECKING:
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.diffusion.config import MaskedDiffusionConfig
+
+_PREFIX = "diffusion_"
+_UPSTREAM_EXTRA_ARGS = frozenset({"kv_transfer_params", "ec_transfer_params"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionParams:
+    """How one request is denoised; what is None takes the engine's default.
+
+    ``SamplingParams(extra_args=DiffusionParams(steps=2).to_extra_args())``; over
+    HTTP the same keys are members of ``vllm_xargs``.
+
+    Attributes:
+        algorithm: Name of the unmasking policy.
+        steps: Denoising steps a block, at least 1. Read by
+            ``low_confidence_static``, ``low_confidence_dynamic`` and
+            ``sequential``.
+        block_length: Tokens a block: at least 1, a divisor of the served
+            block length.
+        threshold: Confidence above which a position is settled, 0 to 1. Read by
+            ``low_confidence_dynamic``.
+        entropy_bound: Bound on the summed entropy of the positions settled in a
+            step, in nats, above 0. Read by ``entropy_bounded``.
+        trace: Whether ``CompletionOutput.unmask_trace`` tells for every token in
+            which denoising step of the request it was settled, and its
+            probability in that step.
+    """
+
+    algorithm: str | None = None
+    steps: int | None = None
+    block_length: int | None = None
+    threshold: float | None = None
+    entropy_bound: float | None = None
+    trace: bool | None = None
+
+    def to_extra_args(self) -> dict[str, Any]:
+        """The parameters that are set, as ``SamplingParams.extra_args``."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {_PREFIX + k: v for k, v in values.items() if v is not None}
+
+    @classmethod
+    def from_extra_args(cls, extra_args: dict[str, Any] | None) -> DiffusionParams:
+        """Reads ``SamplingParams.extra_args``.
+
+        Raises:
+            VLLMValidationError: A key is unknown.
+        """
+        known = {_PREFIX + f.name: f.name for f in fields(cls)}
+        values = {}
+        for key, value in (extra_args or {}).items():
+            if key in known:
+                values[known[key]] = value
+            elif key not in _UPSTREAM_EXTRA_ARGS:
+                raise VLLMValidationError(
+                    f"{key} has no effect on this model. Known: {', '.join(known)}.",
+                    parameter=key,
+                    value=value,
+                )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a request is denoised, with every default filled in."""
+
+    algorithm: str
+    steps: int
+    block_length: int
+    threshold: float
+    trace: bool
+
+
+def resolve_decoding(
+    params: SamplingParams | None, config: MaskedDiffusionConfig
+) -> Decoding:
+    """Combines a request's parameters with the engine's defaults.
+
+    Args:
+        params: The request's parameters; None stands for none given.
+        config: The engine's resolved configuration.
+
+    Raises:
+        VLLMValidationError: A parameter is of the wrong type, out of range, or
+            has no effect with the algorithm.
+    """
+    given = DiffusionParams.from_extra_args(params.extra_args if params else None)
+    served = config.block_length
+    assert served is not None and config.algorithm is not None
+    block_length = served
+    if given.block_length is not None:
+        _check_int("block_length", given.block_length)
+        _require(
+            served % given.block_length == 0,
+            "block_length",
+            given.block_length,
+            f"must divide the served block length, {served}",
+        )
+        block_length = given.block_length
+    algorithm = given.algorithm or config.algorithm
+    _require(isinstance(algorithm, str), "algorithm", algorithm, "must be a string")
+    try:
+        policy = get_policy(algorithm)
+    except ValueError as error:
+        raise VLLMValidationError(
+            str(error), parameter=_PREFIX + "algorithm", value=algorithm
+        ) from error
+    for name in ("steps", "threshold", "entropy_bound"):
+        value = getattr(given, name)
+        _require(
+            value is None or name in policy.parameters,
+            name,
+            value,
+            f"has no effect with diffusion_algorithm={algorithm!r}, which reads "
+            f"{', '.join(sorted(policy.parameters)) or 'no parameters'}",
+        )
+    if given.steps is not None:
+        _check_int("steps", given.steps)
+    if given.threshold is not None:
+        _check_number("threshold", given.threshold)
+        _require(
+            0 <= given.threshold <= 1, "threshold", given.threshold, "must be 0 to 1"
+        )
+    if given.entropy_bound is not None:
+        _check_number("entropy_bound", given.entropy_bound)
+        _require(
+            given.entropy_bound > 0,
+            "entropy_bound",
+            given.entropy_bound,
+            "must be above 0",
+        )
+    # The server's vllm_xargs turn JSON's booleans into 0 and 1.
+    _require(given.trace in (None, 0, 1), "trace", given.trace, "must be true or false")
+    name = policy.threshold_parameter
+    threshold = getattr(given, name, None)
+    if threshold is None:
+        threshold = getattr(config, name, None)
+    return Decoding(
+        algorithm=algorithm,
+        steps=given.steps or config.steps or block_length,
+        block_length=block_length,
+        threshold=float(threshold or 0.0),
+        trace=bool(given.trace),
+    )
+
+
+_UNSUPPORTED_DEFAULTS = {
+    "min_p": 0.0,
+    "min_tokens": 0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+_UNSUPPORTED_OPTIONAL = (
+    "logprobs",
+    "prompt_logprobs",
+    "prompt_logprob_token_ids",
+    "logprob_token_ids",
+    "logit_bias",
+    "bad_words",
+    "allowed_token_ids",
+    "structured_outputs",
+    "repetition_detection",
+    "thinking_token_budget",
+    "trace_decode_token_ids",
+)
+
+
+def check_sampling_params(params: SamplingParams) -> None:
+    """Refuses what block diffusion would otherwise ignore.
+
+    Raises:
+        VLLMValidationError: Names the first such parameter.
+    """
+    for name, neutral in _UNSUPPORTED_DEFAULTS.items():
+        value = getattr(params, name, neutral)
+        if value != neutral:
+            _refuse(name, value)
+    for name in _UNSUPPORTED_OPTIONAL:
+        value = getattr(params, name, None)
+        if value is not None and value != []:
+            _refuse(name, value)
+
+
+def _refuse(name: str, value: Any) -> None:
+    raise VLLMValidationError(
+        f"{name}={value!r} is not supported with diffusion models.",
+        parameter=name,
+        value=value,
+    )
+
+
+def _check_int(name: str, value: Any) -> None:
+    _require(
+        isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+        name,
+        value,
+        "must be an integer of at least 1",
+    )
+
+
+def _check_number(name: str, value: Any) -> None:
+    _require(
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and value == value,
+        name,
+        value,
+        "must be a number",
+    )
+
+
+def _require(valid: bool, name: str, value: Any, message: str) -> None:
+    if not valid:
+        raise VLLMValidationError(
+            f"{_PREFIX}{name}={value!r} {message}.",
+            parameter=_PREFIX + name,
+            value=value,
+        )

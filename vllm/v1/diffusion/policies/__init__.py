@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unmasking policies: which masked positions a denoising step settles."""
+
+from vllm.v1.diffusion.policies.base import (
+    CanvasView,
+    PositionStats,
+    UnmaskingPolicy,
+)
+from vllm.v1.diffusion.policies.registry import get_policy, known_policies
+
+__all__ = [
+    "CanvasView",
+    "PositionStats",
+    "UnmaskingPolicy",
+    "get_policy",
+    "known_policies",
+]

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``low_confidence_dynamic``: every position above a threshold."""
+
+from vllm.v1.diffusion.policies.base import UnmaskingPolicy
+from vllm.v1.diffusion.rules import Rule
+
+
+class LowConfidenceDynamic(UnmaskingPolicy):
+    """Settles all positions above the threshold, at least the scheduled n (SDAR)."""
+
+    rule = Rule.DYNAMIC
+    parameters = frozenset({"steps", "threshold"})

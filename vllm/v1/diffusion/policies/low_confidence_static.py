@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``low_confidence_static``: a fixed number of positions, the most confident."""
+
+from vllm.v1.diffusion.policies.base import ScheduledPolicy
+from vllm.v1.diffusion.rules import Rule
+
+
+class LowConfidenceStatic(ScheduledPolicy):
+    """Settles the n most confident positions (SDAR, LLaDA ``low_confidence``)."""
+
+    rule = Rule.STATIC

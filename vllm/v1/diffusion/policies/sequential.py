@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sequential``: a fixed number of positions, from the left."""
+
+from vllm.v1.diffusion.policies.base import ScheduledPolicy
+from vllm.v1.diffusion.rules import Rule
+
+
+class Sequential(ScheduledPolicy):
+    """Settles the n leftmost masked positions (SDAR)."""
+
+    rule = Rule.SEQUENTIAL

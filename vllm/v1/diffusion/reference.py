@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vLLM-Diffusion project
+"""The diffusion kernels in plain PyTorch: what ``ops.py`` is compared with.
+
+Written to be read, in float64, with ``[N, V]`` intermediates. Signatures, shapes and meaning are
+those of ``ops.py``; this module does not need the compiled library.
+"""
+
+import torch
+from torch import Tensor
+
+from vllm.v1.diffusion.rules import Rule
+
+_MASK32 = 0xFFFFFFFF
+
+
+def philox_words(seed: Tensor, offset: Tensor, vocab: int) -> Tensor:
+    """Random words of every id: Philox4x32-10 (Salmon et al., SC'11).
+
+    Args:
+        seed: ``[N]`` int64, the key.
+        offset: ``[N]`` int64, the low half of the counter.
+        vocab: V.
+
+    Returns:
+        ``[N, V]`` int64, values in ``0 ... 2**32 - 1``: word ``v % 4`` of block ``v // 4``.
+    """
+    blocks = torch.arange((vocab + 3) // 4, device=seed.device)[None]
+    key = [seed[:, None] & _MASK32, (seed[:, None] >> 32) & _MASK32]
+    c0 = (offset[:, None] & _MASK32) + torch.zeros_like(blocks)
+    c1 = ((offset[:, None] >> 32) & _MASK32) + torch.zeros_like(blocks)
+    c2 = blocks.expand_as(c0)
+    c3 = torch.zeros_like(c0)
+    for _ in range(10):
+        # Products of two 32-bit numbers wrap into int64 with their 64 bits intact.
+        a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0 = ((b >> 32) & _MASK32) ^ c1 ^ key[0]
+        c1 = b & _MASK32
+        c2 = ((a >> 32) & _MASK32) ^ c3 ^ key[1]
+        c3 = a & _MASK32
+        key = [(key[0] + 0x9E3779B9) & _MASK32, (key[1] + 0xBB67AE85) & _MASK32]
+    return torch.stack([c0, c1, c2, c3], dim=-1).flatten(1)[:, :vocab]
+
+
+def gumbel_noise(seed: Tensor, offset: Tensor, vocab: int) -> Tensor:
+    """Gumbel noise of every id, ``[N, V]`` float64, from :func:`philox_words`."""
+    u = (philox_words(seed, offset, vocab).double() + 0.5) * 2.0**-32
+    return -torch.log(-torch.log1p(-u))
+
+
+def row_stats(
+    logits: Tensor,
+    temperature: Tensor,
+    stat_temperature: Tensor,
+    seed: Tensor,
+    offset: Tensor,
+    active: Tensor | None = None,
+    banned: int = -1,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Reference of :func:`vllm.v1.diffusion.ops.row_stats`, computed in ``dtype``.
+
+    Returns:
+        ``argmax``, ``sample`` (int64), ``sample_prob``, ``top1``, ``top2``, ``entropy``, ``lse``
+        (``dtype``), each ``[N]``.
+    """
+    rows, vocab = logits.shape
+    wide = logits.to(dtype)
+    scale = stat_temperature.to(dtype)
+    scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.nan)
+    scaled = wide / scale[:, None]
+    lse = scaled.logsumexp(-1)
+    log_prob = (scaled - lse[:, None]).masked_fill(wide == -torch.inf, -torch.inf)
+    prob = log_prob.exp()
+    entropy = -torch.where(prob > 0, prob * log_prob, 0.0).sum(-1)
+
+    choosable = wide.clone()
+    if banned >= 0:
+        choosable[:, banned] = -torch.inf
+    argmax = choosable.argmax(-1)
+    best_two = choosable.topk(min(2, vocab), dim=-1).indices
+    tops = prob.gather(1, best_two).masked_fill(choosable.gather(1, best_two) == -torch.inf, 0.0)
+    top1 = tops[:, 0]
+    top2 = tops[:, 1] if vocab > 1 else torch.zeros_like(top1)
+
+    drawn = temperature > 0
+    safe = torch.where(drawn, temperature, 1.0).double()
+    scores = choosable.double() / safe[:, None] + gumbel_noise(seed, offset, vocab)
+    sample = torch.where(drawn, scores.argmax(-1), argmax)
+
+    broken = lse.isnan() | (wide == torch.inf).any(-1)
+    lse = lse.masked_fill(broken, torch.nan)
+    no_choice = broken | (choosable == -torch.inf).all(-1)
+    fallback = 1 if banned == 0 else 0
+    argmax = argmax.masked_fill(no_choice, fallback)
+    sample = sample.masked_fill(no_choice, fallback)
+    unusable = broken | (lse == -torch.inf)
+    sample_prob = prob.gather(1, sample[:, None])[:, 0].masked_fill(no_choice, 0.0)
+    top1, top2 = top1.masked_fill(no_choice, 0.0), top2.masked_fill(no_choice, 0.0)
+    entropy = entropy.masked_fill(unusable, 0.0).clamp_min(0.0)
+
+    if active is not None:
+        argmax, sample = (x.masked_fill(~active, -1) for x in (argmax, sample))
+        sample_prob, top1, top2, entropy, lse = (
+            x.masked_fill(~active, 0.0) for x in (sample_prob, top1, top2, entropy, lse)
+        )
+    return argmax, sample, sample_prob, top1, top2, entropy, lse
+
+
+def _count(rule: Rule, ranked: Tensor, quota: int, threshold: Tensor) -> int:
+    """How many of the ranked candidates a rule settles.
+
+    ``ranked`` is float32: confidences descending, or entropies ascending for ENTROPY_BOUNDED.
+    """
+    total = len(ranked)
+    quota = min(quota, total)
+    match rule:
+        case Rule.STATIC | Rule.SEQUENTIAL:
+            return quota
+        case Rule.DYNAMIC:
+            return max(quota, int((ranked > threshold).sum()))
+        case Rule.THRESHOLD:
+            return max(1, int((ranked >= threshold).sum()))
+        case Rule.ENTROPY_BOUNDED:
+            sums = ranked.double().cumsum(0)
+            return max(1, int(torch.searchsorted(sums, threshold.double()[None], right=False)))
+        case Rule.FACTOR:
+            ranks = torch.arange(2, total + 2, device=ranked.device)
+            bars = (1.0 - threshold.double() / ranks).float()
+            passing = max(1, int((ranked >= bars).int().cumprod(0).sum()))
+            return total if passing >= total - 1 else passing
+    raise AssertionError(f"{rule!r} does not count")
+
+
+def unmask(
+    token: Tensor,
+    confidence: Tensor,
+    entropy: Tensor,
+    picked: Tensor | None,
+    row_start: Tensor,
+    slots: Tensor,
+    canvas: Tensor,
+    masked: Tensor,
+    settled_at: Tensor,
+    step: Tensor,
+    rule: Tensor,
+    steps: Tensor,
+    block_length: Tensor,
+    threshold: Tensor,
+) -> Tensor:
+    """Reference of :func:`vllm.v1.diffusion.ops.unmask`: same arguments, same effects."""
+    remaining = torch.zeros(len(slots), dtype=torch.int32, device=token.device)
+    for r, slot in enumerate(slots.tolist()):
+        first, end = int(row_start[r]), int(row_start[r + 1])
+        candidates = masked[slot, : end - first].nonzero()[:, 0]
+        if len(candidates) == 0:
+            continue
+        kind = Rule(int(rule[slot]))
+        total, now = max(1, int(steps[slot])), int(step[slot])
+        block = int(block_length[slot])
+        quota = max(1, block // total + (now < block % total))
+        if kind is Rule.GIVEN:
+            assert picked is not None
+            chosen = candidates[picked[first:end][candidates]]
+        elif kind is Rule.SEQUENTIAL:
+            chosen = candidates[:quota]
+        else:
+            if kind is Rule.ENTROPY_BOUNDED:
+                values = entropy[first:end][candidates].nan_to_num(torch.inf, torch.inf, -torch.inf)
+                order = values.argsort(stable=True)
+            else:
+                values = confidence[first:end][candidates]
+                values = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+                order = values.argsort(stable=True, descending=True)
+            chosen = candidates[order[: _count(kind, values[order], quota, threshold[slot])]]
+        canvas[slot, chosen] = token[first:end][chosen]
+        masked[slot, chosen] = False
+        settled_at[slot, chosen] = now
+        step[slot] += 1
+        remaining[r] = len(candidates) - len(chosen)
+    return remaining

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schedules block-causal diffusion requests.
+
+The canvas travels on upstream's speculative-decoding path: a window is the known
+tokens that are not computed yet plus draft tokens up to the end of the block. A
+block's tokens are emitted as soon as its last mask is filled; its keys and values
+are written by the window of the next block, so a commit costs no forward pass of
+its own and a finished request never pays for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.params import resolve_decoding
+from vllm.v1.diffusion.window import RequestPlan, block_start, computed_after
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
+from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
+
+_DRAFT = -1
+
+
+class DiffusionScheduler(Scheduler):
+    """Upstream's scheduler with windows of whole blocks; sync and async.
+
+    Raises:
+        ValueError: The sizes of cache blocks, diffusion blocks and batches do
+            not fit together.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.diffusion_config = resolve_diffusion_config(self.vllm_config)
+        served = self.diffusion_config.block_length
+        assert served is not None
+        if self.cache_config.enable_prefix_caching and self.hash_block_size % served:
+            raise ValueError(
+                f"block_length={served} does not divide the KV-cache block of "
+                f"{self.hash_block_size} tokens, so cached prefixes would end inside "
+                "a block. Set --block-size to a multiple of it, or "
+                "--no-enable-prefix-caching."
+            )
+        # No token is sampled beside the canvas, and every window may run to the
+        # end of a block that is not there yet.
+        self.num_sampled_tokens_per_step = 0
+        self.num_lookahead_tokens = served
+        self._plans: dict[str, RequestPlan] = {}
+        self._denoising_stats: SpecDecodingStats | None = None
+
+    # ---- requests come and go ------------------------------------------------
+
+    def add_request(self, request: Request) -> None:
+        """Admits a request; see upstream."""
+        decoding = resolve_decoding(request.sampling_params, self.diffusion_config)
+        self._plans[request.request_id] = RequestPlan(decoding)
+        if decoding.block_length != self.diffusion_config.block_length:
+            # The prompt's keys and values depend on the block length.
+            salt = f"diffusion_block_length={decoding.block_length}"
+            request.cache_salt = f"{request.cache_salt or ''}|{salt}"
+            request.block_hashes.clear()
+            request.update_block_hashes()
+        request.spec_decode_metrics = RequestSpecDecodeMetrics.new(self.num_spec_tokens)
+        super().add_request(request)
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._plans.pop(request.request_id, None)
+        return super()._free_request(request, *args, **kwargs)
+
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self._plans[request.request_id].forget()
+        super()._preempt_request(request, *args, **kwargs)
+
+    # ---- plan a step ---------------------------------------------------------
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """Plans one window a request, then lets upstream schedule them."""
+        budget = self.max_num_scheduled_tokens
+        postponed = []
+        for request in self.running:
+            needed = self._plan_window(request)
+            if needed is not None and needed > budget:
+                needed = None
+                postponed.append(request)
+            if needed is None:
+                # schedule() advances current_step first: skipped this once.
+                request.next_decode_eligible_step = self.current_step + 2
+            else:
+                budget -= min(needed, budget)
+        output = super().schedule(*args, **kwargs)
+        if postponed:
+            # First come first next time: windows are never cut to fit a budget.
+            still = [r for r in postponed if r in self.running]
+            self.running = still + [r for r in self.running if r not in still]
+        return output
+
+    def _plan_window(self, request: Request) -> int | None:
+        """Sets a running request's draft tokens.
+
+        Returns:
+            Tokens that the window needs as a whole, or None to skip the request
+            this step. A prompt's chunks may be cut and need nothing as a whole.
+        """
+        plan = self._plans[request.request_id]
+        request.spec_token_ids = []
+        if request.is_prefill_chunk:
+            return 0
+        if len(plan.windows) > 1:
+            return None
+        known = plan.next_known(request.num_tokens)
+        if known != request.num_tokens and (
+            known - request.num_prompt_tokens >= request.max_tokens
+            or known >= self.max_model_len
+        ):
+            return None
+        end = plan.window_end(known)
+        request.spec_token_ids = [_DRAFT] * (end - request.num_tokens)
+        return end - request.num_computed_tokens
+
+    def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
+        """Rounds what upstream scheduled to whole blocks and records it."""
+        ends: dict[str, int] = {}
+        for request_id in scheduler_output.num_scheduled_tokens:
+            ends[request_id] = self._round_window(request_id, scheduler_output)
+        super()._update_after_schedule(scheduler_output)
+        for request_id, end in ends.items():
+            request, plan = self.requests[request_id], self._plans[request_id]
+            plan.push(
+                end,
+                request.num_tokens,
+                denoises=request_id in scheduler_output.scheduled_spec_decode_tokens,
+            )
+            request.num_computed_tokens = computed_after(
+                end, request.num_tokens, plan.block_length
+            )
+
+    def _round_window(self, request_id: str, output: SchedulerOutput) -> int:
+        """Makes one request's share of a step end with a block; its end."""
+        request, plan = self.requests[request_id], self._plans[request_id]
+        start = request.num_computed_tokens
+        end = start + output.num_scheduled_tokens[request_id]
+        known = request.num_tokens
+        if end == known:
+            # The prompt's last chunk takes the first denoising step along.
+            wanted = plan.window_end(known)
+            room = self.max_num_scheduled_tokens - output.total_num_scheduled_tokens
+            if wanted - end <= room:
+                end = wanted
+        elif end < known and block_start(end, plan.block_length) > start:
+            end = block_start(end, plan.block_length)
+        drafts = output.scheduled_spec_decode_tokens
+        drafts.pop(request_id, None)
+        if end > known and end % plan.block_length == 0:
+            # One row of logits for each position of the block.
+            drafts[request_id] = [_DRAFT] * plan.block_length
+        output.total_num_scheduled_tokens += (
+            end - start - output.num_scheduled_tokens[request_id]
+        )
+        output.num_scheduled_tokens[request_id] = end - start
+        return end
+
+    # ---- process a step ------------------------------------------------------
+
+    def update_from_output(
+        self,
+        scheduler_output: SchedulerOutput,
+        model_runner_output: ModelRunnerOutput,
+    ) -> dict[int, EngineCoreOutputs]:
+        """Processes a step's tokens; see upstream."""
+        traces = self._observe(scheduler_output, model_runner_output)
+        # Computed tokens were set when the window was scheduled: no draft token
+        # is accepted or rejected here.
+        current = [
+            request_id
+            for request_id in scheduler_output.num_scheduled_tokens
+            if (request := self.requests.get(request_id)) is not None
+            and request.num_stale_output_tokens == 0
+        ]
+        outputs = super().update_from_output(
+            replace(scheduler_output, scheduled_spec_decode_tokens={}),
+            model_runner_output,
+        )
+        for request_id in current:
+            plan = self._plans.get(request_id)
+            if plan is None:
+                continue
+            request = self.requests[request_id]
+            computed = plan.pop(request.num_tokens)
+            if computed is not None:
+                request.num_computed_tokens = computed
+        for output in (o for client in outputs.values() for o in client.outputs):
+            if output.request_id in traces:
+                trace = traces[output.request_id]
+                output.unmask_trace = trace[: len(output.new_token_ids)]
+        return outputs
+
+    def _observe(
+        self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput
+    ) -> dict[str, list[tuple[int, float]]]:
+        """Counts denoising steps and committed tokens.
+
+        Returns:
+            The settled blocks' traces, by request, of those that want one.
+        """
+        self._denoising_stats = None
+        traces: dict[str, list[tuple[int, float]]] = {}
+        for request_id in scheduler_output.scheduled_spec_decode_tokens:
+            request = self.requests.get(request_id)
+            plan = self._plans.get(request_id)
+            if request is None or plan is None or not plan.windows:
+                continue
+            if plan.windows[0].end <= block_start(
+                request.num_tokens, plan.block_length
+            ):
+                continue  # The block had settled: a plain commit.
+            index = runner_output.req_id_to_index[request_id]
+            committed = len(runner_output.sampled_token_ids[index])
+            plan.denoised += 1
+            if committed and plan.decoding.trace:
+                assert runner_output.unmask_trace is not None
+                rows = runner_output.unmask_trace[index, :committed]
+                before = plan.denoised - 1 - int(rows[:, 0].max())
+                traces[request_id] = [
+                    (before + int(step), float(p)) for step, p in rows.tolist()
+                ]
+            assert request.spec_decode_metrics is not None
+            request.spec_decode_metrics.observe(
+                num_draft_tokens=plan.block_length, num_accepted=committed
+            )
+            if self.log_stats:
+                if self._denoising_stats is None:
+                    self._denoising_stats = SpecDecodingStats.new(self.num_spec_tokens)
+                self._denoising_stats.observe_draft(plan.block_length, committed)
+        return traces
+
+    def make_stats(
+        self, spec_decoding_stats: SpecDecodingStats | None = None, *args: Any, **kwargs: Any
+    ) -> SchedulerStats | None:
+        """Adds the step's denoising statistics; see upstream."""
+        stats, self._denoising_stats = self._denoising_stats, None
+        return super().make_stats(spec_decoding_stats or stats, *args, **kwargs)
+
+    def update_draft_token_ids(self, draft_token_ids: DraftTokenIds) -> None:
+        """The canvas lives on the device: nothing to do."""

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the generation loop that a configuration names."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from vllm.v1.diffusion.families import family_of_architectures
+from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+AUTOREGRESSIVE = "autoregressive"
+ENTRY_POINT_GROUP = "vllm.generation_loops"
+
+_BUILT_IN = {
+    AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
+    "block_diffusion": "vllm.v1.diffusion.loop:BlockDiffusionLoop",
+}
+
+
+def known_generation_loops() -> list[str]:
+    """The names of the built-in loops and of those that packages register."""
+    return sorted({*_BUILT_IN, *(e.name for e in _entry_points())})
+
+
+def configure_generation_loop(vllm_config: VllmConfig) -> None:
+    """Resolves ``vllm_config.generation_loop`` and lets the loop configure.
+
+    Where no name is given, the model's architecture decides. Called by
+    ``VllmConfig`` before it validates itself.
+
+    Raises:
+        ValueError: The name is unknown, the loop is for another interface
+            version, or it refuses the configuration.
+    """
+    model_config = vllm_config.model_config
+    if model_config is None:
+        return
+    family = family_of_architectures(model_config.architectures)
+    if vllm_config.generation_loop is None:
+        vllm_config.generation_loop = family.loop if family else AUTOREGRESSIVE
+    elif family and vllm_config.generation_loop == AUTOREGRESSIVE:
+        raise ValueError(
+            f"generation_loop={AUTOREGRESSIVE!r} cannot run {family.name} models: "
+            f"they denoise blocks of masked tokens. Use {family.loop!r} or leave "
+            "generation_loop unset."
+        )
+    loop = get_generation_loop(vllm_config)
+    loop.configure(vllm_config)
+    scheduler_config = vllm_config.scheduler_config
+    if scheduler_config.scheduler_cls is None:
+        scheduler_config.scheduler_cls = loop.scheduler_cls(vllm_config)  # type: ignore[assignment]
+
+
+def get_generation_loop(vllm_config: VllmConfig) -> GenerationLoop:
+    """This process's loop object for a configuration.
+
+    Raises:
+        ValueError: The name is unknown or the loop is for another interface
+            version.
+    """
+    return _make(vllm_config.generation_loop or AUTOREGRESSIVE)
+
+
+@cache
+def _make(name: str) -> GenerationLoop:
+    cls = _load(name)
+    version = getattr(cls, "api_version", None)
+    if version != GENERATION_LOOP_API:
+        raise ValueError(
+            f"generation_loop={name!r} is written for generation-loop interface "
+            f"{version}, this engine has version {GENERATION_LOOP_API}."
+        )
+    try:
+        loop = cls()
+    except Exception as error:
+        raise ValueError(f"generation_loop={name!r} failed to start: {error}") from error
+    if not isinstance(loop, GenerationLoop):
+        raise ValueError(f"generation_loop={name!r} is not a GenerationLoop: {cls!r}")
+    return loop
+
+
+def _load(name: str) -> type[GenerationLoop]:
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    if name in _BUILT_IN:
+        return resolve_obj_by_qualname(_BUILT_IN[name].replace(":", "."))
+    for entry_point in _entry_points():
+        if entry_point.name == name:
+            try:
+                return entry_point.load()
+            except Exception as error:
+                raise ValueError(
+                    f"generation_loop={name!r} ({entry_point.value}) cannot be "
+                    f"imported: {error}"
+                ) from error
+    if "." in name:
+        try:
+            return resolve_obj_by_qualname(name.replace(":", "."))
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"generation_loop={name!r} cannot be imported: {error}"
+            ) from error
+    raise ValueError(
+        f"Unknown generation_loop={name!r}. Known: "
+        f"{', '.join(known_generation_loops())}; or a dotted path to a class."
+    )
+
+
+def _entry_points():  # type: ignore[no-untyped-def]
+    return entry_points(group=ENTRY_POINT_GROUP)
