@@ -21,6 +21,7 @@ class RowStats {
         slices_((args.vocab + kSlice - 1) / kSlice) {}
 
   int64_t slices() const { return slices_; }
+  int64_t vocab() const { return args_.vocab; }
 
   SliceStats stats(int64_t row, int64_t slice) const {
     const double inverse = inverse_temperature(args_.stat_temperature[row]);
@@ -100,6 +101,9 @@ class RowStats {
   const int64_t slices_;
 };
 
+// Ids a thread must get to be worth waking: some microseconds of work.
+constexpr int64_t kIdsPerThread = 8192;
+
 void by_rows(const RowStats& work, const std::vector<int64_t>& rows, const Parallel& parallel) {
   auto body = [&](int64_t begin, int64_t end) {
     std::vector<SliceStats> slices(static_cast<size_t>(work.slices()));
@@ -114,18 +118,21 @@ void by_rows(const RowStats& work, const std::vector<int64_t>& rows, const Paral
       work.finish_draw(row, best, slices.data());
     }
   };
-  parallel_for(parallel, static_cast<int64_t>(rows.size()), 1, body);
+  const int64_t grain = (kIdsPerThread + work.vocab() - 1) / work.vocab();
+  parallel_for(parallel, static_cast<int64_t>(rows.size()), grain, body);
 }
 
 void by_slices(const RowStats& work, const std::vector<int64_t>& rows, const Parallel& parallel) {
   const int64_t per_row = work.slices();
   const int64_t units = static_cast<int64_t>(rows.size()) * per_row;
+  const int64_t ids = std::min(kSlice, work.vocab());
+  const int64_t grain = (kIdsPerThread + ids - 1) / ids;
   std::vector<SliceStats> slices(static_cast<size_t>(units));
   auto stats = [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u)
       slices[static_cast<size_t>(u)] = work.stats(rows[static_cast<size_t>(u / per_row)], u % per_row);
   };
-  parallel_for(parallel, units, 1, stats);
+  parallel_for(parallel, units, grain, stats);
 
   std::vector<Draw> start(rows.size());
   bool any_draw = false;
@@ -146,7 +153,7 @@ void by_slices(const RowStats& work, const std::vector<int64_t>& rows, const Par
       found[static_cast<size_t>(u)] = best;
     }
   };
-  parallel_for(parallel, units, 1, draw);
+  parallel_for(parallel, units, grain, draw);
 
   for (size_t i = 0; i < rows.size(); ++i) {
     Draw best = start[i];

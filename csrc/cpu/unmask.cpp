@@ -124,8 +124,9 @@ void unmask_cpu(const UnmaskArgs& args, const Parallel& parallel) {
     Ranked ranked[kMaxCanvas];
     for (int64_t r = begin; r < end; ++r) args.remaining[r] = Request(args, r).run(ranked);
   };
-  // Waking a thread costs more than the few microseconds that some dozens of requests take.
-  parallel_for(parallel, args.requests, 64, body);
+  // Below some ten thousand rows, waking a thread takes longer than the work.
+  const int64_t per_request = args.rows / args.requests + 1;
+  parallel_for(parallel, args.requests, 16384 / per_request + 1, body);
 }
 
 }  // namespace vllm_diffusion

@@ -65,9 +65,9 @@ SliceStats slice_stats(const Slice& slice, float inverse_temperature) {
   VecF z[kParts] = {}, s[kParts] = {};
   for (int64_t i = 0; i < count; i += kLanes) {
     for (int p = 0; p < kParts; ++p) {
-      VecF x = (load(buffer.at + i + p * kWidth) - out.max_all) * inverse_temperature;
+      const VecF x =
+          exp_clamp((load(buffer.at + i + p * kWidth) - out.max_all) * inverse_temperature);
       const VecF e = exp_nonpositive(x);
-      x = x < -87.0f ? VecF{} : x;  // -inf would make 0 * -inf
       z[p] += e;
       s[p] += e * x;
     }

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__F16C__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -57,16 +57,22 @@ static inline VecU float_to_bits(VecF value) {
 static inline VecF larger(VecF a, VecF b) { return b > a ? b : a; }
 static inline VecF smaller(VecF a, VecF b) { return b < a ? b : a; }
 
-// e^x for x <= 0, within 2 ulp (1.3e-7 relative, measured over every float of [-87, 0]); 0 below
-// -87 (where e^x < 1.7e-38) and at -inf; NaN stays NaN. Reduction to |r| <= ln(2)/2 and a degree 6
-// minimax polynomial (1.9e-9).
+// The lowest argument of `exp_nonpositive`; e^x is 1.6e-38 there, nothing beside a sum of 1 or more.
+constexpr float kExpFloor = -87.0f;
+
+// x, or kExpFloor where x is lower (-inf too); NaN stays NaN.
+static inline VecF exp_clamp(VecF x) {
+  const VecF floor = splat(kExpFloor);
+  return x < floor ? floor : x;
+}
+
+// e^x for kExpFloor <= x <= 0 within 2 ulp; NaN stays NaN. Reduction to |r| <= ln(2)/2 and a degree
+// 6 minimax polynomial (1.9e-9).
 static inline VecF exp_nonpositive(VecF x) {
-  const VecF floor = splat(-87.0f);
-  const VecF clamped = x < floor ? floor : x;
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; 127 is the exponent bias.
-  const VecF shifted = clamped * 0x1.715476p+0f + (0x1.8p23f + 127.0f);
+  const VecF shifted = x * 0x1.715476p+0f + (0x1.8p23f + 127.0f);
   const VecF n = shifted - (0x1.8p23f + 127.0f);
-  const VecF r = (clamped - n * 0x1.62e400p-1f) - n * 0x1.7f7d1cp-20f;
+  const VecF r = (x - n * 0x1.62e400p-1f) - n * 0x1.7f7d1cp-20f;
   VecF p = splat(0x1.6ab980p-10f);
   p = p * r + 0x1.126d0cp-7f;
   p = p * r + 0x1.55589ap-5f;
@@ -74,8 +80,7 @@ static inline VecF exp_nonpositive(VecF x) {
   p = p * r + 0x1.fffffap-2f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const VecF e = p * bits_to_float(float_to_bits(shifted) << 23);
-  return x < floor ? VecF{} : e;
+  return p * bits_to_float(float_to_bits(shifted) << 23);
 }
 
 static inline VecF half_to_float(VecH half) {

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psutil
+
+from vllm import envs
 from vllm.logger import init_logger
+from vllm.platforms import current_platform
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.params import check_sampling_params, resolve_decoding
 from vllm.v1.generation_loop.interface import GenerationLoop
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu.model_states.interface import ModelState
 
 logger = init_logger(__name__)
+
+_CACHE_SLACK = 256
+"""Tokens a request may hold beyond its length: a cache block's rest, look-ahead."""
 
 
 class BlockDiffusionLoop(GenerationLoop):
@@ -46,6 +53,8 @@ class BlockDiffusionLoop(GenerationLoop):
             )
             model_config.max_model_len = length
         _check_budget(vllm_config, 2 * served)
+        if current_platform.is_cpu():
+            _configure_cpu(vllm_config)
         cache_config = vllm_config.cache_config
         if not cache_config.user_specified_block_size and served > 16:
             # The default of 16 would end inside a block.
@@ -67,6 +76,30 @@ class BlockDiffusionLoop(GenerationLoop):
         from vllm.v1.diffusion.model_state import DiffusionModelState
 
         return DiffusionModelState
+
+
+def _configure_cpu(vllm_config: VllmConfig) -> None:
+    """Chooses, where the user has not, what suits a CPU."""
+    scheduler_config = vllm_config.scheduler_config
+    if scheduler_config.async_scheduling is None:
+        # Nothing overlaps, and a block that settles unforeseen costs a forward.
+        scheduler_config.async_scheduling = False
+    cache_config, model_config = vllm_config.cache_config, vllm_config.model_config
+    if cache_config.kv_cache_memory_bytes is not None or envs.VLLM_CPU_KVCACHE_SPACE:
+        return
+    # Upstream reserves nearly all memory, and fails where it is not free.
+    parallel_config = vllm_config.parallel_config
+    per_token = (
+        2
+        * model_config.get_num_layers(parallel_config)
+        * model_config.get_num_kv_heads(parallel_config)
+        * model_config.get_head_size()
+        * model_config.dtype.itemsize
+    )
+    tokens = (model_config.max_model_len + _CACHE_SLACK) * scheduler_config.max_num_seqs
+    useful = per_token * tokens
+    if useful < psutil.virtual_memory().available // 2:
+        cache_config.kv_cache_memory_bytes = useful
 
 
 def _refuse_unsupported(vllm_config: VllmConfig) -> None:

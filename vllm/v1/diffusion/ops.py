@@ -6,7 +6,7 @@ Importing this module loads ``vllm/_diffusion_C.abi3.so``. The sources are under
 operators in plain PyTorch are in ``reference.py``, how far the two may differ in ``tolerances.py``.
 """
 
-import importlib
+import importlib.util
 from typing import NamedTuple
 
 import torch
@@ -17,19 +17,18 @@ __all__ = ["RowStats", "row_stats", "unmask"]
 
 def _load_library() -> None:
     """Loads the compiled operators; raises ImportError with a plain sentence if that fails."""
-    try:
-        importlib.import_module("vllm._diffusion_C")
-    except ModuleNotFoundError as error:
-        if error.name != "vllm._diffusion_C":
-            raise
+    spec = importlib.util.find_spec("vllm._diffusion_C")
+    if spec is None or spec.origin is None:
         raise ImportError(
             "The diffusion kernels (vllm/_diffusion_C.abi3.so) are not installed. They are built by "
             "`pip install .` or `pip install -e .` in the vLLM-Diffusion source folder."
-        ) from error
-    except ImportError as error:
+        )
+    try:
+        torch.ops.load_library(spec.origin)
+    except OSError as error:
         raise ImportError(
-            "The diffusion kernels (vllm/_diffusion_C.abi3.so) were built for another torch or "
-            f"another platform and cannot be loaded by torch {torch.__version__}: {error}"
+            f"The diffusion kernels ({spec.origin}) were built for another torch or another "
+            f"platform and cannot be loaded with torch {torch.__version__}: {error.__cause__ or error}"
         ) from error
 
 

@@ -176,17 +176,11 @@ class DiffusionScheduler(Scheduler):
         traces = self._observe(scheduler_output, model_runner_output)
         # Computed tokens were set when the window was scheduled: no draft token
         # is accepted or rejected here.
-        current = [
-            request_id
-            for request_id in scheduler_output.num_scheduled_tokens
-            if (request := self.requests.get(request_id)) is not None
-            and request.num_stale_output_tokens == 0
-        ]
         outputs = super().update_from_output(
             replace(scheduler_output, scheduled_spec_decode_tokens={}),
             model_runner_output,
         )
-        for request_id in current:
+        for request_id in scheduler_output.num_scheduled_tokens:
             plan = self._plans.get(request_id)
             if plan is None:
                 continue
@@ -213,7 +207,7 @@ class DiffusionScheduler(Scheduler):
         for request_id in scheduler_output.scheduled_spec_decode_tokens:
             request = self.requests.get(request_id)
             plan = self._plans.get(request_id)
-            if request is None or plan is None or not plan.windows:
+            if request is None or plan is None:
                 continue
             if plan.windows[0].end <= block_start(
                 request.num_tokens, plan.block_length

@@ -50,6 +50,8 @@ class InFlight:
 
     end: int
     outcome: Outcome
+    stale: bool = False
+    """Whether the request was preempted since."""
 
 
 @dataclass
@@ -72,7 +74,8 @@ class RequestPlan:
 
     def forget(self) -> None:
         """Starts over, after a preemption: the worker has lost the canvas."""
-        self.windows.clear()
+        for window in self.windows:
+            window.stale = True
         self.block = -1
         self.step = 0
 
@@ -82,7 +85,8 @@ class RequestPlan:
         Args:
             known: Tokens known by the outputs processed so far.
         """
-        if self.windows and self.windows[-1].outcome is Outcome.SETTLES:
+        last = self.windows[-1] if self.windows else None
+        if last and not last.stale and last.outcome is Outcome.SETTLES:
             return self.window_end(known)
         return known
 
@@ -119,9 +123,8 @@ class RequestPlan:
             Computed positions after the window still in flight, if there is
             one, now that what it began with is known.
         """
-        if self.windows:
-            self.windows.popleft()
-        if not self.windows:
+        self.windows.popleft()
+        if not self.windows or self.windows[-1].stale:
             return None
         return computed_after(self.windows[-1].end, known, self.block_length)
 

@@ -32,10 +32,23 @@ class CanvasLine:
 class CanvasView:
     """Several canvases, one below the other; nothing where it is no terminal."""
 
-    def __init__(self, lines: Sequence[CanvasLine], detokenize: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        lines: Sequence[CanvasLine],
+        detokenize: Callable[[int], str],
+        live: bool,
+    ) -> None:
+        """Makes the view.
+
+        Args:
+            lines: One for each request.
+            detokenize: Text of one token.
+            live: Whether standard output is a terminal to draw on.
+        """
         self.lines = list(lines)
         self.detokenize = detokenize
-        self.live = sys.stdout.isatty()
+        self.live = live
+        self.seconds_drawing = 0.0
         self._drawn = False
 
     def extend(
@@ -53,9 +66,11 @@ class CanvasView:
         line.steps += [step for step, _ in trace]
         if not self.live:
             return
+        begun = time.perf_counter()
         for step in sorted({step for step, _ in trace}):
             self._draw(index, step)
             time.sleep(_FRAME_SECONDS)
+        self.seconds_drawing += time.perf_counter() - begun
 
     def finish(self, index: int, text: str, note: str) -> None:
         """Replaces a line's canvas by the finished text, with a note behind it."""

@@ -31,7 +31,8 @@ def progress(what: str, after: float = 2.0, every: float = 5.0) -> Iterator[None
             return
         while True:
             line = f"{what} … {time.monotonic() - begun:.0f} s"
-            print(f"\r{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+            before, after_ = ("\r", "") if live else ("", "\n")
+            print(f"{before}{line}", end=after_, file=sys.stderr, flush=True)
             if done.wait(0.5 if live else every):
                 return
 

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few calls of every kernel, small enough for compute-sanitizer.
+
+PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python tests/gpu/sanitize_kernels.py
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
+from tests.kernels.unmask_cases import random_state
+from vllm.v1.diffusion import ops
+
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for rows, vocab in ((3, 7), (2, 8193), (2, 20001)):
+        logits = make_logits(rows, vocab, dtype).cuda()
+        active = torch.tensor([True] * (rows - 1) + [False], device="cuda")
+        check_row_stats(logits, row_arguments(logits, [0.0, 1.0]), banned=5)
+        check_row_stats(logits, row_arguments(logits, 0.7), active=active)
+        check_row_stats(logits[:, 1:], row_arguments(logits[:, 1:], 0.7))
+for seed in range(8):
+    ops.unmask(**random_state(seed).to(torch.device("cuda")).arguments())
+ops.unmask(**random_state(0, width=1024, requests=2).to(torch.device("cuda")).arguments())
+torch.cuda.synchronize()
+print("sanitized calls done")
