@@ -1,4 +1,4 @@
-# make run | test | lint | types | bench | develop | cuda-compile | clean      (docs/building.md)
+# make install | run | test | lint | types | bench | develop | cuda-compile | clean      (docs/building.md)
 #
 # Each target makes what it needs; what is up to date is not made again.
 
@@ -13,9 +13,11 @@ OVERLAY := $(shell find vllm -type f ! -path '*/__pycache__/*' ! -name '*.so' 2>
 # An editable install, once made, is what the other targets use.
 INSTALLED := $(if $(wildcard $(VENV)/.develop),$(VENV)/.develop,$(VENV)/.installed)
 
-.PHONY: run test lint types format bench develop cuda-compile patches clean FORCE
+.PHONY: install run test lint types format bench develop cuda-compile patches clean FORCE
 .DEFAULT_GOAL := run
 .DELETE_ON_ERROR:
+
+install: $(INSTALLED)
 
 run: $(INSTALLED)
 	$(BIN)/vllm diffuse --demo

@@ -28,9 +28,9 @@ inline Parallel torch_threads() {
 // A contiguous tensor of the given type and length on the device of `like`.
 inline void check_vector(const Tensor& tensor, const char* name, ScalarType type, int64_t length,
                          const Tensor& like) {
-  STD_TORCH_CHECK(tensor.is_cuda() == like.is_cuda() &&
-                      tensor.get_device_index() == like.get_device_index(),
-                  name, " must be on the device of the first argument");
+  STD_TORCH_CHECK(
+      tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(),
+      name, " must be on the device of the first argument");
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, " has the wrong dtype");
   STD_TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == length, name, " must have ", length,
                   " entries in one dimension");

@@ -8,9 +8,9 @@ namespace {
 
 void check_state(const Tensor& tensor, const char* name, ScalarType type, int64_t slots,
                  int64_t width, const Tensor& like) {
-  STD_TORCH_CHECK(tensor.is_cuda() == like.is_cuda() &&
-                      tensor.get_device_index() == like.get_device_index(),
-                  name, " must be on the device of `token`");
+  STD_TORCH_CHECK(
+      tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(),
+      name, " must be on the device of `token`");
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, " has the wrong dtype");
   STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == slots && tensor.size(1) == width, name,
                   " must be [", slots, ", ", width, "] like `canvas`");

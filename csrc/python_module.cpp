@@ -4,8 +4,14 @@
 #include <Python.h>
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__diffusion_C(void) {
-  static PyModuleDef definition = {
-      PyModuleDef_HEAD_INIT, "_diffusion_C", nullptr, 0, nullptr, nullptr, nullptr, nullptr,
-      nullptr};
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                   "_diffusion_C",
+                                   nullptr,
+                                   0,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr};
   return PyModule_Create(&definition);
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from harness import copy_bandwidth, machine, measure
 from torch import Tensor
+
 from vllm.v1.diffusion import ops
 
 VOCAB = 151936

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from harness import machine, measure
 from torch import Tensor
+
 from vllm.v1.diffusion import ops
 from vllm.v1.diffusion.rules import Rule
 

@@ -130,7 +130,8 @@ void by_slices(const RowStats& work, const std::vector<int64_t>& rows, const Par
   std::vector<SliceStats> slices(static_cast<size_t>(units));
   auto stats = [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u)
-      slices[static_cast<size_t>(u)] = work.stats(rows[static_cast<size_t>(u / per_row)], u % per_row);
+      slices[static_cast<size_t>(u)] =
+          work.stats(rows[static_cast<size_t>(u / per_row)], u % per_row);
   };
   parallel_for(parallel, units, grain, stats);
 

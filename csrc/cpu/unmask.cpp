@@ -37,8 +37,8 @@ class Request {
                          p};
     }
     if (count == 0) return 0;
-    const int32_t settled = args_.rule[slot_] == kGiven ? keep_given(ranked, count)
-                                                        : choose(ranked, count);
+    const int32_t settled =
+        args_.rule[slot_] == kGiven ? keep_given(ranked, count) : choose(ranked, count);
     for (int32_t i = 0; i < settled; ++i) {
       const int64_t p = ranked[i].position;
       args_.canvas[state_ + p] = args_.token[first_ + p];
@@ -53,18 +53,16 @@ class Request {
   // Moves the caller's picks to the front.
   int32_t keep_given(Ranked* ranked, int32_t count) const {
     if (args_.picked == nullptr) return 0;
-    Ranked* end = std::partition(ranked, ranked + count, [&](const Ranked& r) {
-      return args_.picked[first_ + r.position];
-    });
+    Ranked* end = std::partition(
+        ranked, ranked + count, [&](const Ranked& r) { return args_.picked[first_ + r.position]; });
     return static_cast<int32_t>(end - ranked);
   }
 
   // Orders the candidates by the rule and returns how many of the first to take.
   int32_t choose(Ranked* ranked, int32_t count) const {
     const float threshold = args_.threshold[slot_];
-    const int32_t quota =
-        std::min(count, unmask_quota(args_.block_length[slot_], args_.steps[slot_],
-                                     args_.step[slot_]));
+    const int32_t quota = std::min(
+        count, unmask_quota(args_.block_length[slot_], args_.steps[slot_], args_.step[slot_]));
     if (args_.rule[slot_] == kSequential) return quota;  // already leftmost first
     std::sort(ranked, ranked + count, before);
     const auto leading = [&](auto passes) {
@@ -111,8 +109,7 @@ const char* unmask_problem(const UnmaskArgs& args) {
     if (slot < 0 || slot >= args.num_slots) return "a slot is out of range";
     if (args.rule[slot] < 0 || args.rule[slot] >= kUnmaskRules)
       return "a rule is none of the known ones";
-    if (args.rule[slot] == kGiven && args.picked == nullptr)
-      return "rule GIVEN needs `picked`";
+    if (args.rule[slot] == kGiven && args.picked == nullptr) return "rule GIVEN needs `picked`";
   }
   if (args.row_start[args.requests] > args.rows)
     return "row_start reaches past the rows of `token`";

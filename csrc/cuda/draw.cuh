@@ -32,8 +32,8 @@ static __device__ __noinline__ double exact_score(float logit, float temperature
   return gumbel_score(logit, temperature, bits);
 }
 
-// Calls visit(id, logit, bits) for each id the thread holds. Reads them from shared memory, a vector
-// at a time: unrolled over registers, this took 255 of them.
+// Calls visit(id, logit, bits) for each id the thread holds. Reads them from shared memory, a
+// vector at a time: unrolled over registers, this took 255 of them.
 template <Dtype kDtype, typename F>
 __device__ __forceinline__ void for_each_bits(const Packed<kDtype>* parked, int32_t first,
                                               const PhiloxKey& key, F visit) {

@@ -75,8 +75,7 @@ __device__ __forceinline__ int row_alignment(const T* row) {
 // Ids [first, first + kVector) of the row; -inf from `vocab` on.
 template <Dtype kDtype>
 __device__ __forceinline__ Packed<kDtype> load_vector(const typename Element<kDtype>::type* row,
-                                                      int64_t first, int64_t vocab,
-                                                      int alignment) {
+                                                      int64_t first, int64_t vocab, int alignment) {
   using T = typename Element<kDtype>::type;
   Packed<kDtype> out;
   if (first + kVector <= vocab) {

@@ -29,8 +29,7 @@ struct TopTwo {
 };
 
 __device__ __forceinline__ TopTwo join(const TopTwo& a, const TopTwo& b) {
-  return {fmaxf(a.first, b.first),
-          fmaxf(fminf(a.first, b.first), fmaxf(a.second, b.second))};
+  return {fmaxf(a.first, b.first), fmaxf(fminf(a.first, b.first), fmaxf(a.second, b.second))};
 }
 
 __device__ __forceinline__ TopTwo shuffle(const TopTwo& value, int step) {
@@ -42,7 +41,9 @@ struct Sums {
   float z, s;
 };
 
-__device__ __forceinline__ Sums join(const Sums& a, const Sums& b) { return {a.z + b.z, a.s + b.s}; }
+__device__ __forceinline__ Sums join(const Sums& a, const Sums& b) {
+  return {a.z + b.z, a.s + b.s};
+}
 
 __device__ __forceinline__ Sums shuffle(const Sums& value, int step) {
   return {__shfl_xor_sync(kFullMask, value.z, step), __shfl_xor_sync(kFullMask, value.s, step)};
@@ -65,7 +66,9 @@ __device__ __forceinline__ Candidate shuffle(const Candidate& value, int step) {
           __shfl_xor_sync(kFullMask, value.logit, step)};
 }
 
-__device__ __forceinline__ float join(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ float join(float a, float b) {
+  return fmaxf(a, b);
+}
 
 __device__ __forceinline__ float shuffle(float value, int step) {
   return __shfl_xor_sync(kFullMask, value, step);

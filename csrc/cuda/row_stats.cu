@@ -206,7 +206,9 @@ __global__ void finish_kernel(RowStatsArgs args, int slices, const Partial* part
   args.lse[row] = log_sum_exp(summary);
 }
 
-int64_t slices_of(int64_t vocab) { return (vocab + kSliceIds - 1) / kSliceIds; }
+int64_t slices_of(int64_t vocab) {
+  return (vocab + kSliceIds - 1) / kSliceIds;
+}
 
 }  // namespace
 

@@ -9,8 +9,8 @@ namespace {
 // How many of the ranked candidates the rule settles; the same number in every thread. All threads
 // call it. `key`: what ranks this thread's row; `rank`: its place, 0 for the best.
 __device__ int32_t count_to_settle(int32_t rule, bool candidate, float key, int32_t rank,
-                                   int32_t count, int32_t quota, float threshold,
-                                   float* by_rank, int32_t* shared_count) {
+                                   int32_t count, int32_t quota, float threshold, float* by_rank,
+                                   int32_t* shared_count) {
   quota = quota < count ? quota : count;
   const auto at_least = [](int32_t a, int32_t b) { return a > b ? a : b; };
   switch (rule) {
@@ -89,8 +89,7 @@ __global__ void unmask_kernel(UnmaskArgs args) {
     keys[p] = key;
     __syncthreads();
     int32_t rank = 0;
-    for (int32_t q = 0; q < length; ++q)
-      rank += keys[q] > key || (keys[q] == key && q < p) ? 1 : 0;
+    for (int32_t q = 0; q < length; ++q) rank += keys[q] > key || (keys[q] == key && q < p) ? 1 : 0;
     const int32_t quota = unmask_quota(args.block_length[slot], args.steps[slot], step);
     const int32_t settle = count_to_settle(rule, candidate, key, rank, count, quota,
                                            args.threshold[slot], by_rank, &shared_count);
@@ -113,8 +112,8 @@ __global__ void unmask_kernel(UnmaskArgs args) {
 
 int unmask_cuda(const UnmaskArgs& args, void* stream) {
   const int threads = static_cast<int>((args.width + 31) / 32 * 32);
-  unmask_kernel<<<static_cast<unsigned>(args.requests), threads > 0 ? threads : 32, 0,
-                  static_cast<cudaStream_t>(stream)>>>(args);
+  unmask_kernel < < < static_cast<unsigned>(args.requests), threads > 0 ? threads : 32, 0,
+      static_cast<cudaStream_t>(stream) >>> (args);
   return cudaGetLastError();
 }
 

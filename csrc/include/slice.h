@@ -64,7 +64,9 @@ VLLM_DIFFUSION_HD RowSummary summarize(const SliceStats& row, double inverse) {
   return out;
 }
 
-VLLM_DIFFUSION_HD bool usable(const RowSummary& row) { return !row.broken && !row.empty; }
+VLLM_DIFFUSION_HD bool usable(const RowSummary& row) {
+  return !row.broken && !row.empty;
+}
 
 VLLM_DIFFUSION_HD float probability(const RowSummary& row, float logit) {
   if (!usable(row) || logit == -INFINITY) return 0.0f;
@@ -85,7 +87,9 @@ VLLM_DIFFUSION_HD float log_sum_exp(const RowSummary& row) {
 }
 
 // What a row without a usable distribution is given as argmax and sample.
-VLLM_DIFFUSION_HD int64_t fallback_id(int64_t banned) { return banned == 0 ? 1 : 0; }
+VLLM_DIFFUSION_HD int64_t fallback_id(int64_t banned) {
+  return banned == 0 ? 1 : 0;
+}
 
 // 1 / stat_temperature for the exponents in float32. Too large a value would make 0 * inf; what it
 // is for an invalid temperature does not matter, since `summarize` discards the row.

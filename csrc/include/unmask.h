@@ -32,16 +32,16 @@ struct UnmaskArgs {
   int64_t requests;
   int64_t rows;
   int64_t num_slots;
-  int64_t width;           // W
-  int64_t* canvas;         // [num_slots, W]
-  bool* masked;            // [num_slots, W]
-  int32_t* settled_at;     // [num_slots, W]
-  int32_t* step;           // [num_slots]
-  const int32_t* rule;     // [num_slots]
-  const int32_t* steps;    // [num_slots]
+  int64_t width;                // W
+  int64_t* canvas;              // [num_slots, W]
+  bool* masked;                 // [num_slots, W]
+  int32_t* settled_at;          // [num_slots, W]
+  int32_t* step;                // [num_slots]
+  const int32_t* rule;          // [num_slots]
+  const int32_t* steps;         // [num_slots]
   const int32_t* block_length;  // [num_slots]
-  const float* threshold;  // [num_slots]
-  int32_t* remaining;      // [requests]
+  const float* threshold;       // [num_slots]
+  int32_t* remaining;           // [requests]
 };
 
 // Positions that step `step` of `steps` settles in a block of `block_length`: equal shares, the
@@ -58,8 +58,12 @@ VLLM_DIFFUSION_HD float factor_bar(float factor, int32_t rank) {
 }
 
 // A NaN confidence or entropy ranks last.
-VLLM_DIFFUSION_HD float rank_confidence(float value) { return value == value ? value : -INFINITY; }
-VLLM_DIFFUSION_HD float rank_entropy(float value) { return value == value ? value : INFINITY; }
+VLLM_DIFFUSION_HD float rank_confidence(float value) {
+  return value == value ? value : -INFINITY;
+}
+VLLM_DIFFUSION_HD float rank_entropy(float value) {
+  return value == value ? value : INFINITY;
+}
 
 // How many of `count` ranked rows FACTOR settles, when the first `passing` of them pass. With all
 // but the last one passing, the published loop takes the last one too.

@@ -3,6 +3,7 @@
 
 import torch
 from torch import Tensor
+
 from vllm.v1.diffusion import ops, reference
 from vllm.v1.diffusion.tolerances import TOLERANCES
 

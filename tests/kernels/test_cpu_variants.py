@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.kernels.kernel_cases import assert_stats, make_logits, row_arguments
 from vllm.v1.diffusion import ops
 

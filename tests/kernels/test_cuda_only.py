@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
 from tests.kernels.unmask_cases import oracle, random_state
 from vllm.v1.diffusion import ops

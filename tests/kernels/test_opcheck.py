@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.kernels.kernel_cases import make_logits, row_arguments
 from tests.kernels.unmask_cases import random_state
 from vllm.v1.diffusion import ops

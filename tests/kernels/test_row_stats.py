@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
 from vllm.v1.diffusion import ops
 
@@ -15,12 +16,12 @@ INF = math.inf
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("rows", "vocab"),
-    [(3, 1), (5, 2), (40, 7), (33, 64), (17, 512), (9, 4096), (9, 4097), (9, 8191)]
-    + [(1, 50257), (11, 50257), (3, 151936)],
+    [
+        *[(3, 1), (5, 2), (40, 7), (33, 64), (17, 512), (9, 4096), (9, 4097), (9, 8191)],
+        *[(1, 50257), (11, 50257), (3, 151936)],
+    ],
 )
-def test_matches_reference(
-    device: torch.device, dtype: torch.dtype, rows: int, vocab: int
-) -> None:
+def test_matches_reference(device: torch.device, dtype: torch.dtype, rows: int, vocab: int) -> None:
     logits = make_logits(rows, vocab, dtype).to(device)
     arguments = row_arguments(logits, [0.0, 1.0, 0.3], [1.0, 1.0, 0.5, 2.0, 0.05])
     check_row_stats(logits, arguments)

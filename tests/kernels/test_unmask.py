@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from tests.kernels.unmask_cases import MASK, State, one_request, oracle, random_state
 from vllm.v1.diffusion import ops, reference
 from vllm.v1.diffusion.rules import Rule

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
 from vllm.v1.diffusion.rules import Rule
 
 MASK = 999
@@ -99,9 +100,7 @@ def random_state(
         confidence=torch.tensor([number([math.nan, 0.0, 1.0, -math.inf]) for _ in range(rows)]),
         entropy=torch.tensor([number([math.nan, 0.0, math.inf]) * 3 for _ in range(rows)]),
         picked=torch.tensor([rng.random() < 0.4 for _ in range(rows)], dtype=torch.bool),
-        row_start=torch.tensor(
-            [sum(lengths[:i]) for i in range(requests + 1)], dtype=torch.int32
-        ),
+        row_start=torch.tensor([sum(lengths[:i]) for i in range(requests + 1)], dtype=torch.int32),
         slots=torch.tensor(slots),
         canvas=torch.full((every, width), MASK),
         masked=torch.rand(every, width, generator=torch.Generator().manual_seed(seed))

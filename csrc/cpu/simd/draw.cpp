@@ -101,7 +101,8 @@ static bool any_candidate(const float* logits, const uint32_t* bits, int64_t cou
     x = x > 0.0f ? VecF{} : x;
     VecU word;
     std::memcpy(&word, bits + i, sizeof(word));
-    const VecI half = (VecI)(word >> 1);  // 31 bits: signed conversion is one instruction everywhere
+    const VecI half =
+        (VecI)(word >> 1);  // 31 bits: signed conversion is one instruction everywhere
     const VecF u = __builtin_convertvector(half, VecF) * 0x1p-31f;
     hit |= u <= exp_nonpositive(exp_clamp(x));
   }

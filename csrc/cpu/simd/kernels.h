@@ -34,12 +34,12 @@ struct IsaKernels {
 // Throws std::runtime_error for a name that is unknown or that the machine cannot run.
 const IsaKernels& isa_kernels();
 
-#define VLLM_DIFFUSION_DECLARE_ISA(name)                                             \
-  namespace name {                                                                   \
-  SliceStats slice_stats(const Slice& slice, float inverse_temperature);             \
-  int64_t slice_find(const Slice& slice, float value);                               \
-  void slice_draw(const Slice& slice, float temperature, const PhiloxKey& key,       \
-                  float max1, Draw& best);                                           \
+#define VLLM_DIFFUSION_DECLARE_ISA(name)                                                   \
+  namespace name {                                                                         \
+  SliceStats slice_stats(const Slice& slice, float inverse_temperature);                   \
+  int64_t slice_find(const Slice& slice, float value);                                     \
+  void slice_draw(const Slice& slice, float temperature, const PhiloxKey& key, float max1, \
+                  Draw& best);                                                             \
   }
 
 VLLM_DIFFUSION_DECLARE_ISA(baseline)

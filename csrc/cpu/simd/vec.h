@@ -33,7 +33,9 @@ typedef int32_t VecI __attribute__((vector_size(kWidth * 4)));
 typedef uint32_t VecU __attribute__((vector_size(kWidth * 4)));
 typedef uint16_t VecH __attribute__((vector_size(kWidth * 2)));
 
-static inline VecF splat(float value) { return VecF{} + value; }
+static inline VecF splat(float value) {
+  return VecF{} + value;
+}
 
 static inline VecF load(const float* from) {
   VecF out;
@@ -54,10 +56,15 @@ static inline VecU float_to_bits(VecF value) {
 }
 
 // The larger of the two in each lane; `a` where `b` is NaN.
-static inline VecF larger(VecF a, VecF b) { return b > a ? b : a; }
-static inline VecF smaller(VecF a, VecF b) { return b < a ? b : a; }
+static inline VecF larger(VecF a, VecF b) {
+  return b > a ? b : a;
+}
+static inline VecF smaller(VecF a, VecF b) {
+  return b < a ? b : a;
+}
 
-// The lowest argument of `exp_nonpositive`; e^x is 1.6e-38 there, nothing beside a sum of 1 or more.
+// The lowest argument of `exp_nonpositive`; e^x is 1.6e-38 there, nothing beside a sum of 1 or
+// more.
 constexpr float kExpFloor = -87.0f;
 
 // x, or kExpFloor where x is lower (-inf too); NaN stays NaN.

@@ -24,7 +24,7 @@ def _load_library() -> None:
             "`pip install .` or `pip install -e .` in the vLLM-Diffusion source folder."
         )
     try:
-        torch.ops.load_library(spec.origin)
+        torch.ops.load_library(spec.origin)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ImportError(
             f"The diffusion kernels ({spec.origin}) were built for another torch or another "
@@ -171,7 +171,7 @@ def unmask(
     return remaining
 
 
-@torch.library.register_fake("vllm_diffusion::row_stats")
+@torch.library.register_fake("vllm_diffusion::row_stats")  # type: ignore[untyped-decorator]
 def _row_stats_fake(
     logits: Tensor,
     temperature: Tensor,
@@ -187,7 +187,7 @@ def _row_stats_fake(
     return (*ids, *numbers)
 
 
-@torch.library.register_fake("vllm_diffusion::unmask")
+@torch.library.register_fake("vllm_diffusion::unmask")  # type: ignore[untyped-decorator]
 def _unmask_fake(
     token: Tensor,
     confidence: Tensor,

@@ -17,6 +17,10 @@ _PREFIX = "diffusion_"
 _UPSTREAM_EXTRA_ARGS = frozenset({"kv_transfer_params", "ec_transfer_params"})
 
 
+class ParameterError(VLLMValidationError, ValueError):
+    """A request's parameter is wrong: HTTP 400, ``ValueError`` in Python."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionParams:
     """How one request is denoised; what is None takes the engine's default.
@@ -57,7 +61,7 @@ class DiffusionParams:
         """Reads ``SamplingParams.extra_args``.
 
         Raises:
-            VLLMValidationError: A key is unknown.
+            ParameterError: A key is unknown.
         """
         known = {_PREFIX + f.name: f.name for f in fields(cls)}
         values = {}
@@ -65,7 +69,7 @@ class DiffusionParams:
             if key in known:
                 values[known[key]] = value
             elif key not in _UPSTREAM_EXTRA_ARGS:
-                raise VLLMValidationError(
+                raise ParameterError(
                     f"{key} has no effect on this model. Known: {', '.join(known)}.",
                     parameter=key,
                     value=value,
@@ -94,7 +98,7 @@ def resolve_decoding(
         config: The engine's resolved configuration.
 
     Raises:
-        VLLMValidationError: A parameter is of the wrong type, out of range, or
+        ParameterError: A parameter is of the wrong type, out of range, or
             has no effect with the algorithm.
     """
     given = DiffusionParams.from_extra_args(params.extra_args if params else None)
@@ -115,7 +119,7 @@ def resolve_decoding(
     try:
         policy = get_policy(algorithm)
     except ValueError as error:
-        raise VLLMValidationError(
+        raise ParameterError(
             str(error), parameter=_PREFIX + "algorithm", value=algorithm
         ) from error
     for name in ("steps", "threshold", "entropy_bound"):
@@ -183,7 +187,7 @@ def check_sampling_params(params: SamplingParams) -> None:
     """Refuses what block diffusion would otherwise ignore.
 
     Raises:
-        VLLMValidationError: Names the first such parameter.
+        ParameterError: Names the first such parameter.
     """
     for name, neutral in _UNSUPPORTED_DEFAULTS.items():
         value = getattr(params, name, neutral)
@@ -196,7 +200,7 @@ def check_sampling_params(params: SamplingParams) -> None:
 
 
 def _refuse(name: str, value: Any) -> None:
-    raise VLLMValidationError(
+    raise ParameterError(
         f"{name}={value!r} is not supported with diffusion models.",
         parameter=name,
         value=value,
@@ -225,7 +229,7 @@ def _check_number(name: str, value: Any) -> None:
 
 def _require(valid: bool, name: str, value: Any, message: str) -> None:
     if not valid:
-        raise VLLMValidationError(
+        raise ParameterError(
             f"{_PREFIX}{name}={value!r} {message}.",
             parameter=_PREFIX + name,
             value=value,

@@ -64,7 +64,7 @@ def row_stats(
         ``argmax``, ``sample`` (int64), ``sample_prob``, ``top1``, ``top2``, ``entropy``, ``lse``
         (``dtype``), each ``[N]``.
     """
-    rows, vocab = logits.shape
+    vocab = logits.shape[1]
     wide = logits.to(dtype)
     scale = stat_temperature.to(dtype)
     scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.nan)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines that the tests share: a start costs many seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.requests_ import Case
+
+# Read by vLLM when it is first imported; a CPU's default is nearly all memory.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SETTINGS: dict[str, Any] = {
+    "model": str(GOLDEN / "sdar"),
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_model_len": 1024,
+    "max_num_seqs": 16,
+    "diffusion_config": {"block_length": 16},
+    "disable_log_stats": False,
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def golden_cases() -> list[dict[str, Any]]:
+    """The SDAR cases: prompts, published parameters, published ids."""
+    cases = json.loads((GOLDEN / "sdar" / "cases.json").read_text())["cases"]
+    assert cases
+    return cases
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Any]:
+    """A multi-process engine of the golden SDAR checkpoint, float32, eager."""
+    from vllm import LLM
+
+    llm = LLM(**SETTINGS)
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Iterator[Any]:
+    """A multi-process engine of the bundled model, with nothing but defaults."""
+    from vllm import LLM
+    from vllm.v1.diffusion import bundled_path
+
+    llm = LLM(model=bundled_path(), enforce_eager=True, disable_log_stats=False)
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+def run_elsewhere(
+    batches: list[list[Case]], env: dict[str, str] | None = None, **settings: Any
+) -> list[list[dict[str, Any]]]:
+    """Runs batches of cases in an engine of their own, in another process.
+
+    Args:
+        batches: Each is one call of ``LLM.generate``.
+        env: Environment variables to add.
+        **settings: Engine arguments that differ from ``SETTINGS``.
+
+    Returns:
+        For every request its ``token_ids``, ``steps`` and ``unmask_steps``; the last
+        entry of every batch holds the engine's counters.
+    """
+    task = {
+        "settings": {**SETTINGS, **settings},
+        "batches": [[vars(case) for case in batch] for batch in batches],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.run_batches"],
+        input=json.dumps(task),
+        env={**os.environ, **(env or {})},
+        cwd=Path(__file__).parent.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return json.loads(done.stdout.splitlines()[-1])

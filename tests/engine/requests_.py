@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests as data, so that they can be run in any engine and by the reference."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.reference.sdar import Decoded, SdarReference
+
+GOLDEN_SDAR = Path(__file__).parent.parent / "golden" / "sdar"
+VOCABULARY = 480  # Ids below it are ordinary tokens of the golden checkpoint.
+
+
+@dataclass(frozen=True)
+class Case:
+    """One greedy request."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    algorithm: str
+    block_length: int
+    steps: int | None = None
+    threshold: float | None = None
+    entropy_bound: float | None = None
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+
+    def sampling_params(self) -> Any:
+        """As ``LLM.generate`` wants it, with a trace."""
+        from vllm import DiffusionParams, SamplingParams
+
+        return SamplingParams(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            ignore_eos=not self.stop_token_ids,
+            stop_token_ids=list(self.stop_token_ids),
+            detokenize=False,
+            extra_args=DiffusionParams(
+                algorithm=self.algorithm,
+                block_length=self.block_length,
+                steps=self.steps,
+                threshold=self.threshold,
+                entropy_bound=self.entropy_bound,
+                trace=True,
+            ).to_extra_args(),
+        )
+
+
+def of_golden(case: dict[str, Any]) -> Case:
+    """A golden case as a request; its parameters are the published code's."""
+    params = case["params"]
+    algorithm = params["remasking_strategy"]
+    bounded = algorithm == "entropy_bounded"
+    return Case(
+        prompt=tuple(case["prompt_ids"]),
+        max_tokens=params["gen_length"],
+        algorithm=algorithm,
+        block_length=params["block_length"],
+        steps=None if bounded else params["denoising_steps"],
+        threshold=params["confidence_threshold"] if "dynamic" in algorithm else None,
+        entropy_bound=params["eb_threshold"] if bounded else None,
+        temperature=params["temperature"],
+        top_k=params["top_k"],
+        stop_token_ids=tuple(params["stopping_criteria_idx"] or ()),
+    )
+
+
+def random_prompt(length: int, seed: int) -> tuple[int, ...]:
+    """Ordinary tokens of the golden checkpoint."""
+    rng = random.Random(1000 * seed + length)
+    return tuple(rng.randrange(VOCABULARY) for _ in range(length))
+
+
+@cache
+def reference() -> SdarReference:
+    """The golden checkpoint in the plain reference."""
+    return SdarReference(GOLDEN_SDAR)
+
+
+@cache
+def expected(case: Case) -> Decoded:
+    """What the reference generates for a greedy request."""
+    assert case.temperature == 0
+    return reference().generate(
+        list(case.prompt),
+        case.max_tokens,
+        case.block_length,
+        case.steps or case.block_length,
+        case.algorithm,
+        0.85 if case.threshold is None else case.threshold,
+        case.entropy_bound or 0.35,
+        case.stop_token_ids,
+    )
+
+
+def run(llm: Any, cases: list[Case]) -> list[dict[str, Any]]:
+    """Runs requests in one batch; see ``conftest.run_elsewhere``."""
+    outputs = llm.generate(
+        [{"prompt_token_ids": list(c.prompt)} for c in cases],
+        [c.sampling_params() for c in cases],
+        use_tqdm=False,
+    )
+    results = []
+    for output in outputs:
+        completion = output.outputs[0]
+        results.append(
+            {
+                "token_ids": list(completion.token_ids),
+                "steps": sum(completion.spec_decode_metrics.histogram),
+                "unmask_steps": [step for step, _ in completion.unmask_trace],
+                "probabilities": [p for _, p in completion.unmask_trace],
+                "cached": output.num_cached_tokens,
+            }
+        )
+    return results
+
+
+def assert_as_reference(results: list[dict[str, Any]], cases: list[Case]) -> None:
+    """Every request must equal the reference, token for token and step for step."""
+    for result, case in zip(results, cases, strict=True):
+        want = expected(case)
+        assert result["token_ids"] == want.output_ids, case
+        assert result["unmask_steps"] == want.unmask_step, case
+        assert result["steps"] == want.denoising_steps, case

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs batches of requests, given as JSON on standard input; see ``conftest.py``."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from tests.engine.requests_ import Case, run
+
+
+def main() -> None:
+    """Reads a task, runs it, prints the results as the last line."""
+    from vllm import LLM
+
+    task = json.load(sys.stdin)
+    llm = LLM(**task["settings"])
+    results = []
+    for batch in task["batches"]:
+        cases = [
+            Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()})
+            for c in batch
+        ]
+        counters = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
+        results.append([*run(llm, cases), {}])
+        after = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
+        results[-1][-1] = {k: v - counters.get(k, 0) for k, v in after.items()}
+    llm.llm_engine.engine_core.shutdown()
+    print(json.dumps(results), flush=True)
+
+
+if __name__ == "__main__":
+    main()

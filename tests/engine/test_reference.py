@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token for token as the plain reference, whatever the shapes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from tests.engine.requests_ import Case, assert_as_reference, random_prompt, run
+
+LENGTHS = (1, 7, 33, 130, 600)
+ALGORITHMS: list[dict[str, Any]] = [
+    {"algorithm": "low_confidence_static"},
+    {"algorithm": "low_confidence_static", "steps": 3},
+    {"algorithm": "low_confidence_dynamic", "threshold": 0.4},
+    {"algorithm": "low_confidence_dynamic", "threshold": 0.7, "steps": 2},
+    {"algorithm": "sequential", "steps": 4},
+    {"algorithm": "entropy_bounded", "entropy_bound": 1.5},
+]
+
+
+@pytest.mark.parametrize("block_length", [4, 8, 16])
+def test_one_at_a_time(engine: Any, block_length: int) -> None:
+    for i, length in enumerate(LENGTHS):
+        for algorithm in (ALGORITHMS[i % 6], ALGORITHMS[(i + 2) % 6], ALGORITHMS[4]):
+            case = Case(random_prompt(length, 1), 21, block_length=block_length, **algorithm)
+            assert_as_reference(run(engine, [case]), [case])
+
+
+def mixed_batch() -> list[Case]:
+    """16 requests of all lengths, block lengths and algorithms."""
+    rng = random.Random(7)
+    return [
+        Case(
+            random_prompt(LENGTHS[i % 5], 2 + i),
+            rng.choice((1, 5, 16, 21, 30)),
+            block_length=(4, 8, 16)[i % 3],
+            **ALGORITHMS[i % 6],
+        )
+        for i in range(16)
+    ]
+
+
+def test_mixed_batch(engine: Any) -> None:
+    cases = mixed_batch()
+    assert_as_reference(run(engine, cases), cases)
+
+
+def test_a_mask_token_in_the_prompt_is_text(engine: Any) -> None:
+    mask = 508
+    for length in (3, 16, 37):
+        prompt = list(random_prompt(length, 3))
+        prompt[length // 2] = prompt[-1] = mask
+        case = Case(tuple(prompt), 12, "low_confidence_static", 8)
+        assert_as_reference(run(engine, [case]), [case])
+
+
+@pytest.mark.parametrize("position", [0, 5, 15, 16])
+def test_stop_token_inside_a_block(engine: Any, position: int) -> None:
+    free = Case(random_prompt(33, 4), 24, "low_confidence_static", 8)
+    tokens = run(engine, [free])[0]["token_ids"]
+    stop = tokens[position]
+    case = Case(free.prompt, 24, "low_confidence_static", 8, stop_token_ids=(stop,))
+    result = run(engine, [case])[0]
+    assert result["token_ids"] == tokens[: tokens.index(stop) + 1]
+    assert_as_reference([result], [case])

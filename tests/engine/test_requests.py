@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request may ask for: checked at admission, and nothing is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.engine.requests_ import Case, assert_as_reference, random_prompt, run
+from vllm import DiffusionParams, SamplingParams
+
+PROMPT = [{"prompt_token_ids": list(random_prompt(9, 12))}]
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "named"),
+    [
+        ({"diffusion_steps": 0}, "diffusion_steps"),
+        ({"diffusion_steps": "many"}, "diffusion_steps"),
+        ({"diffusion_steps": True}, "diffusion_steps"),
+        ({"diffusion_block_length": 3}, "diffusion_block_length"),
+        ({"diffusion_block_length": 32}, "diffusion_block_length"),
+        ({"diffusion_threshold": 1.5}, "diffusion_threshold"),
+        ({"diffusion_threshold": float("nan")}, "diffusion_threshold"),
+        ({"diffusion_algorithm": "guess"}, "diffusion_algorithm"),
+        ({"diffusion_algorithm": 3}, "diffusion_algorithm"),
+        ({"diffusion_algorithm": "sequential", "diffusion_threshold": 0.5}, "diffusion_threshold"),
+        ({"diffusion_entropy_bound": 0.5}, "diffusion_entropy_bound"),
+        ({"diffusion_factor": 1.0}, "diffusion_factor"),
+        ({"diffusion_trace": 2}, "diffusion_trace"),
+        ({"anything": 1}, "anything"),
+    ],
+)  # fmt: skip
+def test_bad_diffusion_parameter(engine: Any, extra_args: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        engine.generate(PROMPT, SamplingParams(extra_args=extra_args), use_tqdm=False)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"min_p": 0.1},
+        {"min_tokens": 3},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": 0.5},
+        {"repetition_penalty": 1.2},
+        {"logprobs": 1},
+        {"prompt_logprobs": 1},
+        {"logit_bias": {1: 2.0}},
+        {"allowed_token_ids": [1]},
+    ],
+)
+def test_what_would_have_no_effect_is_refused(engine: Any, params: dict[str, Any]) -> None:
+    (name,) = params
+    with pytest.raises(ValueError, match=name):
+        engine.generate(PROMPT, SamplingParams(**params), use_tqdm=False)
+
+
+def test_the_engine_goes_on_after_refusals(engine: Any) -> None:
+    case = Case(random_prompt(7, 13), 9, "low_confidence_static", 4)
+    assert_as_reference(run(engine, [case]), [case])
+
+
+def test_the_alphabet_of_params() -> None:
+    params = DiffusionParams(algorithm="sequential", steps=2)
+    assert params.to_extra_args() == {
+        "diffusion_algorithm": "sequential",
+        "diffusion_steps": 2,
+    }
+    assert DiffusionParams.from_extra_args(params.to_extra_args()) == params
+
+
+def test_abort_in_the_middle(engine: Any) -> None:
+    """An aborted request leaves nothing behind and disturbs nobody."""
+    core = engine.llm_engine
+    keep = Case(random_prompt(40, 14), 40, "low_confidence_static", 8)
+    drop = Case(random_prompt(50, 15), 400, "sequential", 4)
+    ids = {}
+    for name, case in (("keep", keep), ("drop", drop)):
+        ids[name] = core.add_request(
+            name, {"prompt_token_ids": list(case.prompt)}, case.sampling_params()
+        )
+    seen: dict[str, Any] = {}
+    while core.has_unfinished_requests():
+        for output in core.step():
+            seen[output.request_id] = output
+        if "drop" in seen and "aborted" not in seen:
+            seen["aborted"] = True
+            core.abort_request(["drop"])
+    completion = seen["keep"].outputs[0]
+    result = {
+        "token_ids": list(completion.token_ids),
+        "unmask_steps": [s for s, _ in completion.unmask_trace],
+        "steps": sum(completion.spec_decode_metrics.histogram),
+    }
+    assert_as_reference([result], [keep])
+
+
+def test_one_token_and_the_whole_context(engine: Any) -> None:
+    cases = [
+        Case(random_prompt(33, 16), 1, "low_confidence_static", 16),
+        Case(random_prompt(1000, 17), 24, "low_confidence_dynamic", 16, threshold=0.0),
+    ]
+    results = run(engine, cases)
+    assert [len(r["token_ids"]) for r in results] == [1, 24]
+    assert_as_reference(results[:1], cases[:1])
+
+
+def test_a_prompt_that_is_too_long(engine: Any) -> None:
+    with pytest.raises(ValueError, match="1024"):
+        engine.generate(
+            [{"prompt_token_ids": list(random_prompt(1025, 18))}],
+            SamplingParams(max_tokens=1),
+            use_tqdm=False,
+        )
