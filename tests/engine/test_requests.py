@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.requests_ import Case, assert_as_reference, random_prompt, run
 from vllm import DiffusionParams, SamplingParams
+from vllm.exceptions import VLLMValidationError
 
 PROMPT = [{"prompt_token_ids": list(random_prompt(9, 12))}]
 
@@ -108,7 +109,7 @@ def test_one_token_and_the_whole_context(engine: Any) -> None:
 
 
 def test_a_prompt_that_is_too_long(engine: Any) -> None:
-    with pytest.raises(ValueError, match="1024"):
+    with pytest.raises(VLLMValidationError, match="1024"):
         engine.generate(
             [{"prompt_token_ids": list(random_prompt(1025, 18))}],
             SamplingParams(max_tokens=1),
