@@ -59,6 +59,33 @@ FAMILIES = (
         algorithm="low_confidence_dynamic",
         threshold=0.85,
     ),
+    Family(
+        name="SDAR-MoE",
+        architectures=("SDARMoeForCausalLM",),
+        model_type="sdar_moe",
+        config_class="SDARMoeConfig",
+        config_module="vllm.transformers_utils.configs.sdar_moe",
+        model=("sdar_moe", "SDARMoeForCausalLM"),
+        loop="block_diffusion",
+        mask_token_id=151669,
+        block_length=4,
+        algorithm="low_confidence_dynamic",
+        threshold=0.85,
+    ),
+    # Defaults of the published model's generate() (inclusionAI/LLaDA2.0-mini).
+    Family(
+        name="LLaDA2",
+        architectures=("LLaDA2MoeModelLM",),
+        model_type="llada2_moe",
+        config_class="LLaDA2MoeConfig",
+        config_module="vllm.transformers_utils.configs.llada2_moe",
+        model=("llada2_moe", "LLaDA2MoeModelLM"),
+        loop="block_diffusion",
+        mask_token_id=156895,
+        block_length=32,
+        algorithm="low_confidence_dynamic",
+        threshold=0.95,
+    ),
 )
 
 MASKED_DIFFUSION_MODELS = {
