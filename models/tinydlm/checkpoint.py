@@ -142,11 +142,9 @@ def save(network: Network, folder: Path, dtype: torch.dtype = torch.bfloat16) ->
     """Writes configuration, tokenizer and weights (rounded to ``dtype``) into ``folder``."""
     family = network.config.family
     folder.mkdir(parents=True, exist_ok=True)
-    generation = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), EOS)
-    generation |= {
-        "do_sample": True,
-        "temperature": 0.0,
-    }  # transformers warns of 0.0 without do_sample
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), EOS)
+    # transformers warns of a temperature of 0 without do_sample
+    generation = {**ids, "do_sample": True, "temperature": 0.0}
     for name, content in (
         ("config", config_json(network.config)),
         ("generation_config", generation),
