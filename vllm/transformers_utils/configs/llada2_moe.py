@@ -15,7 +15,6 @@ class LLaDA2MoeConfig(PretrainedConfig):
     """
 
     model_type = "llada2_moe"
-    keys_to_ignore_at_inference = ("past_key_values",)
 
     vocab_size: int = 157184
     hidden_size: int = 2048
