@@ -76,7 +76,11 @@ class DiffuseSubcommand(CLISubcommand):
             "--verbose", action="store_true", help="Show the engine's log."
         )
         how = parser.add_argument_group("decoding")
-        how.add_argument("--max-tokens", type=int, default=256)
+        how.add_argument(
+            "--max-tokens",
+            type=int,
+            help="Tokens to generate at most (default: 256; 32 with a bundled model).",
+        )
         how.add_argument("--temperature", type=float)
         how.add_argument("--top-k", type=int)
         how.add_argument("--top-p", type=float)

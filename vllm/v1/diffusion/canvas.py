@@ -13,6 +13,8 @@ from vllm.v1.diffusion.rules import Rule
 from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.states import RequestState
 
+_NO_END = 2**62
+
 
 class CanvasStates:
     """One block's canvas for each of S request slots, W positions wide.
@@ -25,14 +27,32 @@ class CanvasStates:
         confidence: Probability of a settled token in that step, float32 ``[S, W]``.
         step: Denoising steps made on the block, int32 ``[S]``.
         start: Position of the block's first token, int64 ``[S]``.
-        block_length: Tokens a block, int32 ``[S]``; also ``steps``, ``rule`` and
-            ``threshold`` (float32), the request's parameters.
+        length: Tokens of the block, int32 ``[S]``: the request's block length, or
+            what is left of a canvas that ends.
+        block_length: Tokens a block, int32 ``[S]``; also ``steps``, ``rule``,
+            ``threshold`` (float32) and ``end``, where the canvas ends.
     """
 
     def __init__(
-        self, num_slots: int, width: int, mask_token_id: int, device: torch.device
+        self,
+        num_slots: int,
+        width: int,
+        mask_token_id: int,
+        device: torch.device,
+        aligned: bool = True,
     ) -> None:
+        """Makes the states.
+
+        Args:
+            num_slots: Requests that may run at a time.
+            width: Longest block.
+            mask_token_id: Id of the mask token.
+            device: Where the states live.
+            aligned: Whether blocks begin at multiples of their length; else they
+                begin where the prompt ends.
+        """
         self.width = width
+        self.aligned = aligned
         self.mask_token_id = mask_token_id
         self.device = device
         shape = (num_slots, width)
@@ -42,13 +62,16 @@ class CanvasStates:
         self.confidence = torch.zeros(shape, dtype=torch.float32, device=device)
         self.step = torch.zeros(num_slots, dtype=torch.int32, device=device)
         self.start = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self.length = torch.full((num_slots,), width, dtype=torch.int32, device=device)
         self.block_length = UvaBackedTensor(num_slots, dtype=torch.int32)
+        self.end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.steps = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.rule = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.threshold = UvaBackedTensor(num_slots, dtype=torch.float32)
         # Slots of which no request was ever told (warm-up batches) hold a block.
         self.block_length.np.fill(width)
         self.steps.np.fill(width)
+        self.end.np.fill(_NO_END)
         self.rule.np.fill(Rule.STATIC)
         self._copy_parameters()
         self.policies: dict[int, UnmaskingPolicy] = {}
@@ -56,13 +79,20 @@ class CanvasStates:
         self._positions = torch.arange(width, device=device)
         self._added: list[int] = []
 
-    def add(self, slot: int, decoding: Decoding) -> None:
-        """Takes a slot for a request; effective with :meth:`apply_added`."""
+    def add(self, slot: int, decoding: Decoding, end: int | None = None) -> None:
+        """Takes a slot for a request; effective with :meth:`apply_added`.
+
+        Args:
+            slot: The slot.
+            decoding: How the request is denoised.
+            end: Position where the canvas ends; None: with whatever block.
+        """
         policy = get_policy(decoding.algorithm)
         self.block_length.np[slot] = decoding.block_length
         self.steps.np[slot] = decoding.steps
         self.rule.np[slot] = policy.rule
         self.threshold.np[slot] = decoding.threshold
+        self.end.np[slot] = _NO_END if end is None else end
         self.policies.pop(slot, None)
         if policy.rule is Rule.GIVEN:
             self.policies[slot] = policy
@@ -77,11 +107,13 @@ class CanvasStates:
         self._added = []
         known = requests.total_len.gpu[slots].to(torch.int64)
         length = self.block_length.gpu[slots].to(torch.int64)
-        start = known // length * length
+        start = known // length * length if self.aligned else known
+        length = torch.minimum(length, self.end.gpu[slots] - start)
         positions = start[:, None] + self._positions
         tokens = self._known_tokens(requests, slots, positions)
         masked = (positions >= known[:, None]) & (self._positions < length[:, None])
         self.start[slots] = start
+        self.length[slots] = length.to(torch.int32)
         self.tokens[slots] = torch.where(masked, self.mask_token_id, tokens)
         self.masked[slots] = masked
         self.settled_at[slots] = -1
@@ -94,10 +126,14 @@ class CanvasStates:
             slots: int64 ``[R]``, distinct.
             settled: bool ``[R]``.
         """
-        length = self.block_length.gpu[slots]
         column = settled[:, None]
+        start = self.start[slots]
+        start = torch.where(settled, start + self.length[slots], start)
+        left = (self.end.gpu[slots] - start).clamp(min=0)
+        length = torch.minimum(self.block_length.gpu[slots].to(torch.int64), left)
         inside = self._positions < length[:, None]
-        self.start[slots] += torch.where(settled, length, 0)
+        self.start[slots] = start
+        self.length[slots] = length.to(torch.int32)
         self.step[slots] = torch.where(settled, 0, self.step[slots])
         self.tokens[slots] = torch.where(
             column, self.mask_token_id, self.tokens[slots]
@@ -123,7 +159,7 @@ class CanvasStates:
         on_canvas = self.tokens[slot, offset.clamp(0, self.width - 1)]
         before = self._known_tokens(requests, slot, positions)
         ids = torch.where(offset < 0, before, on_canvas)
-        behind = offset >= self.block_length.gpu[slot]
+        behind = offset >= self.length[slot]
         return ids.masked_fill_(behind, self.mask_token_id)
 
     @staticmethod
@@ -137,5 +173,11 @@ class CanvasStates:
         return tokens[slots, inside].to(torch.int64)
 
     def _copy_parameters(self) -> None:
-        for table in (self.block_length, self.steps, self.rule, self.threshold):
+        for table in (
+            self.block_length,
+            self.steps,
+            self.rule,
+            self.threshold,
+            self.end,
+        ):
             table.copy_to_uva()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,10 @@ class MaskedDiffusionConfig(DiffusionConfig):
 
     entropy_bound: float | None = Field(default=None, gt=0)
     """Default bound on the summed entropy of a step's tokens, in nats."""
+
+    cache: Literal["none", "prefix", "dual"] | None = None
+    """What bidirectional families reuse between the steps of a block: nothing, the
+    keys and values before it, or those before and after it (Fast-dLLM's names)."""
 
     mask_token_id: int | None = Field(default=None, ge=0)
     """Id of the mask token."""
@@ -94,6 +98,12 @@ def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
             f"{vocab_size} tokens. Set it in the model's config.json or with "
             "--diffusion-config '{\"mask_token_id\": ID}'."
         )
+    bidirectional = family.loop == "full_diffusion"
+    if given.cache is not None and not bidirectional:
+        raise ValueError(
+            f"diffusion_config: cache={given.cache!r} has no effect on {family.name} "
+            "models, whose cache is exact."
+        )
     algorithm = given.algorithm or family.algorithm
     _check_algorithm(algorithm)
     return MaskedDiffusionConfig(
@@ -103,6 +113,7 @@ def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
         steps=given.steps,
         threshold=_first(given.threshold, family.threshold),
         entropy_bound=_first(given.entropy_bound, family.entropy_bound),
+        cache=(given.cache or "none") if bidirectional else None,
         mask_token_id=mask_token_id,
     )
 

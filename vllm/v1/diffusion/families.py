@@ -28,6 +28,8 @@ class Family:
         algorithm: Default unmasking policy.
         threshold: Default confidence threshold.
         entropy_bound: Default bound on the summed entropy, in nats.
+        tempered_confidence: Whether confidence is the probability in the
+            distribution that is sampled, not in the plain softmax.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Family:
     algorithm: str
     threshold: float
     entropy_bound: float = 0.35
+    tempered_confidence: bool = True
 
 
 FAMILIES = (
@@ -85,6 +88,21 @@ FAMILIES = (
         block_length=32,
         algorithm="low_confidence_dynamic",
         threshold=0.95,
+    ),
+    # Defaults of the published generate.py (ML-GSAI/LLaDA), block as in its examples.
+    Family(
+        name="LLaDA",
+        architectures=("LLaDAModelLM",),
+        model_type="llada",
+        config_class="LLaDAConfig",
+        config_module="vllm.transformers_utils.configs.llada",
+        model=("llada", "LLaDAModelLM"),
+        loop="full_diffusion",
+        mask_token_id=126336,
+        block_length=32,
+        algorithm="low_confidence_static",
+        threshold=0.9,
+        tempered_confidence=False,
     ),
 )
 

@@ -53,8 +53,7 @@ class BlockDiffusionLoop(GenerationLoop):
             )
             model_config.max_model_len = length
         _check_budget(vllm_config, 2 * served)
-        if current_platform.is_cpu():
-            _configure_cpu(vllm_config)
+        _configure_cpu(vllm_config)
         cache_config = vllm_config.cache_config
         if not cache_config.user_specified_block_size and served > 16:
             # The default of 16 would end inside a block.
@@ -78,8 +77,45 @@ class BlockDiffusionLoop(GenerationLoop):
         return DiffusionModelState
 
 
+class FullDiffusionLoop(BlockDiffusionLoop):
+    """Denoises block after block; every position sees prompt and whole canvas."""
+
+    def configure(self, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.configure`."""
+        vllm_config.diffusion_config = resolve_diffusion_config(vllm_config)
+        _refuse_unsupported(vllm_config)
+        scheduler_config = vllm_config.scheduler_config
+        if scheduler_config.async_scheduling:
+            raise ValueError(
+                "async_scheduling=True is not supported with full diffusion: what a "
+                "step computes depends on the step before it."
+            )
+        scheduler_config.async_scheduling = False
+        # A prompt's keys and values depend on what is generated after it, and a
+        # step computes a request's whole canvas at once.
+        vllm_config.cache_config.enable_prefix_caching = False
+        max_model_len = vllm_config.model_config.max_model_len
+        if scheduler_config.max_num_batched_tokens < max_model_len:
+            logger.info("max_num_batched_tokens raised to %d, a canvas.", max_model_len)
+            scheduler_config.max_num_batched_tokens = max_model_len
+        _check_budget(vllm_config, max_model_len)
+        _configure_cpu(vllm_config)
+
+    def scheduler_cls(self, vllm_config: VllmConfig) -> str:
+        """See :meth:`GenerationLoop.scheduler_cls`."""
+        return "vllm.v1.diffusion.full_scheduler.FullDiffusionScheduler"
+
+    def model_state_cls(self, model: nn.Module) -> type[ModelState]:
+        """See :meth:`GenerationLoop.model_state_cls`."""
+        from vllm.v1.diffusion.full_model_state import FullDiffusionModelState
+
+        return FullDiffusionModelState
+
+
 def _configure_cpu(vllm_config: VllmConfig) -> None:
-    """Chooses, where the user has not, what suits a CPU."""
+    """Chooses, where the user has not, what suits a CPU; elsewhere nothing."""
+    if not current_platform.is_cpu():
+        return
     scheduler_config = vllm_config.scheduler_config
     if scheduler_config.async_scheduling is None:
         # Nothing overlaps, and a block that settles unforeseen costs a forward.
@@ -115,7 +151,7 @@ def _refuse_unsupported(vllm_config: VllmConfig) -> None:
     }
     for name, given in unsupported.items():
         if given:
-            raise ValueError(f"{name} is not supported with block diffusion.")
+            raise ValueError(f"{name} is not supported with diffusion models.")
 
 
 def _check_budget(vllm_config: VllmConfig, widest: int) -> None:
@@ -130,5 +166,5 @@ def _check_budget(vllm_config: VllmConfig, widest: int) -> None:
         if value is not None and value < widest:
             raise ValueError(
                 f"{name}={value} is too small: a step computes up to {widest} tokens "
-                "for one request, a finished block and the next one."
+                "for one request."
             )

@@ -14,7 +14,7 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas import CanvasStates
-from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.params import resolve_decoding
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -37,6 +37,9 @@ class DiffusionModelState(DefaultModelState):
     """
 
     num_new_sampled_tokens_per_step = 0
+    sampler_cls: type[DenoisingSampler] = DenoisingSampler
+    aligned = True
+    """Whether blocks begin at multiples of their length."""
 
     def __init__(
         self,
@@ -50,19 +53,30 @@ class DiffusionModelState(DefaultModelState):
         width = self.diffusion_config.block_length
         mask_token_id = self.diffusion_config.mask_token_id
         assert width is not None and mask_token_id is not None
-        self.canvases = CanvasStates(self.max_num_reqs, width, mask_token_id, device)
+        self.canvases = CanvasStates(
+            self.max_num_reqs, width, mask_token_id, device, self.aligned
+        )
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
-        # A step may be in flight when the next one is planned.
-        overlaps = self.vllm_config.max_concurrent_batches > 1
-        return DenoisingSampler(sampler, self.canvases, overlaps), None
+        denoising = self.sampler_cls(
+            sampler,
+            self.canvases,
+            # A step may be in flight when the next one is planned.
+            overlaps=self.vllm_config.max_concurrent_batches > 1,
+            tempered_confidence=family_of(self.vllm_config).tempered_confidence,
+        )
+        return denoising, None
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         """Starts the request's canvas; see upstream."""
         super().add_request(req_index, new_req_data)
         decoding = resolve_decoding(new_req_data.sampling_params, self.diffusion_config)
-        self.canvases.add(req_index, decoding)
+        self.canvases.add(req_index, decoding, self.canvas_end(new_req_data))
+
+    def canvas_end(self, new_req_data: NewRequestData) -> int | None:
+        """Where the request's canvas ends; None where blocks follow blocks."""
+        return None
 
     def prepare_inputs(
         self, input_batch: InputBatch, req_states: RequestState

@@ -36,7 +36,9 @@ class DiffusionParams:
         block_length: Tokens a block: at least 1, a divisor of the served
             block length.
         threshold: Confidence above which a position is settled, 0 to 1. Read by
-            ``low_confidence_dynamic``.
+            ``low_confidence_dynamic`` and ``threshold``.
+        factor: How many positions may be settled at a probability below 1, above 0.
+            Read by ``factor``.
         entropy_bound: Bound on the summed entropy of the positions settled in a
             step, in nats, above 0. Read by ``entropy_bounded``.
         trace: Whether ``CompletionOutput.unmask_trace`` tells for every token in
@@ -48,6 +50,7 @@ class DiffusionParams:
     steps: int | None = None
     block_length: int | None = None
     threshold: float | None = None
+    factor: float | None = None
     entropy_bound: float | None = None
     trace: bool | None = None
 
@@ -122,7 +125,7 @@ def resolve_decoding(
         raise ParameterError(
             str(error), parameter=_PREFIX + "algorithm", value=algorithm
         ) from error
-    for name in ("steps", "threshold", "entropy_bound"):
+    for name in ("steps", "threshold", "factor", "entropy_bound"):
         value = getattr(given, name)
         _require(
             value is None or name in policy.parameters,
@@ -138,14 +141,11 @@ def resolve_decoding(
         _require(
             0 <= given.threshold <= 1, "threshold", given.threshold, "must be 0 to 1"
         )
-    if given.entropy_bound is not None:
-        _check_number("entropy_bound", given.entropy_bound)
-        _require(
-            given.entropy_bound > 0,
-            "entropy_bound",
-            given.entropy_bound,
-            "must be above 0",
-        )
+    for name in ("factor", "entropy_bound"):
+        value = getattr(given, name)
+        if value is not None:
+            _check_number(name, value)
+            _require(value > 0, name, value, "must be above 0")
     # The server's vllm_xargs turn JSON's booleans into 0 and 1.
     _require(given.trace in (None, 0, 1), "trace", given.trace, "must be true or false")
     name = policy.threshold_parameter

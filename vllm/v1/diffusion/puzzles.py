@@ -8,6 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
+MIN_EMPTY, MAX_EMPTY = 4, 12
+"""Empty cells of a Sudoku."""
+MAX_DIGITS = 4
+"""Digits of an operand of ``add``."""
+MAX_SYMBOLS = 12
+"""Digits of ``sort``, letters of ``reverse``."""
+
+_DIGITS = "0123456789"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_WORDS = (
+    "a be sun moon level banana letter stone bottle rhythm journey balloon keyboard "
+    "notebook mississippi bookkeeper waterfall strength committee telephone "
+    "butterfly parenthesis"
+).split()
+
 
 @dataclass(frozen=True)
 class Puzzle:
@@ -20,6 +35,10 @@ class Puzzle:
 
 def make_puzzle(task: str, rng: random.Random) -> Puzzle:
     """Draws a puzzle.
+
+    Lengths are uniform over what the task allows. A third of the sums, sorts and
+    reversals are of kinds that uniform draws seldom give: long carries, equal or zero
+    operands, few distinct symbols, words.
 
     Args:
         task: ``sudoku``, ``add``, ``sort`` or ``reverse``.
@@ -36,7 +55,7 @@ def make_puzzle(task: str, rng: random.Random) -> Puzzle:
 
 def _sudoku(rng: random.Random) -> tuple[str, Callable[[str], bool]]:
     cells = list(rng.choice(_GRIDS))
-    for cell in rng.sample(range(16), rng.randint(4, 12)):
+    for cell in rng.sample(range(16), rng.randint(MIN_EMPTY, MAX_EMPTY)):
         cells[cell] = "0"
     question = "/".join("".join(cells[i : i + 4]) for i in range(0, 16, 4))
 
@@ -52,18 +71,40 @@ def _sudoku(rng: random.Random) -> tuple[str, Callable[[str], bool]]:
 
 
 def _add(rng: random.Random) -> tuple[str, Callable[[str], bool]]:
-    a, b = (rng.randrange(10 ** rng.randint(1, 4)) for _ in range(2))
+    a, b = _number(rng), _number(rng)
+    kind = rng.randrange(12)
+    if kind < 2:  # The carry runs through all digits, or just not.
+        top = 10 ** len(str(a))
+        b = min(top - a + rng.randint(-1, 1), 10**MAX_DIGITS - 1)
+    elif kind == 2:
+        b = a
+    elif kind == 3:
+        b = 0
+    if rng.random() < 0.5:
+        a, b = b, a
     return f"{a}+{b}", str(a + b).__eq__
 
 
+def _number(rng: random.Random) -> int:
+    digits = rng.randint(1, MAX_DIGITS)
+    return rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+
+
 def _sort(rng: random.Random) -> tuple[str, Callable[[str], bool]]:
-    digits = rng.choices("0123456789", k=rng.randint(1, 12))
-    return "".join(digits), "".join(sorted(digits)).__eq__
+    digits = _symbols(rng, _DIGITS)
+    return digits, "".join(sorted(digits)).__eq__
 
 
 def _reverse(rng: random.Random) -> tuple[str, Callable[[str], bool]]:
-    word = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(1, 12)))
+    word = rng.choice(_WORDS) if rng.random() < 1 / 6 else _symbols(rng, _LETTERS)
     return word, word[::-1].__eq__
+
+
+def _symbols(rng: random.Random, alphabet: str) -> str:
+    """1 to ``MAX_SYMBOLS`` symbols; one draw in six has at most three distinct ones."""
+    if rng.random() < 1 / 6:
+        alphabet = "".join(rng.sample(alphabet, rng.randint(1, 3)))
+    return "".join(rng.choices(alphabet, k=rng.randint(1, MAX_SYMBOLS)))
 
 
 def _grids() -> list[str]:

@@ -34,7 +34,13 @@ class DenoisingSampler:
     # The runner counts no tokens for penalties where this is None.
     penalties_state = SimpleNamespace(output_bin_counts=None)
 
-    def __init__(self, sampler: Any, canvases: CanvasStates, overlaps: bool) -> None:
+    def __init__(
+        self,
+        sampler: Any,
+        canvases: CanvasStates,
+        overlaps: bool,
+        tempered_confidence: bool,
+    ) -> None:
         """Makes the sampler.
 
         Args:
@@ -42,11 +48,15 @@ class DenoisingSampler:
             canvases: The canvases of this worker's requests.
             overlaps: Whether a window may have been scheduled before it was known
                 that the step before it settles the block.
+            tempered_confidence: Whether confidence is the probability in the
+                distribution that is sampled (SDAR), not in the plain softmax
+                (LLaDA).
         """
         self.sampling_states = sampler.sampling_states
         self.req_states = sampler.req_states
         self.canvases = canvases
         self.overlaps = overlaps
+        self.tempered_confidence = tempered_confidence
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> None:
         """Notes a request's sampling parameters."""
@@ -79,13 +89,10 @@ class DenoisingSampler:
         slots = input_batch.idx_mapping[:num_reqs]
         known = requests.total_len.gpu[slots].to(torch.int64)
         window_end = input_batch.seq_lens[:num_reqs].to(torch.int64)
-        length = canvases.block_length.gpu[slots].to(torch.int64)
-        # vllm.v1.diffusion.window.computed_after, on the device.
-        computed = torch.minimum(window_end, known) // length * length
-        num_rejected = (window_end - computed).to(torch.int32)
+        start, length = canvases.start[slots], canvases.length[slots]
+        settled = slots.new_zeros(num_reqs, dtype=torch.bool)
         sampled = slots.new_zeros(num_reqs, canvases.width, dtype=torch.int32)
         trace = None
-        num_sampled = num_rejected.new_zeros(num_reqs)
 
         rows_np = np.diff(input_batch.cu_num_logits_np[: num_reqs + 1])
         denoising = np.flatnonzero(rows_np)
@@ -96,13 +103,10 @@ class DenoisingSampler:
                 dtype=torch.int32,
                 device=slots.device,
             )
-            start = canvases.start[slots]
             covered = (start + length <= window_end)[index]
-            settled = self._denoise(
+            settled[index] = self._denoise(
                 logits, input_batch, slots[index], denoising, row_start, covered
             )
-            emitted = torch.where(settled, (start + length - known)[index], 0)
-            num_sampled[index] = emitted.to(torch.int32)
             first = (known - start)[index].clamp(min=0)
             sampled[index] = _from_column(
                 canvases.tokens[slots[index]].to(torch.int32), first
@@ -112,15 +116,39 @@ class DenoisingSampler:
                 trace[index, :, field] = _from_column(
                     values[slots[index]].to(torch.float32), first
                 )
-            canvases.next_block(slots[index], settled)
+            canvases.next_block(slots[index], settled[index])
+        num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)
+        computed = self._computed(slots, window_end, known, start, settled)
         return SamplerOutput(
             sampled_token_ids=sampled,
             logprobs_tensors=None,
             num_nans=None,
             num_sampled=num_sampled,
-            num_rejected=num_rejected,
+            num_rejected=(window_end - computed).to(torch.int32),
             unmask_trace=trace,
         )
+
+    def _computed(
+        self,
+        slots: torch.Tensor,
+        window_end: torch.Tensor,
+        known: torch.Tensor,
+        start: torch.Tensor,
+        settled: torch.Tensor,
+    ) -> torch.Tensor:
+        """Positions that are computed for good after this step, int64 ``[requests]``.
+
+        ``vllm.v1.diffusion.window.computed_after``, on the device.
+
+        Args:
+            slots: The requests' slots.
+            window_end: Ends of their windows.
+            known: Tokens known when the step began.
+            start: Starts of their blocks, likewise.
+            settled: Whether the step settled the block.
+        """
+        length = self.canvases.block_length.gpu[slots].to(torch.int64)
+        return torch.minimum(window_end, known) // length * length
 
     def _denoise(
         self,
@@ -163,7 +191,7 @@ class DenoisingSampler:
             canvases.step,
             rule,
             canvases.steps.gpu,
-            canvases.block_length.gpu,
+            canvases.length,
             canvases.threshold.gpu,
         )
         settled_now = active & ~canvases.masked[row_slot, row_position]
@@ -184,8 +212,7 @@ class DenoisingSampler:
     ) -> RowStats:
         """What each row says, with temperature, top-k and top-p.
 
-        The probabilities are those of the distribution that is sampled; at
-        temperature 0, those of the plain softmax (SDAR's ``generate.py``).
+        At temperature 0 the probabilities are those of the plain softmax.
         """
         states, canvases = self.sampling_states, self.canvases
         temperature = states.temperature.gpu[row_slot]
@@ -194,6 +221,8 @@ class DenoisingSampler:
         if top_k is not None or top_p is not None:
             logits = apply_top_k_top_p(logits.float() / scale[:, None], top_k, top_p)
             temperature = temperature / scale
+            scale = torch.ones_like(scale)
+        elif not self.tempered_confidence:
             scale = torch.ones_like(scale)
         position = canvases.start[row_slot] + row_position
         return row_stats(
@@ -234,7 +263,7 @@ class DenoisingSampler:
                 masked=canvases.masked[slot] & inside,
                 step=canvases.step[slot],
                 steps=canvases.steps.gpu[slot],
-                block_length=canvases.block_length.gpu[slot],
+                block_length=canvases.length[slot],
                 threshold=canvases.threshold.gpu[slot],
             )
             chosen = policy.select(

@@ -24,7 +24,7 @@ from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
-_DRAFT = -1
+DRAFT = -1
 
 
 class DiffusionScheduler(Scheduler):
@@ -84,6 +84,12 @@ class DiffusionScheduler(Scheduler):
         budget = self.max_num_scheduled_tokens
         postponed = []
         for request in self.running:
+            if self._has_whole_chunks_left(request):
+                # The prompt may be cut; only the last chunk is planned as a whole.
+                request.spec_token_ids = []
+                left = request.num_tokens - request.num_computed_tokens
+                budget -= min(left, budget)
+                continue
             needed = self._plan_window(request)
             if needed is not None and needed > budget:
                 needed = None
@@ -92,7 +98,7 @@ class DiffusionScheduler(Scheduler):
                 # schedule() advances current_step first: skipped this once.
                 request.next_decode_eligible_step = self.current_step + 2
             else:
-                budget -= min(needed, budget)
+                budget -= needed
         output = super().schedule(*args, **kwargs)
         if postponed:
             # First come first next time: windows are never cut to fit a budget.
@@ -100,17 +106,21 @@ class DiffusionScheduler(Scheduler):
             self.running = still + [r for r in self.running if r not in still]
         return output
 
+    def _has_whole_chunks_left(self, request: Request) -> bool:
+        """Whether more of the prompt than its last block is uncomputed."""
+        length = self._plans[request.request_id].block_length
+        known = block_start(request.num_tokens, length)
+        return request.is_prefill_chunk and request.num_computed_tokens < known
+
     def _plan_window(self, request: Request) -> int | None:
         """Sets a running request's draft tokens.
 
         Returns:
             Tokens that the window needs as a whole, or None to skip the request
-            this step. A prompt's chunks may be cut and need nothing as a whole.
+            this step.
         """
         plan = self._plans[request.request_id]
         request.spec_token_ids = []
-        if request.is_prefill_chunk:
-            return 0
         if len(plan.windows) > 1:
             return None
         known = plan.next_known(request.num_tokens)
@@ -120,7 +130,7 @@ class DiffusionScheduler(Scheduler):
         ):
             return None
         end = plan.window_end(known)
-        request.spec_token_ids = [_DRAFT] * (end - request.num_tokens)
+        request.spec_token_ids = [DRAFT] * (end - request.num_tokens)
         return end - request.num_computed_tokens
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
@@ -130,15 +140,19 @@ class DiffusionScheduler(Scheduler):
             ends[request_id] = self._round_window(request_id, scheduler_output)
         super()._update_after_schedule(scheduler_output)
         for request_id, end in ends.items():
-            request, plan = self.requests[request_id], self._plans[request_id]
-            plan.push(
+            self._record_window(
+                self.requests[request_id],
                 end,
-                request.num_tokens,
                 denoises=request_id in scheduler_output.scheduled_spec_decode_tokens,
             )
-            request.num_computed_tokens = computed_after(
-                end, request.num_tokens, plan.block_length
-            )
+
+    def _record_window(self, request: Request, end: int, denoises: bool) -> None:
+        """Remembers a window that was scheduled and what it leaves computed."""
+        plan = self._plans[request.request_id]
+        plan.push(end, request.num_tokens, denoises)
+        request.num_computed_tokens = computed_after(
+            end, request.num_tokens, plan.block_length
+        )
 
     def _round_window(self, request_id: str, output: SchedulerOutput) -> int:
         """Makes one request's share of a step end with a block; its end."""
@@ -154,15 +168,8 @@ class DiffusionScheduler(Scheduler):
                 end = wanted
         elif end < known and block_start(end, plan.block_length) > start:
             end = block_start(end, plan.block_length)
-        drafts = output.scheduled_spec_decode_tokens
-        drafts.pop(request_id, None)
-        if end > known and end % plan.block_length == 0:
-            # One row of logits for each position of the block.
-            drafts[request_id] = [_DRAFT] * plan.block_length
-        output.total_num_scheduled_tokens += (
-            end - start - output.num_scheduled_tokens[request_id]
-        )
-        output.num_scheduled_tokens[request_id] = end - start
+        covers = end > known and end % plan.block_length == 0
+        set_window(output, request_id, end - start, plan.block_length if covers else 0)
         return end
 
     # ---- process a step ------------------------------------------------------
@@ -242,3 +249,23 @@ class DiffusionScheduler(Scheduler):
 
     def update_draft_token_ids(self, draft_token_ids: DraftTokenIds) -> None:
         """The canvas lives on the device: nothing to do."""
+
+
+def set_window(
+    output: SchedulerOutput, request_id: str, length: int, rows: int
+) -> None:
+    """Changes one request's share of a step.
+
+    Args:
+        output: The step.
+        request_id: The request.
+        length: Tokens to compute.
+        rows: Canvas positions that want logits: one row for each.
+    """
+    output.total_num_scheduled_tokens += (
+        length - output.num_scheduled_tokens[request_id]
+    )
+    output.num_scheduled_tokens[request_id] = length
+    output.scheduled_spec_decode_tokens.pop(request_id, None)
+    if rows:
+        output.scheduled_spec_decode_tokens[request_id] = [DRAFT] * rows

@@ -19,6 +19,7 @@ ENTRY_POINT_GROUP = "vllm.generation_loops"
 _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
     "block_diffusion": "vllm.v1.diffusion.loop:BlockDiffusionLoop",
+    "full_diffusion": "vllm.v1.diffusion.loop:FullDiffusionLoop",
 }
 
 

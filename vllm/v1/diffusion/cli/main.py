@@ -9,25 +9,31 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from vllm.v1.diffusion.bundled import bundled_path
-from vllm.v1.diffusion.cli.canvas_view import CanvasLine, CanvasView
+from vllm.v1.diffusion.cli.canvas_view import CanvasView, Settled
+from vllm.v1.diffusion.cli.engine import Engine, UsageError
 from vllm.v1.diffusion.cli.progress import progress
-from vllm.v1.diffusion.params import DiffusionParams
+from vllm.v1.diffusion.cli.quiet import EngineLog, quiet
 from vllm.v1.diffusion.puzzles import TASKS, Puzzle, make_puzzle
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
-    from vllm.sampling_params import SamplingParams
-    from vllm.v1.engine.llm_engine import LLMEngine
+
+USAGE_STATUS, INTERRUPTED_STATUS = 2, 130
+_DEMO_PUZZLES = 8
 
 
 @dataclass
 class Result:
-    """A finished prompt."""
+    """A finished prompt.
+
+    Attributes:
+        steps: Denoising steps, the forwards that the answer took.
+        trace: For every token the step that settled it and its probability then.
+        right: Whether the answer is right, where that can be checked.
+    """
 
     prompt: str
     text: str
@@ -35,171 +41,194 @@ class Result:
     finish_reason: str
     steps: int
     trace: list[tuple[int, float]]
+    right: bool | None = None
+
+    @classmethod
+    def of(cls, output: RequestOutput, prompt: str, puzzle: Puzzle | None) -> Result:
+        """Reads a finished request."""
+        completion = output.outputs[0]
+        assert completion.spec_decode_metrics is not None
+        return cls(
+            prompt,
+            completion.text,
+            list(completion.token_ids),
+            completion.finish_reason or "",
+            sum(completion.spec_decode_metrics.histogram),
+            list(completion.unmask_trace or ()),
+            puzzle.is_right(completion.text) if puzzle else None,
+        )
 
     @property
-    def tokens_per_forward(self) -> float:
-        """Generated tokens a denoising step."""
-        return len(self.token_ids) / max(self.steps, 1)
+    def note(self) -> str:
+        """What is said behind the answer."""
+        rate = f"{len(self.token_ids) / max(self.steps, 1):.1f} tokens per forward"
+        if self.right is None:
+            return f"  [{rate}]"
+        return f"  [{'right' if self.right else 'WRONG'}, {rate}]"
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the subcommand.
 
     Returns:
-        The exit status: 0, or 1 if an answer of the demo is wrong, or 2 if the
-        arguments or the model cannot be used.
+        The exit status: 0; 1 if an answer of the demo is wrong; 2 if the arguments,
+        the model or a prompt cannot be used or the engine fails; 130 after Ctrl-C.
     """
+    log: EngineLog | None = None
+    engine: Engine | None = None
     try:
-        if args.model and args.bundled:
-            raise ValueError("--model and --bundled exclude each other.")
-        with progress("starting the engine"):
-            engine = _start(args)
-        params = _sampling_params(engine, args)
-        if args.interactive:
-            return _interactive(engine, params, args)
-        if args.prompt:
-            results = _generate(engine, args.prompt, params, args)
-            _print_rate(results, args)
-            return 0
-        return _demo(engine, params, args)
-    except ValueError as error:
-        print(f"vllm diffuse: error: {error}", file=sys.stderr)
-        return 2
+        with quiet(not args.verbose) as (log, screen):  # noqa: SIM117
+            with progress("starting the engine", screen):
+                engine = Engine(args)
+        return _act(engine, args)
+    except KeyboardInterrupt:
+        return INTERRUPTED_STATUS
+    except BrokenPipeError:
+        # Who reads our output has gone: say nothing, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if args.verbose:
+            raise
+        print(f"vllm diffuse: error: {_explain(error, log)}", file=sys.stderr)
+        return USAGE_STATUS
+    finally:
+        if engine:
+            with quiet(not args.verbose):
+                engine.shutdown()
 
 
-def _start(args: argparse.Namespace) -> LLMEngine:
-    if not args.verbose:
-        os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            model=args.model or bundled_path(args.bundled or "sdar"),
-            dtype=args.dtype,
-            max_model_len=args.max_model_len,
-            tensor_parallel_size=args.tensor_parallel_size,
-            enforce_eager=not args.compile,
-            disable_log_stats=True,
-        )
-    )
+def _act(engine: Engine, args: argparse.Namespace) -> int:
+    if args.interactive:
+        return _interactive(engine, args)
+    if args.prompt:
+        _print_rate(*_generate(engine, args.prompt, args), args)
+        return 0
+    return _demo(engine, args)
 
 
-def _sampling_params(engine: LLMEngine, args: argparse.Namespace) -> SamplingParams:
-    from vllm.sampling_params import SamplingParams
-
-    values = dict(engine.model_config.get_diff_sampling_param())
-    values["max_tokens"] = args.max_tokens
-    for name in ("temperature", "top_k", "top_p", "seed"):
-        if getattr(args, name) is not None:
-            values[name] = getattr(args, name)
-    params = DiffusionParams(
-        algorithm=args.algorithm,
-        steps=args.steps,
-        block_length=args.block_length,
-        threshold=args.threshold,
-        entropy_bound=args.entropy_bound,
-        trace=True,
-    )
-    return SamplingParams(**values, extra_args=params.to_extra_args())
-
-
-def _demo(engine: LLMEngine, params: SamplingParams, args: argparse.Namespace) -> int:
+def _demo(engine: Engine, args: argparse.Namespace) -> int:
     rng = random.Random(args.seed or 0)
     tasks = list(TASKS)
-    puzzles = [make_puzzle(tasks[i % len(tasks)], rng) for i in range(args.demo or 8)]
-    # One first: a process's first steps allocate what later ones reuse.
-    list(_stream(engine, [puzzles[0].prompt], params))
-    results = _generate(engine, [p.prompt for p in puzzles], params, args, puzzles)
-    right = sum(p.is_right(r.text) for p, r in zip(puzzles, results, strict=True))
+    count = _DEMO_PUZZLES if args.demo is None else args.demo
+    if count < 1:
+        raise UsageError(f"--demo {count}: must be at least 1.")
+    puzzles = [make_puzzle(tasks[i % len(tasks)], rng) for i in range(count)]
+    # Once before: a process's first steps allocate what later ones reuse.
+    for _ in engine.stream(["add 1+1="]):
+        pass
+    results, seconds = _generate(engine, [p.prompt for p in puzzles], args, puzzles)
+    right = sum(bool(r.right) for r in results)
     if not args.json:
-        print(f"{right} of {len(puzzles)} answers are right.")
-    _print_rate(results, args)
-    return 0 if right == len(puzzles) else 1
+        print(f"{right} of {count} answers are right.")
+    _print_rate(results, seconds, args)
+    return 0 if right == count else 1
 
 
-def _interactive(
-    engine: LLMEngine, params: SamplingParams, args: argparse.Namespace
-) -> int:
+def _interactive(engine: Engine, args: argparse.Namespace) -> int:
     tty = sys.stdin.isatty()
+    if tty:
+        # Importing it gives input() line editing and a history.
+        import readline  # noqa: F401
     while True:
-        if tty:
-            print("> ", end="", flush=True)
-        line = sys.stdin.readline()
-        if not line:
+        try:
+            line = input("> " if tty else "")
+        except EOFError:
+            if tty:
+                print()
             return 0
-        if prompt := line.rstrip("\n"):
-            _generate(engine, [prompt], params, args)
+        if not line:
+            continue
+        try:
+            _generate(engine, [line], args)
+        except UsageError as error:
+            print(f"vllm diffuse: error: {_explain(error, None)}", file=sys.stderr)
 
 
 def _generate(
-    engine: LLMEngine,
+    engine: Engine,
     prompts: list[str],
-    params: SamplingParams,
     args: argparse.Namespace,
     puzzles: list[Puzzle] | None = None,
-) -> list[Result]:
-    """Runs prompts in one batch and shows them as they come."""
-    tokenizer = engine.get_tokenizer()
-    view = CanvasView(
-        [CanvasLine(p) for p in prompts],
-        lambda token: tokenizer.decode([token], skip_special_tokens=True),
-        live=not args.json and sys.stdout.isatty(),
-    )
-    results: list[Result | None] = [None] * len(prompts)
+) -> tuple[list[Result], float]:
+    """Runs prompts in one batch and shows them as they come.
+
+    Returns:
+        The results, in the order of the prompts, and the seconds until the last.
+    """
+    live = not args.json and sys.stdout.isatty()
+    view = CanvasView(prompts, sys.stdout) if live else None
+    results: dict[int, Result] = {}
+    seen = [0] * len(prompts)
+    drawn = False
     begun = time.perf_counter()
-    for index, output in _stream(engine, prompts, params):
-        completion = output.outputs[0]
-        seen = len(view.lines[index].cells)
-        view.extend(
-            index,
-            list(completion.token_ids)[seen:],
-            list(completion.unmask_trace or ())[seen:],
-        )
-        if output.finished:
-            assert completion.spec_decode_metrics is not None
-            result = Result(
-                prompts[index],
-                completion.text,
-                list(completion.token_ids),
-                completion.finish_reason or "",
-                sum(completion.spec_decode_metrics.histogram),
-                list(completion.unmask_trace or ()),
-            )
-            results[index] = result
-            note = f"{result.tokens_per_forward:.1f} tokens per forward"
-            if puzzles:
-                right = puzzles[index].is_right(result.text)
-                note = f"{'right' if right else 'WRONG'}, {note}"
-            if args.json:
-                print(json.dumps(vars(result)), flush=True)
-            else:
-                view.finish(index, result.text, f"[{note}]")
-    args.seconds = time.perf_counter() - begun - view.seconds_drawing
-    return [r for r in results if r is not None]
+    try:
+        for outputs in engine.stream(prompts):
+            blocks = []
+            for index, output in outputs:
+                blocks.append(_settled(engine, index, output, seen[index]))
+                seen[index] = len(output.outputs[0].token_ids)
+                if output.finished:
+                    puzzle = puzzles[index] if puzzles else None
+                    result = Result.of(output, prompts[index], puzzle)
+                    results[index] = result
+                    blocks.append(Settled(index, [], [], (result.text, result.note)))
+                    if not view:
+                        _print(result, args)
+            if view:
+                view.show(blocks)
+        seconds = time.perf_counter() - begun
+        drawn = True
+    finally:
+        if view:
+            view.close(at_once=not drawn)
+    return [results[i] for i in range(len(prompts))], seconds
 
 
-def _stream(
-    engine: LLMEngine, prompts: Iterable[str], params: SamplingParams
-) -> Iterator[tuple[int, RequestOutput]]:
-    """Runs prompts in one batch; yields an output for every block that settles."""
-    indices = {}
-    for index, prompt in enumerate(prompts):
-        request_id = f"diffuse-{time.monotonic_ns()}-{index}"
-        indices[request_id] = index
-        engine.add_request(request_id, {"prompt": prompt}, params.clone())
-    while engine.has_unfinished_requests():
-        for output in engine.step():
-            yield indices[output.request_id], output
+def _settled(engine: Engine, index: int, output: RequestOutput, seen: int) -> Settled:
+    completion = output.outputs[0]
+    return Settled(
+        index,
+        [engine.text_of(token) for token in list(completion.token_ids)[seen:]],
+        [step for step, _ in list(completion.unmask_trace or ())[seen:]],
+    )
 
 
-def _print_rate(results: list[Result], args: argparse.Namespace) -> None:
+def _print(result: Result, args: argparse.Namespace) -> None:
+    if args.json:
+        values = {k: v for k, v in asdict(result).items() if v is not None}
+        print(json.dumps(values), flush=True)
+    else:
+        print(f"{result.prompt}{result.text}{result.note}", flush=True)
+
+
+def _print_rate(
+    results: list[Result], seconds: float, args: argparse.Namespace
+) -> None:
     if args.json:
         return
     tokens = sum(len(r.token_ids) for r in results)
     steps = sum(r.steps for r in results)
     print(
-        f"{tokens} tokens in {args.seconds:.2f} s: {tokens / args.seconds:.0f} tokens "
-        f"per second, {tokens / max(steps, 1):.1f} tokens per forward."
+        f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.0f} tokens per "
+        f"second, {tokens / max(steps, 1):.1f} tokens per forward."
     )
+
+
+def _explain(error: Exception, log: EngineLog | None) -> str:
+    """One line that says what is wrong."""
+    message = str(error)
+    details = getattr(error, "errors", None)
+    if callable(details):  # pydantic's message has many lines
+        first = details()[0]
+        where = ".".join(map(str, first["loc"][:1]))
+        message = first["msg"].removeprefix("Value error, ")
+        message = f"{where}: {message}" if where else message
+    elif not isinstance(error, ValueError | OSError):
+        # The engine's own process has said why.
+        message = (log.last_error() if log else None) or message
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    line = lines[0] if lines else type(error).__name__
+    if isinstance(error, ValueError | OSError):
+        return line
+    return f"{line} (--verbose shows the engine's log)"

@@ -8,9 +8,11 @@ from importlib.metadata import entry_points
 
 from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 from vllm.v1.diffusion.policies.entropy_bounded import EntropyBounded
+from vllm.v1.diffusion.policies.factor import Factor
 from vllm.v1.diffusion.policies.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.low_confidence_static import LowConfidenceStatic
 from vllm.v1.diffusion.policies.sequential import Sequential
+from vllm.v1.diffusion.policies.threshold import Threshold
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 
@@ -18,7 +20,9 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "entropy_bounded": EntropyBounded,
     "low_confidence_dynamic": LowConfidenceDynamic,
     "low_confidence_static": LowConfidenceStatic,
+    "factor": Factor,
     "sequential": Sequential,
+    "threshold": Threshold,
 }
 
 

@@ -39,6 +39,35 @@ _OPERATORS: dict[str, dict[str, str]] = {
         "_post_update_kernel": "runner_post_update",
         "_post_update_num_computed_tokens_kernel": "runner_post_update_num_computed_tokens",
     },
+    "metrics.logits": {"_num_nans_kernel": "runner_num_nans"},
+    "mm.rope": {"_prepare_rope_positions_kernel": "runner_prepare_rope_positions"},
+    "model_states.prompt_embeds": {"_apply_prompt_embeds_kernel": "runner_apply_prompt_embeds"},
+    "sample.bad_words": {"_bad_words_kernel": "runner_bad_words"},
+    "sample.gumbel": {
+        "_temperature_kernel": "runner_temperature",
+        "_gumbel_sample_kernel": "runner_gumbel_sample",
+    },
+    "sample.logit_bias": {"_bias_kernel": "runner_bias"},
+    "sample.logprob": {
+        "_topk_log_softmax_kernel": "runner_topk_log_softmax",
+        "_ranks_kernel": "runner_ranks",
+        "_fill_logprob_token_ids_kernel": "runner_fill_logprob_token_ids",
+    },
+    "sample.min_p": {"_min_p_kernel": "runner_min_p"},
+    "sample.output": {"_compact_sampling_mask_kernel": "runner_compact_sampling_mask"},
+    "sample.penalties": {
+        "_penalties_kernel": "runner_penalties",
+        "_bincount_kernel": "runner_bincount",
+    },
+    "sample.prompt_logprob": {
+        "_prompt_logprobs_token_ids_kernel": "runner_prompt_logprobs_token_ids",
+    },
+    "sample.thinking_budget": {
+        "_update_committed_marker_cache_kernel": "runner_update_committed_marker_cache",
+        "_thinking_budget_kernel": "runner_thinking_budget",
+    },
+    "sample.trace_replay": {"_trace_replay_kernel": "runner_trace_replay"},
+    "structured_outputs": {"_apply_grammar_bitmask_kernel": "runner_apply_grammar_bitmask"},
 }
 
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's side of bidirectional diffusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from vllm.config.compilation import CUDAGraphMode
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.diffusion.model_state import DiffusionModelState
+from vllm.v1.diffusion.sampler import DenoisingSampler
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.states import RequestState
+from vllm.v1.worker.utils import AttentionGroup
+
+
+class FullDenoisingSampler(DenoisingSampler):
+    """The denoising sampler where nothing is computed for good."""
+
+    caches: bool
+    """Whether inner steps of a block start at the block."""
+
+    def _computed(
+        self,
+        slots: torch.Tensor,
+        window_end: torch.Tensor,
+        known: torch.Tensor,
+        start: torch.Tensor,
+        settled: torch.Tensor,
+    ) -> torch.Tensor:
+        if not self.caches:
+            return torch.zeros_like(start)
+        denoised = window_end > start
+        return torch.where(denoised & ~settled, start, 0)
+
+
+class FullDiffusionModelState(DiffusionModelState):
+    """Feeds prompt, settled tokens, canvas and masks, all seeing each other.
+
+    A window's queries attend to the keys and values of the whole canvas. Those
+    outside the window are what the block's first step left in the cache.
+    """
+
+    sampler_cls = FullDenoisingSampler
+    aligned = False
+
+    def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
+        """Puts the denoising sampler in the place of upstream's."""
+        denoising, _ = super().custom_sampler(sampler)
+        denoising.caches = self.diffusion_config.cache != "none"
+        return denoising, None
+
+    def canvas_end(self, new_req_data: NewRequestData) -> int:
+        """The prompt's length and ``max_tokens``."""
+        params = new_req_data.sampling_params
+        assert params is not None and params.max_tokens is not None
+        return min(new_req_data.prompt_len + params.max_tokens, self.max_model_len)
+
+    def prepare_inputs(
+        self, input_batch: InputBatch, req_states: RequestState
+    ) -> dict[str, Any]:
+        """Also points the rows of logits at the block, inside its window."""
+        inputs = super().prepare_inputs(input_batch, req_states)
+        rows = np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1])
+        if rows.any():
+            request = async_tensor_h2d(
+                np.repeat(np.arange(input_batch.num_reqs), rows),
+                dtype=torch.int64,
+                device=self.device,
+            )
+            slot = input_batch.expanded_idx_mapping
+            first = input_batch.query_start_loc[request]
+            computed = req_states.num_computed_tokens.gpu[slot]
+            input_batch.logits_indices = (
+                first
+                + (self.canvases.start[slot] - computed)
+                + input_batch.expanded_local_pos
+            )
+        return inputs
+
+    def prepare_attn(
+        self,
+        input_batch: InputBatch,
+        cudagraph_mode: CUDAGraphMode,
+        block_tables: tuple[torch.Tensor, ...],
+        slot_mappings: torch.Tensor,
+        attn_groups: list[list[AttentionGroup]],
+        kv_cache_config: KVCacheConfig,
+        for_capture: bool = False,
+        ubatch_idx: int = 0,
+        model_specific_attn_metadata: Any = None,
+    ) -> dict[str, Any]:
+        """Attention metadata with one bidirectional sequence a request."""
+        assert ubatch_idx == 0 and cudagraph_mode != CUDAGraphMode.FULL
+        num_reqs = input_batch.num_reqs
+        window_end = (
+            input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
+        )
+        canvas_end = self.canvases.end.np[input_batch.idx_mapping_np]
+        denoises = np.diff(input_batch.cu_num_logits_np[: num_reqs + 1]) > 0
+        seq_lens = np.where(denoises, canvas_end, window_end).astype(np.int32)
+        query_start_loc = input_batch.query_start_loc_np[: num_reqs + 1]
+        return build_attn_metadata(
+            attn_groups=attn_groups,
+            num_reqs=num_reqs,
+            num_tokens=input_batch.num_tokens,
+            query_start_loc_gpu=input_batch.query_start_loc[: num_reqs + 1],
+            query_start_loc_cpu=torch.from_numpy(query_start_loc),
+            max_query_len=int(input_batch.num_scheduled_tokens.max()),
+            seq_lens=async_tensor_h2d(seq_lens, device=self.device),
+            max_seq_len=int(seq_lens.max()),
+            block_tables=block_tables,
+            slot_mappings=slot_mappings,
+            kv_cache_config=kv_cache_config,
+            causal=False,
+            seq_lens_cpu_upper_bound=torch.from_numpy(seq_lens),
+            positions=input_batch.positions,
+            for_cudagraph_capture=for_capture,
+        )

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``threshold``: every position that is confident enough."""
+
+from vllm.v1.diffusion.policies.base import UnmaskingPolicy
+from vllm.v1.diffusion.rules import Rule
+
+
+class Threshold(UnmaskingPolicy):
+    """Settles all positions at or above the threshold, and the best (Fast-dLLM)."""
+
+    rule = Rule.THRESHOLD
+    parameters = frozenset({"threshold"})
