@@ -54,7 +54,8 @@ def git(folder: Path, *arguments: str, stdin: str | None = None) -> str:
         raise BuildError("git is not installed; install it to work on the patches.") from error
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()
-        raise BuildError(f"git {arguments[0]} failed in {folder}: {said}")
+        command = next(word for word in arguments if not word.startswith("-") and "=" not in word)
+        raise BuildError(f"git {command} failed in {folder}: {said}")
     return done.stdout.decode("utf-8")
 
 
@@ -64,15 +65,21 @@ def start(folder: Path, message_text: str) -> None:
     (folder / ".git" / "info" / "exclude").write_text("__pycache__/\n*.so\n", encoding="utf-8")
     git(folder, "config", "core.autocrlf", "false")
     git(folder, "config", "gc.auto", "0")
-    git(folder, "add", "--all", "--force", ".")
-    git(folder, "commit", "--quiet", "--cleanup=verbatim", "--file=-", stdin=message_text)
-    git(folder, "tag", BASE)
+    commit_release(folder, message_text)
 
 
 def commit_all(folder: Path, message_text: str) -> None:
     """Commit every change in the work tree."""
     git(folder, "add", "--all", ".")
     git(folder, "commit", "--quiet", "--cleanup=verbatim", "--file=-", stdin=message_text)
+
+
+def commit_release(folder: Path, message_text: str) -> None:
+    """Commit the work tree as it is, ignored files too, and move the tag ``BASE`` there."""
+    git(folder, "add", "--all", "--force", ".")
+    options = ("--quiet", "--allow-empty", "--cleanup=verbatim", "--file=-")
+    git(folder, "commit", *options, stdin=message_text)
+    git(folder, "tag", "--force", BASE)
 
 
 def commits(folder: Path) -> list[str]:
@@ -86,6 +93,40 @@ def commits(folder: Path) -> list[str]:
     if git(folder, "rev-list", "--merges", f"{BASE}..HEAD").strip():
         raise BuildError(f"{folder} has a merge commit; keep the series a straight line.")
     return git(folder, "rev-list", "--reverse", f"{BASE}..HEAD").split()
+
+
+def merge(folder: Path, commit: str) -> bool:
+    """Merge one commit's change into the work tree, three-way; return whether it went smoothly.
+
+    Where it did not, the files have conflict markers that show the common ancestor too.
+
+    Raises:
+        BuildError: git failed for another reason than a conflict.
+    """
+    options = ("-c", "merge.conflictStyle=diff3", "-c", "merge.renames=true")
+    try:
+        git(folder, *options, "cherry-pick", "--no-commit", "-Xdiff-algorithm=histogram", commit)
+    except BuildError:
+        if not unmerged(folder):
+            raise
+        return False
+    return True
+
+
+def unmerged(folder: Path) -> list[str]:
+    """Return the files with conflicts that nobody has resolved."""
+    return git(folder, "diff", "--name-only", "--diff-filter=U").splitlines()
+
+
+def changed(folder: Path) -> list[str]:
+    """Return the files that differ from the last commit."""
+    new = git(folder, "ls-files", "--others", "--exclude-standard").splitlines()
+    return sorted({*git(folder, "diff", "--name-only", "HEAD").splitlines(), *new})
+
+
+def name_of(message_text: str) -> str:
+    """Return the patch's name: what stands before the first colon of a commit's message."""
+    return message_text.partition(":")[0].strip()
 
 
 def message(folder: Path, commit: str) -> str:

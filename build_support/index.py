@@ -102,35 +102,74 @@ class _Links(HTMLParser):
             self.links.append(href)
 
 
-def _file_in_page(body: bytes, content_type: str, base: str, file: str) -> str | None:
-    """Return the address of ``file`` in a simple-index page (PEP 691 JSON or PEP 503 HTML)."""
+@dataclass(frozen=True)
+class Offer:
+    """A file that an index offers: its address, and its sha256 where the page gives one."""
+
+    url: str
+    sha256: str | None
+
+
+def _offers_in_page(body: bytes, content_type: str, base: str) -> dict[str, Offer]:
+    """Return file name -> offer of a simple-index page (PEP 691 JSON or PEP 503 HTML)."""
+    found: list[tuple[str, str | None]]
     if "json" in content_type:
-        hrefs: list[str] = [entry["url"] for entry in json.loads(body)["files"]]
+        entries = json.loads(body)["files"]
+        found = [(entry["url"], entry.get("hashes", {}).get("sha256")) for entry in entries]
     else:
         parser = _Links()
         parser.feed(body.decode("utf-8", "replace"))
-        hrefs = parser.links
-    for href in hrefs:
-        address = urllib.parse.urldefrag(urllib.parse.urljoin(base, href)).url
+        found = [(href, None) for href in parser.links]
+    offers: dict[str, Offer] = {}
+    for href, digest in found:
+        address, fragment = urllib.parse.urldefrag(urllib.parse.urljoin(base, href))
         name = urllib.parse.unquote(urllib.parse.urlsplit(address).path.rsplit("/", 1)[-1])
-        if name == file:
-            return address
-    return None
+        stated = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment)
+        offers.setdefault(name, Offer(address, digest or (stated[1] if stated else None)))
+    return offers
 
 
-def _page(web: Web, address: str, file: str) -> str | None:
-    """Look for ``file`` on one page; a ``file:`` folder is read as pip reads it."""
+def _page(web: Web, address: str) -> dict[str, Offer]:
+    """Read one page; a ``file:`` folder is read as pip reads it."""
     parts = urllib.parse.urlsplit(address)
     if parts.scheme == "file":
         path = Path(urllib.parse.unquote(parts.path))
-        if path.is_dir() and (path / file).is_file():
-            return (path / file).as_uri()
+        files = [entry for entry in path.iterdir() if entry.is_file()] if path.is_dir() else []
+        offers = {entry.name: Offer(entry.as_uri(), None) for entry in files}
         path = path / "index.html" if path.is_dir() else path
-        if not path.is_file():
-            return None
-        return _file_in_page(path.read_bytes(), "text/html", path.as_uri(), file)
+        if path.is_file():
+            offers = _offers_in_page(path.read_bytes(), "text/html", path.as_uri()) | offers
+        return offers
     answer = web.get(address, {"Accept": _ACCEPT})
-    return None if answer is None else _file_in_page(answer.body, answer.kind, answer.url, file)
+    return {} if answer is None else _offers_in_page(answer.body, answer.kind, answer.url)
+
+
+def _pages(name: str, settings: PipSettings) -> list[str]:
+    """Return the addresses at which pip would look for a project, in its order."""
+    project = re.sub(r"[-_.]+", "-", name).lower()
+    pages = [
+        place if "://" in place else Path(place).expanduser().absolute().as_uri()
+        for place in settings.find_links
+    ]
+    return pages + [f"{index.rstrip('/')}/{project}/" for index in settings.indexes]
+
+
+def offers(project: str, settings: PipSettings, web: Web) -> dict[str, Offer]:
+    """Return file name -> offer of everything that the configured places have of a project.
+
+    Raises:
+        BuildError: none of them could be reached.
+    """
+    found: dict[str, Offer] = {}
+    failures: list[str] = []
+    for page in _pages(project, settings):
+        try:
+            found = _page(web, page) | found
+        except (OSError, ValueError, KeyError) as error:
+            failures.append(str(error))
+    if failures and not any(name.startswith(project) for name in found):
+        raise BuildError(f"the package index cannot be reached ({failures[-1]}); connect to the network.")
+    return found
 
 
 def locate(artefact: Artefact, settings: PipSettings, web: Web) -> str:
@@ -139,20 +178,15 @@ def locate(artefact: Artefact, settings: PipSettings, web: Web) -> str:
     Raises:
         BuildError: no configured place could be reached, or none of them has the file.
     """
-    project = re.sub(r"[-_.]+", "-", artefact.project).lower()
-    pages: list[str] = []
-    for place in settings.find_links:
-        pages.append(place if "://" in place else Path(place).expanduser().absolute().as_uri())
-    pages += [f"{index.rstrip('/')}/{project}/" for index in settings.indexes]
     failures: list[str] = []
-    for page in pages:
+    for page in _pages(artefact.project, settings):
         try:
-            found = _page(web, page, artefact.file)
+            found = _page(web, page).get(artefact.file)
         except (OSError, ValueError, KeyError) as error:
             failures.append(str(error))
             continue
         if found:
-            return found
+            return found.url
     if failures:
         raise BuildError(
             f"{artefact.file} is not in the cache and the package index cannot be reached "
