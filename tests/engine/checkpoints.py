@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny random checkpoints in the layout in which each family is published.
+
+That is: the published ``config.json`` with its ``auto_map``, shards with an index,
+tokenizer files that name code, and code that must never run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+TRAP = "raise SystemExit('code of a checkpoint was run')\n"
+Tensors = dict[str, torch.Tensor]
+
+SDAR_MOE: dict[str, Any] = {
+    "architectures": ["SDARMoeForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "configuration_sdar_moe.SDARMoeConfig",
+        "AutoModel": "modeling_sdar_moe.SDARMoeModel",
+        "AutoModelForCausalLM": "modeling_sdar_moe.SDARMoeForCausalLM",
+    },
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "block_size": 16,
+    "decoder_sparse_step": 1,
+    "eos_token_id": 505,
+    "head_dim": 32,
+    "hidden_act": "silu",
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "mask_token_id": 507,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 3,
+    "mlp_only_layers": [],
+    "model_type": "sdar_moe",
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+    "num_attention_heads": 4,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "router_aux_loss_coef": 0.001,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "use_sliding_window": False,
+    "vocab_size": 512,
+}
+
+# No mask id, no eos id, no use_rmsnorm: so are the published ones.
+LLADA2: dict[str, Any] = {
+    "architectures": ["LLaDA2MoeModelLM"],
+    "auto_map": {
+        "AutoConfig": "configuration_llada2_moe.LLaDA2MoeConfig",
+        "AutoModel": "modeling_llada2_moe.LLaDA2MoeModel",
+        "AutoModelForCausalLM": "modeling_llada2_moe.LLaDA2MoeModelLM",
+    },
+    "attention_dropout": 0.0,
+    "dtype": "float32",
+    "embedding_dropout": 0.0,
+    "first_k_dense_replace": 1,
+    "head_dim": 32,
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 28,
+    "model_type": "llada2_moe",
+    "moe_intermediate_size": 32,
+    "moe_router_enable_expert_bias": True,
+    "n_group": 8,
+    "norm_head": False,
+    "norm_topk_prob": True,
+    "num_attention_heads": 4,
+    "num_experts": 32,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 1,
+    "num_shared_experts": 1,
+    "output_dropout": 0.0,
+    "output_router_logits": False,
+    "pad_token_id": 156892,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 600000,
+    "rotary_dim": 16,
+    "routed_scaling_factor": 2.5,
+    "router_dtype": "fp32",
+    "score_function": "sigmoid",
+    "sliding_window": 64,
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "use_bias": False,
+    "use_cache": False,
+    "use_qkv_bias": False,
+    "use_sliding_window": False,
+    "vocab_size": 157184,
+}
+
+
+def sdar_moe(folder: Path) -> Path:
+    """Writes a tiny SDAR-MoE checkpoint; returns the folder."""
+    c = SDAR_MOE
+    heads, kv, size = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+    width = c["hidden_size"]
+    make = _Maker(seed=11)
+    for layer in range(c["num_hidden_layers"]):
+        name = f"model.layers.{layer}."
+        for part, rows in (("q", heads), ("k", kv), ("v", kv)):
+            make.linear(f"{name}self_attn.{part}_proj", rows * size, width)
+        make.linear(name + "self_attn.o_proj", width, heads * size)
+        make.norm(name + "self_attn.q_norm", size)
+        make.norm(name + "self_attn.k_norm", size)
+        make.layer_norms(name, width)
+        make.linear(name + "mlp.gate", c["num_experts"], width, spread=2.0)
+        for expert in range(c["num_experts"]):
+            make.network(f"{name}mlp.experts.{expert}.", width, c["moe_intermediate_size"])
+    make.ends("model.embed_tokens", c["vocab_size"], width)
+    _write(folder, c, make.tensors)
+    write_tokenizer(folder, "Qwen2Tokenizer", c["vocab_size"], eos=505, mask=507)
+    return folder
+
+
+def llada2(folder: Path) -> Path:
+    """Writes a tiny LLaDA2 checkpoint with the published vocabulary; returns the folder."""
+    c = LLADA2
+    heads, kv, size = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+    width, experts = c["hidden_size"], c["num_experts"]
+    make = _Maker(seed=12)
+    for layer in range(c["num_hidden_layers"]):
+        name = f"model.layers.{layer}."
+        make.linear(name + "attention.query_key_value", (heads + 2 * kv) * size, width)
+        make.linear(name + "attention.dense", width, heads * size)
+        make.norm(name + "attention.query_layernorm", size)
+        make.norm(name + "attention.key_layernorm", size)
+        make.layer_norms(name, width)
+        if layer < c["first_k_dense_replace"]:
+            make.network(name + "mlp.", width, c["intermediate_size"])
+            continue
+        make.linear(name + "mlp.gate", experts, width, spread=2.0)
+        make.tensors[name + "mlp.gate.expert_bias"] = make.normal(experts) * 0.2
+        make.network(name + "mlp.shared_experts.", width, c["moe_intermediate_size"])
+        for expert in range(experts):
+            make.network(f"{name}mlp.experts.{expert}.", width, c["moe_intermediate_size"])
+    make.ends("model.word_embeddings", c["vocab_size"], width)
+    _write(folder, c, make.tensors)
+    write_tokenizer(folder, "PreTrainedTokenizerFast", c["vocab_size"], eos=156892, mask=156895)
+    return folder
+
+
+class _Maker:
+    """Random tensors by published names; spread out, so that choices are clear."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.tensors: Tensors = {}
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+    def linear(self, name: str, rows: int, columns: int, spread: float = 1.0) -> None:
+        self.tensors[name + ".weight"] = self.normal(rows, columns) * (spread / columns**0.5)
+
+    def norm(self, name: str, size: int) -> None:
+        self.tensors[name + ".weight"] = 1 + 0.1 * self.normal(size)
+
+    def layer_norms(self, name: str, width: int) -> None:
+        self.norm(name + "input_layernorm", width)
+        self.norm(name + "post_attention_layernorm", width)
+
+    def network(self, name: str, width: int, inner: int) -> None:
+        self.linear(name + "gate_proj", inner, width)
+        self.linear(name + "up_proj", inner, width)
+        self.linear(name + "down_proj", width, inner)
+
+    def ends(self, embedding: str, vocab: int, width: int) -> None:
+        self.tensors[embedding + ".weight"] = self.normal(vocab, width)
+        self.norm("model.norm", width)
+        self.linear("lm_head", vocab, width, spread=3.0)
+
+
+def _write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _dump(folder / "config.json", config)
+    for value in config["auto_map"].values():
+        (folder / (value.split(".")[0] + ".py")).write_text(TRAP)
+    names = sorted(tensors)
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for file, members in shards.items():
+        save_file({n: tensors[n].contiguous() for n in members}, folder / file, {"format": "pt"})
+    weight_map = {name: file for file, members in shards.items() for name in members}
+    _dump(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def write_tokenizer(folder: Path, tokenizer_class: str, vocab: int, *, eos: int, mask: int) -> None:
+    """Writes a byte-level tokenizer whose configuration names code of its own."""
+    special = {eos: "<|endoftext|>", mask: "<|mask|>"}
+    letters = dict(enumerate(_byte_letters()))
+    tokens = {special.get(i) or letters.get(i) or f"t{i}": i for i in range(vocab)}
+    added = [
+        {"id": i, "content": name, "special": True, "normalized": False}
+        | {"single_word": False, "lstrip": False, "rstrip": False}
+        for i, name in special.items()
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    model = {"type": "BPE", "vocab": tokens, "merges": [], "byte_fallback": False}
+    _dump(
+        folder / "tokenizer.json",
+        {"version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level}
+        | {"normalizer": None, "decoder": byte_level, "post_processor": None, "model": model},
+    )
+    _dump(
+        folder / "tokenizer_config.json",
+        {"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}
+        | {"tokenizer_class": tokenizer_class, "eos_token": special[eos], "pad_token": special[eos]}
+        | {"mask_token": special[mask], "model_max_length": 32768},
+    )
+    (folder / "tokenization_own.py").write_text(TRAP)
+
+
+def _byte_letters() -> Iterator[str]:
+    """The printable stand-ins of bytes 0 to 255 in byte-level tokenizers."""
+    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    free = 256
+    for byte in range(256):
+        if byte in plain:
+            yield chr(byte)
+        else:
+            yield chr(free)
+            free += 1
+
+
+def _dump(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLaDA2.0's published code gave these ids; the engine must give the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
+from tests.engine.requests_ import Case, random_prompt, run
+from tests.reference.moe import Llada2Reference
+
+FOLDER = GOLDEN / "llada2"
+CASES = json.loads((FOLDER / "cases.json").read_text())["cases"]
+LLADA2_SETTINGS: dict[str, Any] = {"model": str(FOLDER), "diffusion_config": None}
+
+
+@pytest.fixture(scope="module")
+def llada2() -> Iterator[Any]:
+    """An engine of the golden checkpoint with the family's defaults."""
+    from vllm import LLM
+
+    llm = LLM(**SETTINGS | LLADA2_SETTINGS)
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+def of_golden(case: dict[str, Any]) -> Case:
+    """A golden case as a request; its parameters are the published code's."""
+    params = case["params"]
+    return Case(
+        prompt=tuple(case["prompt_ids"]),
+        max_tokens=params["gen_length"],
+        algorithm="low_confidence_dynamic",
+        block_length=params["block_length"],
+        steps=min(params["steps"], params["gen_length"] // params["minimal_topk"]),
+        threshold=params["threshold"],
+        temperature=params["temperature"],
+        # The published loop always ends behind the block that holds one.
+        stop_token_ids=(params["eos_id"],),
+    )
+
+
+def check(result: dict[str, Any], case: dict[str, Any]) -> None:
+    """Ids, order of unmasking and forward passes are the published ones."""
+    count = len(case["output_ids"])
+    assert result["token_ids"] == case["output_ids"]
+    assert result["unmask_steps"] == case["unmask_step"][:count]
+    assert result["probabilities"] == pytest.approx(case["unmask_conf"][:count], abs=1e-4)
+    assert result["steps"] == case["num_forward"]
+
+
+def test_alone(llada2: Any) -> None:
+    for case in CASES:
+        check(run(llada2, [of_golden(case)])[0], case)
+
+
+def test_batched(llada2: Any) -> None:
+    twice = CASES + CASES[::-1]
+    for result, case in zip(run(llada2, [of_golden(case) for case in twice]), twice, strict=True):
+        check(result, case)
+
+
+def test_defaults_are_the_published_ones(llada2: Any) -> None:
+    """With no parameters: blocks of 32, one step a token, threshold 0.95."""
+    from vllm import SamplingParams
+
+    case = next(c for c in CASES if c["name"] == "p7_g32_b32_s32_t95")
+    params = SamplingParams(temperature=0, max_tokens=32, detokenize=False)
+    output = llada2.generate({"prompt_token_ids": case["prompt_ids"]}, params, use_tqdm=False)[0]
+    assert list(output.outputs[0].token_ids) == case["output_ids"]
+
+
+def test_a_mask_token_in_the_prompt_is_text(llada2: Any) -> None:
+    reference = Llada2Reference(FOLDER)
+    prompt = list(random_prompt(37, 3))
+    prompt[5] = prompt[34] = prompt[-1] = reference.mask_id
+    case = Case(tuple(prompt), 12, "low_confidence_dynamic", 8, threshold=0.6)
+    want = reference.generate(prompt, 12, 8, 8, case.algorithm, 0.6)
+    assert run(llada2, [case])[0]["token_ids"] == want.output_ids
+
+
+def test_two_ranks() -> None:
+    """The same ids where heads and experts are split over two processes."""
+    cases = [replace(of_golden(case), algorithm="low_confidence_dynamic") for case in CASES]
+    (results,) = run_elsewhere([cases], **LLADA2_SETTINGS, tensor_parallel_size=2)
+    for result, case in zip(results[:-1], CASES, strict=True):
+        check(result, case)
