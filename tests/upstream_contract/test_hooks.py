@@ -1,0 +1,126 @@
+"""The places where upstream calls us: patched lines are there, and mean what they meant."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import typing
+from pathlib import Path
+
+import pytest
+
+from build_support import paths
+from build_support.series import read_series
+from tests.upstream_contract.overlay_source import attributes, class_tree, load
+
+RUNNER = "vllm.v1.worker.gpu.model_runner:GPUModelRunner"
+GPU = "vllm.v1.worker.gpu"
+NOT_REACHED = {"get_logprobs_dims"}  # taken from the sampler for batch-sharded sampling only
+
+
+def calls_in(cls: type, method: str) -> set[str]:
+    """Return the names of the functions and methods that a method calls."""
+    (body,) = (n for n in class_tree(cls).body if isinstance(n, ast.FunctionDef) and n.name == method)
+    return {ast.unparse(node.func) for node in ast.walk(body) if isinstance(node, ast.Call)}
+
+
+def taken_from(owner: str) -> set[str]:
+    """Return the attributes that the runner takes from ``self.<owner>``."""
+    runner = load(RUNNER)
+    nodes = (node for base in runner.__mro__[:-1] for node in ast.walk(class_tree(base)))
+    return {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == f"self.{owner}"
+    }
+
+
+def test_the_hooks_are_in_the_installed_tree() -> None:
+    package = Path(load("vllm.version:__file__")).parent.parent
+    for patch in read_series(paths.ROOT / "patches"):
+        for file in patch.files:
+            text = (package / file.path).read_text("utf-8")
+            ours = {line for hunk in file.hunks for line in set(hunk.new) - set(hunk.old) if line.strip()}
+            missing = [line for line in ours if line not in text]
+            later = [p for p in read_series(paths.ROOT / "patches") if p.name != patch.name]
+            touched = {f.path for p in later for f in p.files}
+            assert not missing or file.path in touched, (patch.name, file.path, missing)
+
+
+def test_engine_core_calls_step_fn_without_arguments() -> None:
+    core = load("vllm.v1.engine.core:EngineCore")
+    assert "step_fn" in attributes(core) and "batch_queue" in attributes(core)
+    for name in ("step", "step_with_batch_queue"):
+        assert list(inspect.signature(getattr(core, name)).parameters) == ["self"], name
+        returned = str(inspect.signature(getattr(core, name)).return_annotation)
+        assert returned.startswith("tuple[dict[int, ") and returned.endswith(", bool]"), returned
+    source = inspect.getsource(inspect.getmodule(core))
+    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
+    steps = [n for n in calls if ast.unparse(n.func) == "self.step_fn"]
+    assert steps and not any(n.args or n.keywords for n in steps)
+    # Whoever calls a step directly passes the loop by.
+    named = {ast.unparse(n.func) for n in calls} & {"self.step", "self.step_with_batch_queue"}
+    assert not named, f"upstream calls {named} beside step_fn"
+
+
+def test_the_scheduler_calls_what_we_override() -> None:
+    scheduler = load("vllm.v1.core.sched.scheduler:Scheduler")
+    assert "self._update_after_schedule" in calls_in(scheduler, "schedule")
+    assert "self._preempt_request" in calls_in(scheduler, "schedule")
+    assert "self.make_stats" in calls_in(scheduler, "update_from_output")
+
+
+def test_schedule_counts_the_step_before_it_looks_at_requests() -> None:
+    """A request is skipped for one step by its next_decode_eligible_step."""
+    scheduler = load("vllm.v1.core.sched.scheduler:Scheduler")
+    (body,) = (
+        n for n in class_tree(scheduler).body if isinstance(n, ast.FunctionDef) and n.name == "schedule"
+    )
+    text = ast.unparse(body)
+    assert text.index("self.current_step += 1") < text.index("next_decode_eligible_step")
+
+
+def test_the_runner_takes_nothing_from_the_sampler_that_ours_lacks() -> None:
+    sampler = load("vllm.v1.diffusion.sampler:DenoisingSampler")
+    lacking = taken_from("sampler") - attributes(sampler) - NOT_REACHED
+    assert not lacking, f"the runner now also takes {sorted(lacking)} from its sampler"
+
+
+def test_the_runner_takes_nothing_from_the_state_that_ours_lacks() -> None:
+    state = load("vllm.v1.diffusion.model_state:DiffusionModelState")
+    lacking = taken_from("model_state") - attributes(state)
+    assert not lacking, f"the runner now also takes {sorted(lacking)} from its ModelState"
+
+
+def test_a_model_state_is_abstract_in_nothing_new() -> None:
+    state = load("vllm.v1.diffusion.model_state:DiffusionModelState")
+    assert not getattr(state, "__abstractmethods__", ())
+
+
+def test_custom_sampler_is_called_with_one_argument() -> None:
+    interface = load(f"{GPU}.model_states.interface:ModelState")
+    assert list(inspect.signature(interface.custom_sampler).parameters) == ["self", "sampler"]
+
+
+def test_resolve_model_state_cls() -> None:
+    function = load(f"{GPU}.model_states:resolve_model_state_cls")
+    assert list(inspect.signature(function).parameters) == ["vllm_config", "model"]
+
+
+def test_admission_validates_once() -> None:
+    processor = load("vllm.v1.engine.input_processor:InputProcessor")
+    assert any("validate_params" in name for name in calls_in(processor, "_validate_params"))
+
+
+def test_the_trace_survives_msgpack() -> None:
+    """EngineCoreOutput is array-like: a field that is not last shifts what clients read."""
+    output = load("vllm.v1.engine:EngineCoreOutput")
+    assert output.__struct_fields__[-1] == "unmask_trace"
+    assert output.__struct_config__.array_like
+
+
+@pytest.mark.parametrize("name", ["generation_loop", "diffusion_config"])
+def test_the_configuration_has(name: str) -> None:
+    assert name in typing.get_type_hints(load("vllm.config:VllmConfig"), include_extras=True) or hasattr(
+        load("vllm.config:VllmConfig"), name
+    )

@@ -1,0 +1,99 @@
+"""The attributes that the overlay reads from upstream's objects exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+
+from tests.upstream_contract.overlay_source import attributes, load, uses
+
+# What the overlay calls a thing, in which modules -> the thing's class.
+OBJECTS = {
+    ("vllm_config", "vllm"): "vllm.config:VllmConfig",
+    ("cache_config", "vllm"): "vllm.config:CacheConfig",
+    ("model_config", "vllm"): "vllm.config:ModelConfig",
+    ("scheduler_config", "vllm"): "vllm.config:SchedulerConfig",
+    ("core", "vllm.v1.generation_loop"): "vllm.v1.engine.core:EngineCore",
+    ("request", "vllm.v1.diffusion.scheduler"): "vllm.v1.request:Request",
+    ("scheduler_output", "vllm"): "vllm.v1.core.sched.output:SchedulerOutput",
+    ("new_req_data", "vllm"): "vllm.v1.core.sched.output:NewRequestData",
+    ("runner_output", "vllm"): "vllm.v1.outputs:ModelRunnerOutput",
+    ("input_batch", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.input_batch:InputBatch",
+    ("req_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.states:RequestState",
+    ("sampling_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.states:SamplingStates",
+    ("params", "vllm.v1.diffusion.params"): "vllm.sampling_params:SamplingParams",
+}
+
+
+@pytest.mark.parametrize(("name", "below"), OBJECTS)
+def test_upstreams_object_has_what_we_read(name: str, below: str) -> None:
+    dotted = OBJECTS[name, below]
+    has = attributes(load(dotted))
+    missing = {attr: sorted(where) for attr, where in uses(name, below).items() if attr not in has}
+    assert not missing, f"{dotted} no longer has: {missing}"
+
+
+def test_the_table_is_in_use() -> None:
+    unused = [key for key in OBJECTS if not uses(*key)]
+    assert not unused, f"the overlay uses no {unused}: remove them from OBJECTS"
+
+
+@pytest.mark.parametrize(
+    ("dotted", "given"),
+    [
+        (
+            "vllm.v1.worker.gpu.sample.output:SamplerOutput",
+            {
+                *("sampled_token_ids", "logprobs_tensors", "num_nans", "num_sampled", "num_rejected"),
+                "unmask_trace",
+            },
+        ),
+    ],
+)
+def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> None:
+    fields = {field.name: field for field in dataclasses.fields(load(dotted))}
+    empty = dataclasses.MISSING
+    required = {n for n, f in fields.items() if f.default is empty and f.default_factory is empty}
+    assert required <= given <= set(fields)
+
+
+@pytest.mark.parametrize(
+    ("dotted", "given"),
+    [
+        (
+            "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",
+            (
+                *("attn_groups", "num_reqs", "num_tokens", "query_start_loc_gpu", "query_start_loc_cpu"),
+                *("max_query_len", "seq_lens", "max_seq_len", "block_tables", "slot_mappings"),
+                *("kv_cache_config", "causal", "seq_lens_cpu_upper_bound", "positions"),
+                "for_cudagraph_capture",
+            ),
+        ),
+        ("vllm.v1.spec_decode.metrics:SpecDecodingStats.new", ("num_spec_tokens",)),
+        ("vllm.v1.spec_decode.metrics:SpecDecodingStats.observe_draft", ("", "")),
+        ("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.new", ("",)),
+        (
+            "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",
+            ("num_draft_tokens", "num_accepted"),
+        ),
+        ("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", ("", "", "")),
+        ("vllm.v1.worker.gpu.sample.states:SamplingStates.get_top_k_top_p", ("", "")),
+        ("vllm.v1.worker.gpu.sample.states:SamplingStates.add_request", ("", "")),
+        ("vllm.utils.torch_utils:async_tensor_h2d", ("", "dtype", "device")),
+    ],
+)
+def test_upstreams_function_takes_our_arguments(dotted: str, given: tuple[str, ...]) -> None:
+    """Names are keywords that we pass; an empty one is a positional argument."""
+    module, _, path = dotted.partition(":")
+    owner, _, name = path.rpartition(".")
+    function = getattr(load(f"{module}:{owner}"), name) if owner else load(dotted)
+    signature = inspect.signature(function)
+    first = [None] if owner and not inspect.ismethod(function) else []
+    positional = [*first, *(None for name in given if not name)]
+    keywords = {name: None for name in given if name}
+    try:
+        signature.bind(*positional, **keywords)
+    except TypeError as error:
+        pytest.fail(f"{dotted}{signature}: {error}")
