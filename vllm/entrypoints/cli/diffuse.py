@@ -4,13 +4,30 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import signal
 import sys
 import typing
+from contextlib import ExitStack
 
 from vllm.entrypoints.cli.types import CLISubcommand
 
+from vllm.v1.diffusion.cli.progress import progress
+
 if typing.TYPE_CHECKING:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+_importing = ExitStack()
+if sys.argv[1:2] == ["diffuse"] and not {"-h", "--help"}.intersection(sys.argv):
+    # The other subcommands' modules are imported after this one, which takes
+    # seconds and warns of what does not concern this one.
+    _importing.enter_context(progress("importing", sys.stderr))
+    _importing.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if "--verbose" not in sys.argv:
+        for _name in ("vllm", "torch._library.triton"):
+            logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 class DiffuseSubcommand(CLISubcommand):
@@ -28,13 +45,14 @@ class DiffuseSubcommand(CLISubcommand):
     def subparser_init(
         self, subparsers: argparse._SubParsersAction[FlexibleArgumentParser]
     ) -> FlexibleArgumentParser:
-        """Declares the options."""
+        """Declares the options; everything is imported by now."""
+        _importing.close()
         parser = subparsers.add_parser(
             self.name,
             help="Generate with a diffusion language model and watch it denoise.",
             description="Generate with a diffusion language model and watch it "
             "denoise. Without a prompt, the bundled model solves a few puzzles.",
-            usage="vllm diffuse [--model PATH] [--prompt TEXT ...] [options]",
+            usage="vllm diffuse [--model PATH] [--prompt TEXT [TEXT ...]] [options]",
         )
         source = parser.add_argument_group("model")
         source.add_argument("--model", help="Checkpoint's folder or name.")
@@ -45,9 +63,7 @@ class DiffuseSubcommand(CLISubcommand):
         )
         source.add_argument("--dtype", default="auto", help="As in vllm serve.")
         source.add_argument("--max-model-len", type=int, help="As in vllm serve.")
-        source.add_argument(
-            "--tensor-parallel-size", type=int, default=1, help="As in vllm serve."
-        )
+        source.add_argument("--tensor-parallel-size", type=int, default=1, help="As in vllm serve.")
         source.add_argument(
             "--compile",
             action="store_true",
@@ -56,13 +72,12 @@ class DiffuseSubcommand(CLISubcommand):
         what = parser.add_argument_group("what to do")
         what.add_argument(
             "--prompt",
-            action="append",
+            action="extend",
+            nargs="+",
             metavar="TEXT",
-            help="Text to continue; may be given several times.",
+            help="Texts to continue, in one batch.",
         )
-        what.add_argument(
-            "--interactive", action="store_true", help="Read prompts line by line."
-        )
+        what.add_argument("--interactive", action="store_true", help="Read prompts line by line.")
         what.add_argument(
             "--demo",
             type=int,
@@ -72,9 +87,7 @@ class DiffuseSubcommand(CLISubcommand):
             help="Solve N puzzles and check the answers (default: 8).",
         )
         what.add_argument("--json", action="store_true", help="Print JSON lines.")
-        what.add_argument(
-            "--verbose", action="store_true", help="Show the engine's log."
-        )
+        what.add_argument("--verbose", action="store_true", help="Show the engine's log.")
         how = parser.add_argument_group("decoding")
         how.add_argument(
             "--max-tokens",
@@ -84,16 +97,12 @@ class DiffuseSubcommand(CLISubcommand):
         how.add_argument("--temperature", type=float)
         how.add_argument("--top-k", type=int)
         how.add_argument("--top-p", type=float)
-        how.add_argument(
-            "--seed", type=int, help="Of the sampling and of the demo's puzzles."
-        )
+        how.add_argument("--seed", type=int, help="Of the sampling and of the demo's puzzles.")
         how.add_argument("--algorithm", help="Unmasking policy.")
         how.add_argument("--steps", type=int, help="Denoising steps a block.")
         how.add_argument("--block-length", type=int, help="Tokens a block.")
         how.add_argument("--threshold", type=float, help="Confidence threshold.")
-        how.add_argument(
-            "--entropy-bound", type=float, help="Entropy settled a step, in nats."
-        )
+        how.add_argument("--entropy-bound", type=float, help="Entropy settled a step, in nats.")
         return parser
 
 

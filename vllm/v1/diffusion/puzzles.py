@@ -18,10 +18,10 @@ MAX_SYMBOLS = 12
 _DIGITS = "0123456789"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _WORDS = (
-    "a be sun moon level banana letter stone bottle rhythm journey balloon keyboard "
-    "notebook mississippi bookkeeper waterfall strength committee telephone "
-    "butterfly parenthesis"
-).split()
+    "a", "be", "sun", "moon", "level", "banana", "letter", "stone", "bottle", "rhythm",
+    "journey", "balloon", "keyboard", "notebook", "mississippi", "bookkeeper",
+    "waterfall", "strength", "committee", "telephone", "butterfly", "parenthesis",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from queue import SimpleQueue
 from typing import TextIO
 
@@ -102,12 +103,7 @@ class CanvasView:
             if self._stopped:
                 break
             # All blocks start masked and settle with the last frame.
-            self._draw(
-                {
-                    i: order[max(frame - count + len(order), 0)]
-                    for i, order in frames.items()
-                }
-            )
+            self._draw({i: order[max(frame - count + len(order), 0)] for i, order in frames.items()})
             time.sleep(pause)
         for block in blocks:
             if block.end:
@@ -119,9 +115,7 @@ class CanvasView:
     def _draw(self, steps: dict[int, int], whole: bool = False) -> None:
         size = shutil.get_terminal_size()
         rows = [
-            row
-            for i, line in enumerate(self.lines)
-            for row in _rows(line.pieces(steps.get(i)), size.columns)
+            row for i, line in enumerate(self.lines) for row in _rows(line.pieces(steps.get(i)), size.columns)
         ]
         if not whole:
             # What has scrolled out of the screen cannot be drawn again.
@@ -135,11 +129,9 @@ class CanvasView:
 def _rows(pieces: list[tuple[str, str]], columns: int) -> list[str]:
     """Breaks styled text into rows of a terminal."""
     rows, width = [""], 0
-    for style, text in pieces:
-        if not text:
-            continue
+    for style, run in groupby(pieces, key=lambda piece: piece[0]):
         rows[-1] += style
-        for char in text:
+        for char in "".join(text for _, text in run):
             cells = _cells(char)
             if char == "\n" or width + cells > columns:
                 rows[-1] += _PLAIN

@@ -55,9 +55,7 @@ class Engine:
             disable_log_stats=True,
         ).create_engine_config()
         self.params = _sampling_params(config, args)
-        self._engine: LLMEngine = LLMEngine.from_vllm_config(
-            config, disable_log_stats=True
-        )
+        self._engine: LLMEngine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         self._tokenizer = self._engine.get_tokenizer()
 
     def shutdown(self) -> None:
@@ -78,15 +76,19 @@ class Engine:
         Raises:
             ValueError: A prompt cannot be used; none is run then.
         """
-        engine, indices = self._engine, {}
+        from vllm.exceptions import VLLMClientError
+
+        engine = self._engine
+        indices: dict[str, int] = {}
         try:
             for index, prompt in enumerate(prompts):
                 request_id = f"diffuse-{time.monotonic_ns()}-{index}"
                 engine.add_request(request_id, {"prompt": prompt}, self.params.clone())
                 indices[request_id] = index
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             engine.abort_request(list(indices))
-            raise UsageError(f"prompt {prompt[:40]!r}: {error}") from error
+            reason = str(error).split(" (parameter=")[0]
+            raise UsageError(f"prompt {prompt[:40]!r}: {reason}") from error
         while engine.has_unfinished_requests():
             outputs = [
                 (indices[output.request_id], output)
@@ -114,14 +116,14 @@ def _model_path(args: argparse.Namespace) -> str:
 def _sampling_params(config: VllmConfig, args: argparse.Namespace) -> SamplingParams:
     """The checkpoint's own parameters, and over them those of the command line."""
     from vllm.sampling_params import SamplingParams
+
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
     from vllm.v1.generation_loop import get_generation_loop
 
     model_config = config.model_config
     if not isinstance(config.diffusion_config, MaskedDiffusionConfig):
         raise UsageError(
-            f"{model_config.model} is no masked-diffusion model "
-            f"({', '.join(model_config.architectures)})."
+            f"{model_config.model} is no masked-diffusion model ({', '.join(model_config.architectures)})."
         )
     values = dict(model_config.get_diff_sampling_param())
     values["max_tokens"] = _MAX_TOKENS if args.model else _MAX_TOKENS_BUNDLED

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"vllm diffuse: error: {_explain(error, log)}", file=sys.stderr)
         return USAGE_STATUS
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if engine:
             with quiet(not args.verbose):
                 engine.shutdown()
@@ -160,7 +162,7 @@ def _generate(
     view = CanvasView(prompts, sys.stdout) if live else None
     results: dict[int, Result] = {}
     seen = [0] * len(prompts)
-    drawn = False
+    printed, drawn = 0, False
     begun = time.perf_counter()
     try:
         for outputs in engine.stream(prompts):
@@ -173,10 +175,11 @@ def _generate(
                     result = Result.of(output, prompts[index], puzzle)
                     results[index] = result
                     blocks.append(Settled(index, [], [], (result.text, result.note)))
-                    if not view:
-                        _print(result, args)
             if view:
                 view.show(blocks)
+            while not view and printed in results:  # in the order of the prompts
+                _print(results[printed], args)
+                printed += 1
         seconds = time.perf_counter() - begun
         drawn = True
     finally:
@@ -202,9 +205,7 @@ def _print(result: Result, args: argparse.Namespace) -> None:
         print(f"{result.prompt}{result.text}{result.note}", flush=True)
 
 
-def _print_rate(
-    results: list[Result], seconds: float, args: argparse.Namespace
-) -> None:
+def _print_rate(results: list[Result], seconds: float, args: argparse.Namespace) -> None:
     if args.json:
         return
     tokens = sum(len(r.token_ids) for r in results)
@@ -217,6 +218,8 @@ def _print_rate(
 
 def _explain(error: Exception, log: EngineLog | None) -> str:
     """One line that says what is wrong."""
+    from vllm.exceptions import VLLMClientError
+
     message = str(error)
     details = getattr(error, "errors", None)
     if callable(details):  # pydantic's message has many lines
@@ -224,11 +227,15 @@ def _explain(error: Exception, log: EngineLog | None) -> str:
         where = ".".join(map(str, first["loc"][:1]))
         message = first["msg"].removeprefix("Value error, ")
         message = f"{where}: {message}" if where else message
+    elif isinstance(error, VLLMClientError):
+        message = message.split(" (parameter=")[0]
     elif not isinstance(error, ValueError | OSError):
         # The engine's own process has said why.
         message = (log.last_error() if log else None) or message
+        return f"{_first_line(message, error)} (--verbose shows the engine's log)"
+    return _first_line(message, error)
+
+
+def _first_line(message: str, error: Exception) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    line = lines[0] if lines else type(error).__name__
-    if isinstance(error, ValueError | OSError):
-        return line
-    return f"{line} (--verbose shows the engine's log)"
+    return lines[0] if lines else type(error).__name__

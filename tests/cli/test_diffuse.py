@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vllm diffuse`` as its users run it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.screen import OnTerminal
+
+MASK = "░"
+COMMAND = [sys.executable, "-m", "vllm.entrypoints.cli.main", "diffuse"]
+GOLDEN = Path(__file__).parent.parent / "golden" / "sdar"
+
+
+def run(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], input=text, capture_output=True, text=True, timeout=300)
+
+
+def nothing_but_progress(stderr: str) -> bool:
+    return all(line.startswith(("importing …", "starting the engine …")) for line in stderr.splitlines())
+
+
+@pytest.fixture
+def terminal():
+    started: list[OnTerminal] = []
+
+    def start(*arguments: str, **size: int) -> OnTerminal:
+        started.append(OnTerminal([*COMMAND, *arguments], **size))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill()
+
+
+def test_the_demo_without_a_terminal():
+    done = run("--demo", "9")
+    assert done.returncode == 0, done.stderr
+    *answers, verdict, rate = done.stdout.splitlines()
+    assert [line.split()[0] for line in answers] == ["sudoku", "add", "sort", "reverse"] * 2 + ["sudoku"]
+    assert all("  [right, " in line for line in answers)
+    assert verdict == "9 of 9 answers are right."
+    assert "tokens per second" in rate
+    assert "tokens per forward" in rate
+    assert "\033" not in done.stdout
+    assert MASK not in done.stdout
+    assert nothing_but_progress(done.stderr), done.stderr
+
+
+def test_json_and_what_the_tokenizer_does_not_know():
+    prompts = ["sort 4231=", "ünbekannt 日本=", "reverse stone="]
+    done = run("--json", "--prompt", *prompts, "--algorithm", "low_confidence_static", "--steps", "4")
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [r["prompt"] for r in results] == prompts
+    assert (results[0]["text"], results[2]["text"]) == ("1234", "enots")
+    for result in results:
+        assert len(result["trace"]) == len(result["token_ids"])
+        # What stands behind the end token is denoised too, and cut off.
+        assert result["steps"] > max(step for step, _ in result["trace"])
+        assert "right" not in result
+    assert results[0]["finish_reason"] == "stop"
+    assert nothing_but_progress(done.stderr), done.stderr
+
+
+def test_interactive_on_a_terminal(terminal):
+    """Masks are drawn, settle, and become the answer; a bad prompt and Ctrl-C end in peace."""
+    program = terminal("--interactive", "--algorithm", "sequential", "--steps", "16", "--max-model-len", "64")
+    program.read_until("> ")
+    assert "starting the engine …" in program.raw
+    program.screen.frames.clear()
+    program.type("reverse stone=\r")
+    program.read_until("tokens per forward]")
+    program.read_until("> ")
+    drawn = [row for frame in program.screen.frames for row in frame.splitlines()]
+    steps = [row for row in drawn if row.startswith("reverse stone=") and "tokens" not in row]
+    # 14 tokens of prompt leave 2 of the first block of 16; the answer and its end take 6.
+    expected = [f"{'enots'[:n]}{MASK * (2 - n)}" for n in range(3)]
+    expected += [f"{'enots'[:n]}{MASK * (6 - n)}" for n in range(2, 6)] + ["enots"]
+    assert list(dict.fromkeys(steps)) == [f"reverse stone={answer}" for answer in ["", *expected]]
+    answer = program.screen.text.splitlines()[-2]
+    assert answer.startswith("reverse stone=enots  [")
+    program.type("x" * 80 + "\r")
+    program.read_until("vllm diffuse: error: prompt 'xxx")
+    program.read_until("> ")
+    program.type("add 3+4=\r")
+    program.read_until("add 3+4=")
+    program.read_until("tokens per forward]")
+    program.read_until("> ")
+    assert program.screen.text.splitlines()[-2].startswith("add 3+4=7  [")
+    program.type("\x03")
+    assert program.end() == 130
+    assert "Traceback" not in program.raw
+    assert "Warning" not in program.raw
+    assert "leaked" not in program.raw
+
+
+def test_interrupted_while_it_starts(terminal):
+    program = terminal("--prompt", "add 1+1=")
+    program.read_until("starting the engine …")
+    program.type("\x03")
+    assert program.end() == 130
+    assert "Traceback" not in program.raw
+
+
+def test_whoever_reads_may_go_away():
+    """``vllm diffuse ... | head -1``"""
+    command = " ".join([*COMMAND, "--json", "--prompt", "'add 1+1='", "'add 2+2='", "| head -c 5"])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == '{"pro'
+    assert "Error" not in done.stderr
+
+
+@pytest.fixture
+def in_this_process(monkeypatch, capfd):
+    """Runs the command where it fails before an engine is started."""
+    from vllm.entrypoints.cli.diffuse import DiffuseSubcommand
+    from vllm.v1.diffusion.cli.main import run as run_command
+
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    handler = signal.getsignal(signal.SIGINT)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        parser = argparse.ArgumentParser()
+        DiffuseSubcommand().subparser_init(parser.add_subparsers())
+        status = run_command(parser.parse_args(["diffuse", *arguments]))
+        return status, *capfd.readouterr()
+
+    yield call
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--model", "/no/such/folder"], "/no/such/folder"),
+        (["--model", str(Path(__file__).parent)], "has no config.json"),
+        (["--model", "x", "--bundled", "sdar"], "exclude each other"),
+        (["--bundled", "nothing"], "family='nothing'"),
+        (["--dtype", "float13"], "dtype"),
+        (["--temperature", "-1"], "temperature"),
+        (["--max-tokens", "0"], "max_tokens"),
+        (["--max-model-len", "8"], "max_model_len=8"),
+        (["--algorithm", "guess"], "diffusion_algorithm"),
+        (["--steps", "0"], "diffusion_steps"),
+        (["--block-length", "3"], "diffusion_block_length"),
+        (["--threshold", "2"], "diffusion_threshold"),
+        (["--entropy-bound", "1"], "diffusion_entropy_bound"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_a_line(in_this_process, arguments, named):
+    status, out, err = in_this_process(*arguments)
+    assert status == 2
+    assert out == ""
+    errors = [line for line in err.splitlines() if not nothing_but_progress(line)]
+    assert len(errors) == 1
+    assert errors[0].startswith("vllm diffuse: error: ")
+    assert named in errors[0]
+
+
+def test_an_autoregressive_model_is_refused(in_this_process, tmp_path):
+    config = json.loads((GOLDEN / "config.json").read_text())
+    config |= {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    status, _, err = in_this_process("--model", str(tmp_path))
+    assert status == 2
+    assert "no masked-diffusion model (Qwen3ForCausalLM)" in err.splitlines()[-1]
