@@ -25,6 +25,7 @@ class Case:
     block_length: int
     steps: int | None = None
     threshold: float | None = None
+    factor: float | None = None
     entropy_bound: float | None = None
     temperature: float = 0.0
     top_k: int = 0
@@ -50,6 +51,7 @@ class Case:
                 block_length=self.block_length,
                 steps=self.steps,
                 threshold=self.threshold,
+                factor=self.factor,
                 entropy_bound=self.entropy_bound,
                 trace=True,
             ).to_extra_args(),

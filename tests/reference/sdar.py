@@ -51,30 +51,30 @@ class SdarReference:
         position = torch.arange(len(ids))
         block = position // block_length
         sees = block[:, None] >= block[None, :]
-        cos, sin = _rotary(position, size, config["rope_theta"])
+        cos, sin = rotary(position, size, config["rope_theta"])
         x = weights["model.embed_tokens.weight"][torch.tensor(ids)]
         for layer in range(config["num_hidden_layers"]):
             w = f"model.layers.{layer}."
-            h = _rms_norm(x, weights[w + "input_layernorm.weight"], eps)
+            h = rms_norm(x, weights[w + "input_layernorm.weight"], eps)
             q, k, v = (
                 (h @ weights[f"{w}self_attn.{name}_proj.weight"].T)
                 .view(len(ids), -1, size)
                 .transpose(0, 1)
                 for name in "qkv"
             )
-            q = _rms_norm(q, weights[w + "self_attn.q_norm.weight"], eps)
-            k = _rms_norm(k, weights[w + "self_attn.k_norm.weight"], eps)
-            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+            q = rms_norm(q, weights[w + "self_attn.q_norm.weight"], eps)
+            k = rms_norm(k, weights[w + "self_attn.k_norm.weight"], eps)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             k = k.repeat_interleave(heads // kv_heads, dim=0)
             v = v.repeat_interleave(heads // kv_heads, dim=0)
             a = scaled_dot_product_attention(q, k, v, attn_mask=sees)
             a = a.transpose(0, 1).reshape(len(ids), heads * size)
             x = x + a @ weights[w + "self_attn.o_proj.weight"].T
-            h = _rms_norm(x, weights[w + "post_attention_layernorm.weight"], eps)
+            h = rms_norm(x, weights[w + "post_attention_layernorm.weight"], eps)
             gate = silu(h @ weights[w + "mlp.gate_proj.weight"].T)
             up = h @ weights[w + "mlp.up_proj.weight"].T
             x = x + (gate * up) @ weights[w + "mlp.down_proj.weight"].T
-        x = _rms_norm(x, weights["model.norm.weight"], eps)
+        x = rms_norm(x, weights["model.norm.weight"], eps)
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
         return x @ head.T
 
@@ -161,11 +161,11 @@ def _select(
     return rising[: max(count, 1)]
 
 
-def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def _rotary(
+def rotary(
     position: torch.Tensor, size: int, theta: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     frequency = theta ** (-torch.arange(0, size, 2).double() / size)
@@ -173,6 +173,6 @@ def _rotary(
     return angle.cos().float(), angle.sin().float()
 
 
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
