@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from build_support import gitrepo, paths, rebase, series
+from build_support.companion import adapt_overlay
 from build_support.errors import BuildError
 from build_support.home import Home, following, pinned, render
 from build_support.overlay import copy_overlay
@@ -124,6 +125,7 @@ def cmd_verify(home: Home) -> None:
         tree = home.pristine(Path(scratch))
         overlay = copy_overlay(paths.ROOT, tree)
         series.write_files(tree, series.apply_series(patches, series.tree_reader(tree)))
+        adapted = adapt_overlay(home.folder, tree)
         if not compileall.compile_dir(tree / "vllm", quiet=2, workers=2):
             said = io.StringIO()
             with contextlib.redirect_stdout(said):  # once more, in this process, what did not compile
@@ -135,6 +137,7 @@ def cmd_verify(home: Home) -> None:
     print(
         f"{home.name}: {len(patches)} patches apply exactly to {home.version}; {len(overlay)} overlay "
         f"files, none of them upstream; {count} modules compile"
+        + (f"; {adapted} changes of the overlay for that release apply" if adapted else "")
     )
 
 

@@ -17,12 +17,13 @@ from build_support.overlay import overlay_files
 
 @functools.cache
 def sources() -> dict[str, ast.Module]:
-    """Return overlay module -> its syntax tree."""
+    """Return overlay module -> its syntax tree, as installed."""
     found: dict[str, ast.Module] = {}
+    home = Path(importlib.import_module("vllm.version").__file__ or "").parent.parent
     for name in overlay_files(paths.ROOT):
         if name.endswith(".py"):
             module = ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__")
-            found[module] = ast.parse((paths.ROOT / name).read_text("utf-8"))
+            found[module] = ast.parse((home / name).read_text("utf-8"))
     return found
 
 
@@ -85,6 +86,16 @@ def _called(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else ""
 
 
+def calls(name: str) -> list[tuple[str, int, tuple[str, ...]]]:
+    """Return (place, number of positional arguments, keywords) of our calls of what is named so."""
+    return [
+        (f"{module}:{node.lineno}", len(node.args), tuple(k.arg for k in node.keywords if k.arg))
+        for module, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _called(node.func) == name
+    ]
+
+
 def class_tree(cls: type) -> ast.ClassDef:
     """Return the syntax tree of a class."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
@@ -102,9 +113,9 @@ def attributes(cls: type) -> set[str]:
         if not base.__module__.startswith("vllm"):
             continue
         for node in ast.walk(class_tree(base)):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                if _called(node.value) == "self":
-                    found.add(node.attr)
+            stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            if stored and _called(node.value) == "self":
+                found.add(node.attr)
     return found
 
 

@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 
-from tests.upstream_contract.overlay_source import attributes, load, uses
+from tests.upstream_contract.overlay_source import attributes, calls, load, uses
 
 # What the overlay calls a thing, in which modules -> the thing's class.
 OBJECTS = {
@@ -59,41 +59,26 @@ def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> N
     assert required <= given <= set(fields)
 
 
-@pytest.mark.parametrize(
-    ("dotted", "given"),
-    [
-        (
-            "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",
-            (
-                *("attn_groups", "num_reqs", "num_tokens", "query_start_loc_gpu", "query_start_loc_cpu"),
-                *("max_query_len", "seq_lens", "max_seq_len", "block_tables", "slot_mappings"),
-                *("kv_cache_config", "causal", "seq_lens_cpu_upper_bound", "positions"),
-                "for_cudagraph_capture",
-            ),
-        ),
-        ("vllm.v1.spec_decode.metrics:SpecDecodingStats.new", ("num_spec_tokens",)),
-        ("vllm.v1.spec_decode.metrics:SpecDecodingStats.observe_draft", ("", "")),
-        ("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.new", ("",)),
-        (
-            "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",
-            ("num_draft_tokens", "num_accepted"),
-        ),
-        ("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", ("", "", "")),
-        ("vllm.v1.worker.gpu.sample.states:SamplingStates.get_top_k_top_p", ("", "")),
-        ("vllm.v1.worker.gpu.sample.states:SamplingStates.add_request", ("", "")),
-        ("vllm.utils.torch_utils:async_tensor_h2d", ("", "dtype", "device")),
-    ],
+FUNCTIONS = (
+    "vllm.utils.torch_utils:async_tensor_h2d",
+    "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",
+    "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p",
+    "vllm.v1.spec_decode.metrics:SpecDecodingStats.observe_draft",
+    "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",
+    "vllm.v1.worker.gpu.sample.states:SamplingStates.get_top_k_top_p",
 )
-def test_upstreams_function_takes_our_arguments(dotted: str, given: tuple[str, ...]) -> None:
-    """Names are keywords that we pass; an empty one is a positional argument."""
+
+
+@pytest.mark.parametrize("dotted", FUNCTIONS)
+def test_upstreams_function_takes_our_arguments(dotted: str) -> None:
     module, _, path = dotted.partition(":")
     owner, _, name = path.rpartition(".")
     function = getattr(load(f"{module}:{owner}"), name) if owner else load(dotted)
     signature = inspect.signature(function)
-    first = [None] if owner and not inspect.ismethod(function) else []
-    positional = [*first, *(None for name in given if not name)]
-    keywords = {name: None for name in given if name}
-    try:
-        signature.bind(*positional, **keywords)
-    except TypeError as error:
-        pytest.fail(f"{dotted}{signature}: {error}")
+    assert calls(name), f"the overlay does not call {name}: remove it from FUNCTIONS"
+    for place, positional, keywords in calls(name):
+        given = [None] * (positional + bool(owner))
+        try:
+            signature.bind(*given, **dict.fromkeys(keywords))
+        except TypeError as error:
+            pytest.fail(f"{place}: {dotted}{signature}: {error}")
