@@ -54,7 +54,9 @@ class DiffuseSubcommand(CLISubcommand):
             "denoise. Without a prompt, the bundled model solves a few puzzles.",
             usage="vllm diffuse [--model PATH] [--prompt TEXT [TEXT ...]] [options]",
         )
-        source = parser.add_argument_group("model")
+        # Upstream's parser overrides methods without types.
+        groups = typing.cast(argparse.ArgumentParser, parser)
+        source = groups.add_argument_group("model")
         source.add_argument("--model", help="Checkpoint's folder or name.")
         source.add_argument(
             "--bundled",
@@ -69,7 +71,7 @@ class DiffuseSubcommand(CLISubcommand):
             action="store_true",
             help="Compile the model and use CUDA graphs: a longer start, faster steps.",
         )
-        what = parser.add_argument_group("what to do")
+        what = groups.add_argument_group("what to do")
         what.add_argument(
             "--prompt",
             action="extend",
@@ -88,7 +90,7 @@ class DiffuseSubcommand(CLISubcommand):
         )
         what.add_argument("--json", action="store_true", help="Print JSON lines.")
         what.add_argument("--verbose", action="store_true", help="Show the engine's log.")
-        how = parser.add_argument_group("decoding")
+        how = groups.add_argument_group("decoding")
         how.add_argument(
             "--max-tokens",
             type=int,
@@ -102,6 +104,7 @@ class DiffuseSubcommand(CLISubcommand):
         how.add_argument("--steps", type=int, help="Denoising steps a block.")
         how.add_argument("--block-length", type=int, help="Tokens a block.")
         how.add_argument("--threshold", type=float, help="Confidence threshold.")
+        how.add_argument("--factor", type=float, help="As the policy of this name reads it.")
         how.add_argument("--entropy-bound", type=float, help="Entropy settled a step, in nats.")
         return parser
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
 
 _PREFIX = "diffusion_"
-_UPSTREAM_EXTRA_ARGS = frozenset({"kv_transfer_params", "ec_transfer_params"})
 
 
 class ParameterError(VLLMValidationError, ValueError):
@@ -71,7 +70,7 @@ class DiffusionParams:
         for key, value in (extra_args or {}).items():
             if key in known:
                 values[known[key]] = value
-            elif key not in _UPSTREAM_EXTRA_ARGS:
+            else:
                 raise ParameterError(
                     f"{key} has no effect on this model. Known: {', '.join(known)}.",
                     parameter=key,
@@ -161,26 +160,34 @@ def resolve_decoding(
     )
 
 
-_UNSUPPORTED_DEFAULTS = {
-    "min_p": 0.0,
-    "min_tokens": 0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
+# What a sampling parameter may be, for it is then not asked for.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (None,),
+    "bad_words": (None, []),
+    "flat_logprobs": (False,),
+    "frequency_penalty": (0.0,),
+    "logit_bias": (None, {}),
+    "logprob_token_ids": (None, []),
+    "logprobs": (None,),
+    "min_p": (0.0,),
+    "min_tokens": (0,),
+    "presence_penalty": (0.0,),
+    "prompt_logprob_start": (None,),
+    "prompt_logprob_token_ids": (None,),
+    "prompt_logprobs": (None,),
+    "repetition_detection": (None,),
+    "repetition_penalty": (1.0,),
+    "routed_experts_prompt_start": (0,),
+    "structured_outputs": (None,),
+    "thinking_token_budget": (None, -1),
+    "trace_decode_token_ids": (None, []),
+    "watermarking": (None, False),
 }
-_UNSUPPORTED_OPTIONAL = (
-    "logprobs",
-    "prompt_logprobs",
-    "prompt_logprob_token_ids",
-    "logprob_token_ids",
-    "logit_bias",
-    "bad_words",
-    "allowed_token_ids",
-    "structured_outputs",
-    "repetition_detection",
-    "thinking_token_budget",
-    "trace_decode_token_ids",
-)
+_ALSO_CALLED = {
+    "structured_outputs": "response_format, tool_choice",
+    "logprobs": "top_logprobs, use_beam_search",
+}
+"""What clients of the server may have written for it."""
 
 
 def check_sampling_params(params: SamplingParams) -> None:
@@ -189,22 +196,16 @@ def check_sampling_params(params: SamplingParams) -> None:
     Raises:
         ParameterError: Names the first such parameter.
     """
-    for name, neutral in _UNSUPPORTED_DEFAULTS.items():
-        value = getattr(params, name, neutral)
-        if value != neutral:
-            _refuse(name, value)
-    for name in _UNSUPPORTED_OPTIONAL:
-        value = getattr(params, name, None)
-        if value is not None and value != []:
-            _refuse(name, value)
-
-
-def _refuse(name: str, value: Any) -> None:
-    raise ParameterError(
-        f"{name}={value!r} is not supported with diffusion models.",
-        parameter=name,
-        value=value,
-    )
+    for name, neutral in _UNSUPPORTED.items():
+        value = getattr(params, name, neutral[0])
+        if value not in neutral:
+            alias = _ALSO_CALLED.get(name)
+            raise ParameterError(
+                f"{name}={value!r}{f' ({alias})' if alias else ''} is not supported "
+                "with diffusion models.",
+                parameter=name,
+                value=value,
+            )
 
 
 def _check_int(name: str, value: Any) -> None:

@@ -135,6 +135,7 @@ def _sampling_params(config: VllmConfig, args: argparse.Namespace) -> SamplingPa
         steps=args.steps,
         block_length=args.block_length,
         threshold=args.threshold,
+        factor=args.factor,
         entropy_bound=args.entropy_bound,
         trace=True,
     )

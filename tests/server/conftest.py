@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One ``vllm serve`` of the bundled model for all tests, and the official client."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+
+MODEL = "bundled"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    ``url`` has no path; ``log`` is the file that it writes to.
+    """
+
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+            return str(response.read().decode())
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of ``/metrics``, summed over its labels."""
+        values: dict[str, float] = {}
+        for name, value in re.findall(r"^(vllm:\w+)(?:\{.*\})? (\S+)$", self.get("/metrics"), re.M):
+            values[name] = values.get(name, 0.0) + float(value)
+        return values
+
+    def wait_for(self, met: Callable[[dict[str, float]], bool], seconds: float = 60) -> None:
+        """Polls the metrics until a condition is met."""
+        deadline = time.monotonic() + seconds
+        while not met(self.metrics()):
+            assert time.monotonic() < deadline, self.metrics()
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    from vllm.v1.diffusion import bundled_path
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", bundled_path()]
+    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
+    # In float32 an answer does not depend on what else is in the batch.
+    command += ["--dtype", "float32", "--enforce-eager"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ})
+    running = Server(f"http://127.0.0.1:{port}", log, process)
+    try:
+        _wait_until_healthy(running)
+        yield running
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+def _wait_until_healthy(server: Server) -> None:
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            server.get("/health")
+            return
+        except OSError:
+            assert server.process.poll() is None, server.log.read_text()[-6000:]
+            assert time.monotonic() < deadline, server.log.read_text()[-6000:]
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)

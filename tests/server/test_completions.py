@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAI completions endpoint, through the official client."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.server.requests_ import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
+from vllm.v1.diffusion.puzzles import TASKS, make_puzzle
+
+
+def test_a_completion(client):
+    answer = complete(client)
+    assert answer.choices[0].text == SOLVED
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.prompt_tokens == len(SUDOKU)
+    assert answer.usage.completion_tokens == len(SOLVED) + 1  # and the end token
+
+
+def test_several_prompts_and_token_ids(client):
+    answers = complete(client, ["add 482+917=", "sort 53914="]).choices
+    assert [a.text for a in answers] == ["1399", "13459"]
+    ids = [ord(char) for char in "reverse stone="]
+    assert complete(client, ids).choices[0].text == "enots"
+
+
+def test_echo(client):
+    assert complete(client, "add 1+2=", echo=True).choices[0].text == "add 1+2=3"
+
+
+def test_streaming_a_block_at_a_time(client):
+    chunks = list(complete(client, stream=True, stream_options={"include_usage": True}))
+    texts = [c.choices[0].text for c in chunks if c.choices]
+    assert "".join(texts) == SOLVED
+    assert [t for t in texts if t] == [FIRST_BLOCK, SOLVED.removeprefix(FIRST_BLOCK)]
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].usage.completion_tokens == len(SOLVED) + 1
+
+
+def test_short_blocks_come_in_more_pieces(client):
+    how = {"vllm_xargs": {"diffusion_block_length": 4}}
+    whole = complete(client, **how).choices[0].text
+    texts = [c.choices[0].text for c in complete(client, stream=True, **how) if c.choices]
+    assert "".join(texts) == whole
+    lengths = [len(t) for t in texts if t]
+    # 27 tokens of prompt leave 1 of a block of 4.
+    assert lengths[0] == 1
+    assert lengths[1:-1] == [4] * (len(lengths) - 2)
+    assert len(lengths) >= 3
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("stop", "text", "reason"),
+    [
+        ("/2", "1423", "/2"),  # begins in the first block, ends in the second
+        (["nothing", "32"], "1423/2341/", "32"),
+        ("4", "1", "4"),
+        ("3/2341/3214/4", "142", "3/2341/3214/4"),
+        ("absent", SOLVED, None),
+    ],
+)
+def test_stop_strings_cut_exactly(client, streams, stop, text, reason):
+    if streams:
+        choices = [c.choices[0] for c in complete(client, stop=stop, stream=True) if c.choices]
+        assert "".join(c.text for c in choices) == text
+        assert choices[-1].finish_reason == "stop"
+        assert choices[-1].stop_reason == reason
+    else:
+        choice = complete(client, stop=stop).choices[0]
+        assert (choice.text, choice.finish_reason, choice.stop_reason) == (text, "stop", reason)
+
+
+def test_a_stop_string_may_stay(client):
+    answer = complete(client, stop="/2", include_stop_str_in_output=True)
+    assert answer.choices[0].text == "1423/2"
+
+
+def test_stop_token_ids(client):
+    answer = complete(client, stop_token_ids=[ord("/")])
+    assert answer.choices[0].stop_reason == ord("/")
+    assert answer.choices[0].text == "1423"
+    assert answer.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("max_tokens", [1, 4, 5, 6, 7, 18, 19])
+def test_max_tokens_need_not_be_whole_blocks(client, max_tokens, streams):
+    answer = complete(client, max_tokens=max_tokens, stream=streams)
+    if streams:
+        choices = [c.choices[0] for c in answer if c.choices]
+        assert "".join(c.text for c in choices) == SOLVED[:max_tokens]
+        assert choices[-1].finish_reason == "length"
+    else:
+        assert answer.choices[0].text == SOLVED[:max_tokens]
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage.completion_tokens == max_tokens
+
+
+def test_the_end_token_can_be_ignored(client):
+    answer = complete(client, ignore_eos=True, max_tokens=50)
+    assert answer.usage.completion_tokens == 50
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].text.startswith(SOLVED)
+
+
+def test_seeds_and_temperature(client):
+    def sample(**parameters):
+        how = {"temperature": 2.0, "max_tokens": 40, "ignore_eos": True, **parameters}
+        return complete(client, "sort 123456789012=", **how).choices[0].text
+
+    assert sample(seed=1) == sample(seed=1)
+    assert len({sample(seed=seed) for seed in range(4)}) > 1
+    assert sample(seed=1, temperature=0) == sample(seed=2, temperature=0)
+    # The most probable token alone is left.
+    assert sample(seed=1, top_k=1) == sample(seed=2, top_p=1e-6)
+
+
+def test_two_choices(client):
+    how = {"temperature": 2.0, "max_tokens": 40, "ignore_eos": True, "seed": 5, "n": 2}
+    first, again = (complete(client, "sort 123456789012=", **how) for _ in range(2))
+    assert [c.index for c in first.choices] == [0, 1]
+    texts = [c.text for c in first.choices]
+    assert texts == [c.text for c in again.choices]
+    assert texts[0] != texts[1]
+    assert first.usage.completion_tokens == 80
+
+
+def test_many_at_once(client):
+    rng = random.Random(11)
+    puzzles = [make_puzzle(task, rng) for task in TASKS for _ in range(12)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda p: complete(client, p.prompt).choices[0].text, puzzles))
+    alone = [complete(client, p.prompt).choices[0].text for p in puzzles[::6]]
+    assert answers[::6] == alone
+    assert sum(p.is_right(a) for p, a in zip(puzzles, answers, strict=True)) >= 46
+
+
+def test_chat_sends_the_last_message(client):
+    messages = [
+        {"role": "system", "content": "You solve puzzles."},
+        {"role": "user", "content": "add 1+1="},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": SUDOKU},
+    ]
+    answer = client.chat.completions.create(model="bundled", messages=messages, max_tokens=32)
+    assert answer.choices[0].message.content == SOLVED
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.prompt_tokens == len(SUDOKU)
+
+
+def test_chat_without_max_tokens(client):
+    messages = [{"role": "user", "content": "reverse stone="}]
+    answer = client.chat.completions.create(model="bundled", messages=messages)
+    assert answer.choices[0].message.content == "enots"
+
+
+def test_chat_streams_a_block_at_a_time(client):
+    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    texts = [c.choices[0].delta.content for c in chunks if c.choices]
+    assert [t for t in texts if t] == [FIRST_BLOCK, SOLVED.removeprefix(FIRST_BLOCK)]
+    assert chunks[-1].usage.completion_tokens == len(SOLVED) + 1
