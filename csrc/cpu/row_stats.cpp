@@ -24,8 +24,7 @@ class RowStats {
   int64_t vocab() const { return args_.vocab; }
 
   SliceStats stats(int64_t row, int64_t slice) const {
-    const double inverse = inverse_temperature(args_.stat_temperature[row]);
-    return kernels_.stats(at(row, slice), exponent_scale(inverse));
+    return kernels_.stats(at(row, slice), exponent_scale(args_.stat_temperature[row]));
   }
 
   // Merges the slices of a row and writes everything but the sample. Returns where the draw starts

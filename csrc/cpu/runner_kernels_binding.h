@@ -3,6 +3,7 @@
 
 #include "binding.h"
 #include "runner_kernels.h"
+#include "runner_sampling.h"
 
 namespace vllm_diffusion {
 
@@ -49,6 +50,29 @@ T* array(const Tensor& tensor, const char* name, ScalarType type, int64_t length
   STD_TORCH_CHECK(tensor.is_contiguous() && tensor.numel() >= length, name,
                   " must be contiguous with at least ", length, " elements");
   return static_cast<T*>(tensor.data_ptr());
+}
+
+inline const float* floats(const Tensor& tensor, const char* name, int64_t length = 0) {
+  return array<const float>(tensor, name, ScalarType::Float, length);
+}
+
+inline Logits logits(const Tensor& tensor, int64_t vocab) {
+  STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(1) >= vocab && tensor.stride(1) == 1,
+                  "logits must be [rows, vocabulary] with contiguous rows");
+  const ScalarType type = tensor.scalar_type();
+  STD_TORCH_CHECK(
+      type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
+      "logits must be float32, float16 or bfloat16");
+  const Dtype dtype = type == ScalarType::Float  ? Dtype::kFloat32
+                      : type == ScalarType::Half ? Dtype::kFloat16
+                                                 : Dtype::kBFloat16;
+  return {tensor.data_ptr(), dtype, tensor.size(0), vocab, tensor.stride(0)};
+}
+
+// The sampler works in place on a float32 copy.
+inline Logits float_logits(const Tensor& tensor, int64_t vocab) {
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, "logits must be float32");
+  return logits(tensor, vocab);
 }
 
 }  // namespace vllm_diffusion

@@ -22,11 +22,11 @@ void write_op(const Tensor& output_ptr, int64_t output_stride, const Tensor& wri
                   "output must be int32, int64 or float32");
   const int64_t elements = output_ptr.numel();
   const int64_t num_contents = write_contents_ptr.numel();
-  check_problem("apply_write",
-                apply_write(array<void>(output_ptr, "output", type, 0), elements, output_stride,
-                            element_size, indices, starts,
-                            array<const void>(write_contents_ptr, "write_contents", type, 0),
-                            num_contents, cu_lens));
+  check_problem(
+      "apply_write",
+      apply_write(array<void>(output_ptr, "output", type, 0), elements, output_stride, element_size,
+                  indices, starts, array<const void>(write_contents_ptr, "write_contents", type, 0),
+                  num_contents, cu_lens));
 }
 
 void grouped_write_op(const Tensor& output_ptr, const Tensor& output_stride,
@@ -37,10 +37,10 @@ void grouped_write_op(const Tensor& output_ptr, const Tensor& output_stride,
   const Ints starts = ints(write_starts_ptr, "write_starts");
   const Ints cu_lens = ints(write_cu_lens_ptr, "write_cu_lens");
   const Ints group_ids = ints(write_group_ids_ptr, "write_group_ids");
-  STD_TORCH_CHECK(starts.size >= indices.size && cu_lens.size >= indices.size &&
-                      group_ids.size >= indices.size,
-                  "write_starts, write_cu_lens and write_group_ids must be as long as "
-                  "write_indices");
+  STD_TORCH_CHECK(
+      starts.size >= indices.size && cu_lens.size >= indices.size && group_ids.size >= indices.size,
+      "write_starts, write_cu_lens and write_group_ids must be as long as "
+      "write_indices");
   const int64_t groups = output_ptr.numel();
   check_problem("apply_write",
                 apply_grouped_write(
@@ -59,31 +59,30 @@ void gather_op(const Tensor& batch_idx_to_req_idx, const Tensor& src_block_table
   STD_TORCH_CHECK(num_blocks.size >= groups * num_blocks_stride, "num_blocks is too small");
   check_problem(
       "gather_block_tables",
-      gather_block_tables(
-          ints(batch_idx_to_req_idx, "batch_idx_to_req_idx"),
-          array<const uint64_t>(src_block_table_ptrs, "src_block_table_ptrs", ScalarType::UInt64,
-                                groups),
-          array<const uint64_t>(dst_block_table_ptrs, "dst_block_table_ptrs", ScalarType::UInt64,
-                                groups),
-          array<const int64_t>(block_table_strides, "block_table_strides", ScalarType::Long,
-                               groups),
-          groups, num_blocks, num_blocks_stride, num_reqs));
+      gather_block_tables(ints(batch_idx_to_req_idx, "batch_idx_to_req_idx"),
+                          array<const uint64_t>(src_block_table_ptrs, "src_block_table_ptrs",
+                                                ScalarType::UInt64, groups),
+                          array<const uint64_t>(dst_block_table_ptrs, "dst_block_table_ptrs",
+                                                ScalarType::UInt64, groups),
+                          array<const int64_t>(block_table_strides, "block_table_strides",
+                                               ScalarType::Long, groups),
+                          groups, num_blocks, num_blocks_stride, num_reqs));
 }
 
 void slots_op(int64_t max_num_tokens, const Tensor& idx_mapping, const Tensor& query_start_loc,
               const Tensor& pos, const Tensor& block_table_ptrs, const Tensor& block_table_strides,
               const Tensor& block_sizes, const Tensor& slot_mapping_enabled,
               const Tensor& dcp_sharded, const Tensor& slot_mappings_ptr,
-              int64_t slot_mappings_stride, int64_t cp_rank, int64_t cp_size,
-              int64_t cp_interleave, int64_t pad_id, int64_t) {
+              int64_t slot_mappings_stride, int64_t cp_rank, int64_t cp_size, int64_t cp_interleave,
+              int64_t pad_id, int64_t) {
   SlotMappingArgs args;
   args.groups = block_table_ptrs.numel();
   args.max_num_tokens = max_num_tokens;
   args.idx_mapping = ints(idx_mapping, "idx_mapping");
   args.query_start_loc = ints(query_start_loc, "query_start_loc");
   args.pos = ints(pos, "pos");
-  args.block_tables = array<const uint64_t>(block_table_ptrs, "block_table_ptrs",
-                                            ScalarType::UInt64, args.groups);
+  args.block_tables =
+      array<const uint64_t>(block_table_ptrs, "block_table_ptrs", ScalarType::UInt64, args.groups);
   args.strides = array<const int64_t>(block_table_strides, "block_table_strides", ScalarType::Long,
                                       args.groups);
   args.block_sizes = ints(block_sizes, "block_sizes");
@@ -121,12 +120,12 @@ void prefill_op(const Tensor& input_ids_ptr, const Tensor& next_prefill_tokens_p
 void positions_op(const Tensor& pos_ptr, const Tensor& seq_lens_ptr, const Tensor& idx_mapping_ptr,
                   const Tensor& query_start_loc_ptr, const Tensor& num_computed_tokens_ptr,
                   int64_t max_num_reqs, int64_t) {
-  check_problem("prepare_pos_seq_lens",
-                prepare_pos_seq_lens(ints(pos_ptr, "pos"), ints(seq_lens_ptr, "seq_lens"),
-                                     ints(idx_mapping_ptr, "idx_mapping"),
-                                     ints(query_start_loc_ptr, "query_start_loc"),
-                                     ints(num_computed_tokens_ptr, "num_computed_tokens"),
-                                     max_num_reqs));
+  check_problem(
+      "prepare_pos_seq_lens",
+      prepare_pos_seq_lens(ints(pos_ptr, "pos"), ints(seq_lens_ptr, "seq_lens"),
+                           ints(idx_mapping_ptr, "idx_mapping"),
+                           ints(query_start_loc_ptr, "query_start_loc"),
+                           ints(num_computed_tokens_ptr, "num_computed_tokens"), max_num_reqs));
 }
 
 void combine_op(const Tensor& input_ids_ptr, const Tensor& idx_mapping_ptr,
@@ -134,15 +133,15 @@ void combine_op(const Tensor& input_ids_ptr, const Tensor& idx_mapping_ptr,
                 const Tensor& seq_lens_ptr, const Tensor& prefill_len_ptr,
                 const Tensor& draft_tokens_ptr, int64_t, const Tensor& cu_num_logits_ptr,
                 const Tensor& logits_indices_ptr, int64_t, int64_t num_new_sampled_tokens) {
-  check_problem("combine_sampled_and_draft_tokens",
-                combine_sampled_and_draft_tokens(
-                    ints(input_ids_ptr, "input_ids"), ints(idx_mapping_ptr, "idx_mapping"),
-                    ints(last_sampled_tokens_ptr, "last_sampled_tokens"),
-                    ints(query_start_loc_ptr, "query_start_loc"), ints(seq_lens_ptr, "seq_lens"),
-                    ints(prefill_len_ptr, "prefill_len"),
-                    int_rows(draft_tokens_ptr, "draft_tokens"),
-                    ints(cu_num_logits_ptr, "cu_num_logits"),
-                    ints(logits_indices_ptr, "logits_indices"), num_new_sampled_tokens));
+  check_problem(
+      "combine_sampled_and_draft_tokens",
+      combine_sampled_and_draft_tokens(
+          ints(input_ids_ptr, "input_ids"), ints(idx_mapping_ptr, "idx_mapping"),
+          ints(last_sampled_tokens_ptr, "last_sampled_tokens"),
+          ints(query_start_loc_ptr, "query_start_loc"), ints(seq_lens_ptr, "seq_lens"),
+          ints(prefill_len_ptr, "prefill_len"), int_rows(draft_tokens_ptr, "draft_tokens"),
+          ints(cu_num_logits_ptr, "cu_num_logits"), ints(logits_indices_ptr, "logits_indices"),
+          num_new_sampled_tokens));
 }
 
 void expand_op(const Tensor& idx_mapping_ptr, const Tensor& expanded_idx_mapping_ptr,
@@ -188,11 +187,11 @@ void post_update_op(const Tensor& idx_mapping_ptr, const Tensor& num_computed_to
 
 void post_update_computed_op(const Tensor& idx_mapping_ptr, const Tensor& num_computed_tokens_ptr,
                              const Tensor& query_start_loc_ptr) {
-  check_problem("post_update_num_computed_tokens",
-                post_update_num_computed_tokens(
-                    ints(idx_mapping_ptr, "idx_mapping"),
-                    ints(num_computed_tokens_ptr, "num_computed_tokens"),
-                    ints(query_start_loc_ptr, "query_start_loc")));
+  check_problem(
+      "post_update_num_computed_tokens",
+      post_update_num_computed_tokens(ints(idx_mapping_ptr, "idx_mapping"),
+                                      ints(num_computed_tokens_ptr, "num_computed_tokens"),
+                                      ints(query_start_loc_ptr, "query_start_loc")));
 }
 
 }  // namespace

@@ -12,8 +12,7 @@ const char* apply_penalties(const PenaltiesArgs& args, const Parallel& parallel)
       context.token_ids.size < logits.rows) {
     return kRowsProblem;
   }
-  if (args.output_bin_counts.cols < logits.vocab ||
-      args.prompt_bin_mask.cols * 32 < logits.vocab) {
+  if (args.output_bin_counts.cols < logits.vocab || args.prompt_bin_mask.cols * 32 < logits.vocab) {
     return "the token counts are narrower than the logits";
   }
   return for_rows(logits, parallel, [&](int64_t row) -> const char* {
@@ -43,7 +42,8 @@ const char* apply_penalties(const PenaltiesArgs& args, const Parallel& parallel)
     float* x = logits.row(row);
     for (int64_t i = 0; i < logits.vocab; ++i) {
       const bool generated = counts[i] > 0;
-      if (generated || (prompt[i / 32] >> (i % 32) & 1u)) x[i] *= x[i] > 0.0f ? inverse : repetition;
+      if (generated || (prompt[i / 32] >> (i % 32) & 1u))
+        x[i] *= x[i] > 0.0f ? inverse : repetition;
       if (generated) {
         x[i] -= frequency * static_cast<float>(counts[i]);
         x[i] -= presence;
@@ -64,8 +64,8 @@ const char* bincount(const Ints& requests, const IntRows& all_token_ids, const I
     }
     const int64_t end = prefill_len[slot];
     if (end > all_token_ids.cols) return "a prefill_len exceeds its row of tokens";
-    uint32_t* prompt = static_cast<uint32_t*>(prompt_bin_mask.flat.data) +
-                       slot * prompt_bin_mask.stride;
+    uint32_t* prompt =
+        static_cast<uint32_t*>(prompt_bin_mask.flat.data) + slot * prompt_bin_mask.stride;
     for (int64_t t = 0; t < end; ++t) {
       const int64_t token = all_token_ids.at(slot, t);
       if (token < 0 || token >= output_bin_counts.cols || token / 32 >= prompt_bin_mask.cols) {
@@ -161,8 +161,7 @@ const char* apply_bad_words(const BadWordsArgs& args) {
     const int64_t prompt_len = args.prompt_len[slot];
     const int64_t committed = args.total_len[slot] - prompt_len;
     const int64_t length = committed + drafts;  // what has been generated before this row
-    if (drafts < 0 || drafts > row || prompt_len < 0 ||
-        args.num_words[slot] >= args.offsets.cols) {
+    if (drafts < 0 || drafts > row || prompt_len < 0 || args.num_words[slot] >= args.offsets.cols) {
       return kRowsProblem;
     }
     auto generated = [&](int64_t i) {
@@ -211,8 +210,7 @@ const char* apply_grammar_bitmask(const Logits& logits, const Ints& mapping,
     if (row < 0 || row >= logits.rows) return kRowsProblem;
     const int64_t base = row * logits.stride;
     for (int64_t i = 0; i < logits.vocab; i += 32) {
-      const uint32_t allowed =
-          i < known ? static_cast<uint32_t>(bitmask.at(m, i / 32)) : 0u;
+      const uint32_t allowed = i < known ? static_cast<uint32_t>(bitmask.at(m, i / 32)) : 0u;
       if (allowed == ~0u) continue;
       const int64_t count = std::min<int64_t>(32, logits.vocab - i);
       for (int64_t k = 0; k < count; ++k) {

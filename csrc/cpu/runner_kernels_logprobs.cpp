@@ -130,8 +130,7 @@ const char* prompt_logprobs_token_ids(const Ints& output, const Ints& query_star
     if (first < 1) return "a num_computed_tokens is negative";
     // What follows the last token of a row does not exist, and nobody asks for it; but the id must
     // be one of the vocabulary.
-    const int64_t known =
-        std::clamp<int64_t>(all_token_ids.cols - first, 0, end - begin);
+    const int64_t known = std::clamp<int64_t>(all_token_ids.cols - first, 0, end - begin);
     copy_ints(all_token_ids.flat, slot * all_token_ids.stride + first, output, begin, known);
     for (int64_t t = begin + known; t < end; ++t) output.set(t, 0);
   }

@@ -26,8 +26,8 @@ struct RowBuffer {
   const uint32_t wide = half;
   if (dtype == Dtype::kBFloat16) return bits_as_float(wide << 16);
   const uint32_t body = (wide & 0x7fffu) << 13;
-  const float magnitude = body >= 0x0f800000u ? bits_as_float(body | 0x7f800000u)
-                                              : bits_as_float(body) * 0x1p112f;
+  const float magnitude =
+      body >= 0x0f800000u ? bits_as_float(body | 0x7f800000u) : bits_as_float(body) * 0x1p112f;
   return (wide & 0x8000u) ? -magnitude : magnitude;
 }
 

@@ -107,8 +107,9 @@ Best draw(const float* x, int64_t begin, int64_t count, const GumbelArgs& args, 
 
   Best best;
   auto consider = [&](int64_t i) {
-    const double noise = args.fp64 ? noise64(finish(upper, static_cast<uint32_t>(begin + i)), bits[i])
-                                   : noise32(bits[i]);
+    const double noise = args.fp64
+                             ? noise64(finish(upper, static_cast<uint32_t>(begin + i)), bits[i])
+                             : noise32(bits[i]);
     const double score = logit(i) + noise;
     best.offer(args.fp64 ? score : static_cast<float>(score), begin + i);
   };

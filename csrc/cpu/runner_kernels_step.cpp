@@ -18,7 +18,9 @@ struct Span {
   bool within(int64_t size) const { return begin >= 0 && begin <= end && end <= size; }
 };
 
-Span span(const Ints& offsets, int64_t i) { return {offsets[i], offsets[i + 1]}; }
+Span span(const Ints& offsets, int64_t i) {
+  return {offsets[i], offsets[i + 1]};
+}
 
 }  // namespace
 
@@ -71,11 +73,12 @@ const char* prepare_pos_seq_lens(const Ints& pos, const Ints& seq_lens, const In
   return nullptr;
 }
 
-const char* combine_sampled_and_draft_tokens(
-    const Ints& input_ids, const Ints& idx_mapping, const Ints& last_sampled_tokens,
-    const Ints& query_start_loc, const Ints& seq_lens, const Ints& prefill_len,
-    const IntRows& draft_tokens, const Ints& cu_num_logits, const Ints& logits_indices,
-    int64_t num_new_sampled_tokens) {
+const char* combine_sampled_and_draft_tokens(const Ints& input_ids, const Ints& idx_mapping,
+                                             const Ints& last_sampled_tokens,
+                                             const Ints& query_start_loc, const Ints& seq_lens,
+                                             const Ints& prefill_len, const IntRows& draft_tokens,
+                                             const Ints& cu_num_logits, const Ints& logits_indices,
+                                             int64_t num_new_sampled_tokens) {
   const int64_t requests = idx_mapping.size;
   if (query_start_loc.size < requests + 1 || seq_lens.size < requests) return kQuery;
   if (cu_num_logits.size < requests + 1) return kLogits;
@@ -176,8 +179,8 @@ const char* post_update(const PostUpdateArgs& args) {
       args.total_len.set(slot, total + sampled);
     }
     const int64_t computed = args.query_start_loc ? span(args.query_start_loc, i).length() : 0;
-    args.num_computed_tokens.set(
-        slot, args.num_computed_tokens[slot] + computed - args.num_rejected[i]);
+    args.num_computed_tokens.set(slot,
+                                 args.num_computed_tokens[slot] + computed - args.num_rejected[i]);
   }
   return nullptr;
 }

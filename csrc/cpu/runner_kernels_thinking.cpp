@@ -70,8 +70,8 @@ const char* apply_thinking_budget(const ThinkingArgs& args, const Logits& logits
       return at < args.all_token_ids.cols ? args.all_token_ids.at(slot, at) : -1;
     };
     // The cache knows the committed tokens; a marker may end among the drafts.
-    const int64_t start = std::max(args.last_start[slot],
-                                   find_last(args.start, committed - args.start.size + 1, end, token));
+    const int64_t start = std::max(
+        args.last_start[slot], find_last(args.start, committed - args.start.size + 1, end, token));
     const int64_t natural =
         std::max(args.last_end[slot],
                  find_last(args.natural_end, committed - args.natural_end.size + 1, end, token));
@@ -100,8 +100,7 @@ const char* trace_replay(const Ints& sampled, const Ints& idx_mapping, const Int
   for (int64_t i = 0; i < idx_mapping.size; ++i) {
     const int64_t slot = idx_mapping[i];
     if (slot < 0) continue;
-    if (!trace.has(slot) || !trace_len.has(slot) || !total_len.has(slot) ||
-        !prompt_len.has(slot)) {
+    if (!trace.has(slot) || !trace_len.has(slot) || !total_len.has(slot) || !prompt_len.has(slot)) {
       return kSlotProblem;
     }
     const int64_t step = total_len[slot] - prompt_len[slot];

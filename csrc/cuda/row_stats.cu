@@ -73,12 +73,16 @@ __global__ void __launch_bounds__(kThreads, kDtype == Dtype::kFloat32 ? 3 : 4)
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
     const int32_t banned_at = static_cast<int32_t>(args.banned) - held.id(j, 0);
+    if (banned_at >= 0 && banned_at < kVector) {
 #pragma unroll
-    for (int k = 0; k < kVector; ++k) {
-      if (k == banned_at) {
+      for (int k = 0; k < kVector; ++k) {
+        if (k != banned_at) continue;
         banned_shared = held.vector[j][k];
         held.vector[j].set(k, -INFINITY);
       }
+    }
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
       const float x = held.vector[j][k];
       top.second = fmaxf(top.second, fminf(top.first, x));
       top.first = fmaxf(top.first, x);
@@ -101,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, kDtype == Dtype::kFloat32 ? 3 : 4)
   }
 
   // Below, x counts in powers of two. A NaN logit makes e and thus z NaN.
-  const float scale = exponent_scale(inverse_temperature(args.stat_temperature[row])) * kLog2E;
+  const float scale = exponent_scale(args.stat_temperature[row]) * kLog2E;
   const float base = max_all == -INFINITY ? 0.0f : max_all;
   Sums sums = {0.0f, 0.0f};
   const auto add = [&](float logit) {

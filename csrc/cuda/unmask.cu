@@ -111,9 +111,11 @@ __global__ void unmask_kernel(UnmaskArgs args) {
 }  // namespace
 
 int unmask_cuda(const UnmaskArgs& args, void* stream) {
-  const int threads = static_cast<int>((args.width + 31) / 32 * 32);
-  unmask_kernel < < < static_cast<unsigned>(args.requests), threads > 0 ? threads : 32, 0,
-      static_cast<cudaStream_t>(stream) >>> (args);
+  const int whole_warps = static_cast<int>((args.width + 31) / 32 * 32);
+  const int threads = whole_warps == 0 ? 32 : whole_warps;
+  const auto blocks = static_cast<unsigned>(args.requests);
+  const auto on = static_cast<cudaStream_t>(stream);
+  unmask_kernel<<<blocks, threads, 0, on>>>(args);
   return cudaGetLastError();
 }
 

@@ -70,9 +70,9 @@ const char* gather_block_tables(const Ints& requests, const uint64_t* sources,
 
 struct SlotMappingArgs {
   int64_t max_num_tokens;
-  Ints idx_mapping;       // [requests]
-  Ints query_start_loc;   // [>= requests + 1]
-  Ints pos;               // [>= tokens]
+  Ints idx_mapping;              // [requests]
+  Ints query_start_loc;          // [>= requests + 1]
+  Ints pos;                      // [>= tokens]
   const uint64_t* block_tables;  // [groups], int32 matrices
   const int64_t* strides;        // [groups]
   Ints block_sizes;              // [groups]
@@ -99,11 +99,12 @@ const char* prepare_pos_seq_lens(const Ints& pos, const Ints& seq_lens, const In
                                  const Ints& query_start_loc, const Ints& num_computed_tokens,
                                  int64_t max_num_reqs);
 
-const char* combine_sampled_and_draft_tokens(
-    const Ints& input_ids, const Ints& idx_mapping, const Ints& last_sampled_tokens,
-    const Ints& query_start_loc, const Ints& seq_lens, const Ints& prefill_len,
-    const IntRows& draft_tokens, const Ints& cu_num_logits, const Ints& logits_indices,
-    int64_t num_new_sampled_tokens);
+const char* combine_sampled_and_draft_tokens(const Ints& input_ids, const Ints& idx_mapping,
+                                             const Ints& last_sampled_tokens,
+                                             const Ints& query_start_loc, const Ints& seq_lens,
+                                             const Ints& prefill_len, const IntRows& draft_tokens,
+                                             const Ints& cu_num_logits, const Ints& logits_indices,
+                                             int64_t num_new_sampled_tokens);
 
 const char* expand_idx_mapping(const Ints& idx_mapping, const Ints& expanded_idx_mapping,
                                const Ints& expanded_local_pos, const Ints& cu_num_logits);
@@ -131,5 +132,35 @@ const char* post_update(const PostUpdateArgs& args);
 const char* post_update_num_computed_tokens(const Ints& idx_mapping,
                                             const Ints& num_computed_tokens,
                                             const Ints& query_start_loc);
+
+// --- Inputs of some models (mm/rope.py, model_states/prompt_embeds.py) ---------------------------
+
+struct RopeArgs {
+  IntRows positions;         // [dims, >= tokens]
+  Ints prefill_positions;    // [slots * dims, model length], flattened
+  int64_t slot_stride;       // elements between two slots of it
+  int64_t dim_stride;        // and between two dimensions
+  Ints prefill_delta;        // [slots]
+  Ints idx_mapping;          // [requests]
+  Ints query_start_loc;      // [>= requests + 1]
+  Ints prefill_lens;         // [slots]
+  Ints num_computed_tokens;  // [slots]
+  int64_t dims;
+};
+const char* prepare_rope_positions(const RopeArgs& args);
+
+struct PromptEmbedsArgs {
+  char* target;  // [rows, row_bytes apart]
+  int64_t rows;
+  int64_t row_stride;  // bytes
+  int64_t row_bytes;
+  const uint64_t* embeds;    // [slots], addresses
+  const uint64_t* is_token;  // [slots], addresses of a byte a row, or 0
+  Ints embeds_lens;          // [slots]
+  Ints idx_mapping;          // [requests]
+  Ints query_start_loc;      // [>= requests + 1]
+  Ints num_computed_tokens;  // [slots]
+};
+const char* apply_prompt_embeds(const PromptEmbedsArgs& args);
 
 }  // namespace vllm_diffusion

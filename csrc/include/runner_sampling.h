@@ -22,8 +22,8 @@ struct Logits {
   float* row(int64_t i) const { return static_cast<float*>(data) + i * stride; }
 };
 
-// Tokens of a row's own request that come before it in the step: token_ids[row - local_pos[row] + 1]
-// to token_ids[row]. They are drafts, not yet in the request's state.
+// Tokens of a row's own request that come before it in the step: token_ids[row - local_pos[row] +
+// 1] to token_ids[row]. They are drafts, not yet in the request's state.
 struct RowContext {
   Ints requests;   // [rows] -> slot of the request
   Ints token_ids;  // [rows]
@@ -70,14 +70,14 @@ const char* ranks(const Ints& output, const Logits& logits, const Ints& ids,
 const char* num_nans(const Logits& logits, const Ints& output, const Parallel& parallel);
 
 struct LogprobIdsArgs {
-  IntRows out_ids;     // [rows, 1 + columns]
-  bool* out_valid;     // [rows, 1 + columns]
+  IntRows out_ids;  // [rows, 1 + columns]
+  bool* out_valid;  // [rows, 1 + columns]
   int64_t out_valid_stride;
-  Ints sampled;        // [rows]
-  IntRows topk;        // [rows, num_topk]
-  Ints requests;       // [rows]
-  Ints num_custom;     // [slots]
-  IntRows custom;      // [slots, most ids a request]
+  Ints sampled;     // [rows]
+  IntRows topk;     // [rows, num_topk]
+  Ints requests;    // [rows]
+  Ints num_custom;  // [slots]
+  IntRows custom;   // [slots, most ids a request]
   int64_t num_topk;
 };
 const char* fill_logprob_token_ids(const LogprobIdsArgs& args);
@@ -119,18 +119,18 @@ const char* bincount(const Ints& requests, const IntRows& all_token_ids, const I
 
 struct BiasArgs {
   Logits logits;
-  Ints requests;          // [rows]
-  Ints num_allowed;       // [slots]
-  IntRows allowed;        // [slots, most]
-  Ints num_bias;          // [slots]
-  IntRows bias_ids;       // [slots, most]
-  const float* bias;      // [slots, bias_stride]
+  Ints requests;      // [rows]
+  Ints num_allowed;   // [slots]
+  IntRows allowed;    // [slots, most]
+  Ints num_bias;      // [slots]
+  IntRows bias_ids;   // [slots, most]
+  const float* bias;  // [slots, bias_stride]
   int64_t bias_stride;
-  Ints pos;               // [rows]
-  Ints min_lens;          // [slots]
-  Ints num_stop;          // [slots]
+  Ints pos;                      // [rows]
+  Ints min_lens;                 // [slots]
+  Ints num_stop;                 // [slots]
   Ints restore_when_all_masked;  // [slots]
-  IntRows stop;           // [slots, most]
+  IntRows stop;                  // [slots, most]
   bool check_all_masked;
 };
 const char* apply_bias(const BiasArgs& args, const Parallel& parallel);

@@ -93,8 +93,9 @@ VLLM_DIFFUSION_HD int64_t fallback_id(int64_t banned) {
 
 // 1 / stat_temperature for the exponents in float32. Too large a value would make 0 * inf; what it
 // is for an invalid temperature does not matter, since `summarize` discards the row.
-VLLM_DIFFUSION_HD float exponent_scale(double inverse) {
-  return inverse < 1e30 ? static_cast<float>(inverse) : 1e30f;
+VLLM_DIFFUSION_HD float exponent_scale(float temperature) {
+  const float inverse = 1.0f / temperature;
+  return inverse < 1e30f ? inverse : 1e30f;
 }
 
 // 1 / stat_temperature, NaN where it is no positive finite number.

@@ -42,7 +42,7 @@ if [[ " $parts " == *" sanitize "* ]]; then
   if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck; do
       PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 300 compute-sanitizer --tool "$tool" \
-        --error-exitcode 1 --kernel-regex kns=vllm_diffusion \
+        --error-exitcode 1 --kernel-name kns=vllm_diffusion \
         "$python" tests/gpu/sanitize_kernels.py
     done
   else

@@ -80,6 +80,7 @@ def test_instruction_sets_agree(isa: str, needs: set[str], tmp_path: Path) -> No
             logits = make_logits(rows, vocab, dtype, scale=2.0)
             logits[0, : vocab // 2] = -torch.inf
             logits[1, :4] = torch.tensor([6e-8, 1e-7, -3e-5, 2e-6]).to(dtype)  # half's subnormals
+            logits[2, 0], logits[3, 1] = torch.nan, torch.inf
             cases.append((logits, row_arguments(logits, [0.0, 1.0, 0.5], [1.0, 0.3])))
     (tmp_path / "in").write_bytes(pickle.dumps(cases))
     subprocess.run(

@@ -35,6 +35,19 @@ def test_flat_to_peaked(device: torch.device, scale: float) -> None:
         torch.testing.assert_close(stats.entropy, torch.full_like(stats.entropy, math.log(20001)))
 
 
+def test_exponential(device: torch.device) -> None:
+    """8191 equal ids below the best one: the error of one exponential is that of 1 / top1."""
+    distance = torch.linspace(0, 6, 300)
+    logits = -distance[:, None].repeat(1, 8192)
+    logits[:, 77] = 0.0
+    logits = logits.to(device)
+    stats = check_row_stats(logits, row_arguments(logits))
+    expected = 1 / (1 + 8191 * torch.exp(-distance.double()))
+    expected[0] = 1 / 8192
+    bound = 4e-7 if device.type == "cpu" else 1.5e-6  # CUDA rounds x log2(e) once more
+    torch.testing.assert_close(stats.top1.cpu().double(), expected, rtol=bound, atol=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_may_be_strided(device: torch.device, dtype: torch.dtype) -> None:
     wide = make_logits(10, 1009, dtype).to(device)
@@ -71,6 +84,14 @@ def test_ties_go_to_the_lowest_id(device: torch.device, places: tuple[int, int])
     assert torch.equal(stats.top1, stats.top2)
 
 
+def test_a_tie_with_the_banned_id(device: torch.device) -> None:
+    logits = make_logits(2, 10000)
+    logits[:, [5000, 5001, 9000]] = 50.0
+    logits = logits.to(device)
+    stats = check_row_stats(logits, row_arguments(logits), banned=5000)
+    assert stats.argmax.tolist() == [5001] * 2
+
+
 def test_signed_zeros_tie(device: torch.device) -> None:
     logits = torch.full((1, 100), -1.0, device=device)
     logits[0, 10], logits[0, 20] = -0.0, 0.0
@@ -82,7 +103,8 @@ def test_banned_id_stays_in_the_normaliser(device: torch.device, banned: int) ->
     logits = make_logits(20, 10000)
     logits[::2, banned] = 40.0  # by far the highest, in every other row
     logits = logits.to(device)
-    stats = check_row_stats(logits, row_arguments(logits, [0.0, 1.0]), banned=banned)
+    arguments = row_arguments(logits, [1.0, 1.0, 0.0, 0.0])
+    stats = check_row_stats(logits, arguments, banned=banned)
     assert (stats.argmax != banned).all()
     assert (stats.sample != banned).all()
     assert (stats.top1[::2] < 1e-6).all()

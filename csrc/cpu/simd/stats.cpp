@@ -4,6 +4,9 @@
 namespace vllm_diffusion {
 namespace {
 
+// Ids summed before their sum joins the slice's: short chains of additions round less.
+constexpr int64_t kRun = 16 * kLanes;
+
 struct Top {
   float first, second;
 };
@@ -63,13 +66,21 @@ SliceStats slice_stats(const Slice& slice, float inverse_temperature) {
   }
 
   VecF z[kParts] = {}, s[kParts] = {};
-  for (int64_t i = 0; i < count; i += kLanes) {
+  for (int64_t first = 0; first < count; first += kRun) {
+    const int64_t end = first + kRun < count ? first + kRun : count;
+    VecF run_z[kParts] = {}, run_s[kParts] = {};
+    for (int64_t i = first; i < end; i += kLanes) {
+      for (int p = 0; p < kParts; ++p) {
+        const VecF x =
+            exp_clamp((load(buffer.at + i + p * kWidth) - out.max_all) * inverse_temperature);
+        const VecF e = exp_nonpositive(x);
+        run_z[p] += e;
+        run_s[p] += e * x;
+      }
+    }
     for (int p = 0; p < kParts; ++p) {
-      const VecF x =
-          exp_clamp((load(buffer.at + i + p * kWidth) - out.max_all) * inverse_temperature);
-      const VecF e = exp_nonpositive(x);
-      z[p] += e;
-      s[p] += e * x;
+      z[p] += run_z[p];
+      s[p] += run_s[p];
     }
   }
   for (int p = 0; p < kParts; ++p) {
