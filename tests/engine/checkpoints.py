@@ -109,6 +109,38 @@ LLADA2: dict[str, Any] = {
     "vocab_size": 157184,
 }
 
+FAST_DLLM_V2: dict[str, Any] = {
+    "architectures": ["Fast_dLLM_QwenForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "configuration.Fast_dLLM_QwenConfig",
+        "AutoModel": "modeling.Fast_dLLM_QwenModel",
+        "AutoModelForCausalLM": "modeling.Fast_dLLM_QwenForCausalLM",
+    },
+    "attention_dropout": 0.0,
+    "bd_size": 32,
+    "bos_token_id": 505,
+    "eos_token_id": 505,
+    "hidden_act": "silu",
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "mask_token_id": 507,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 3,
+    "model_type": "Fast_dLLM_Qwen",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "use_cache": False,
+    "use_sliding_window": False,
+    "vocab_size": 512,
+}
+
 
 def sdar_moe(folder: Path) -> Path:
     """Writes a tiny SDAR-MoE checkpoint; returns the folder."""
@@ -157,6 +189,26 @@ def llada2(folder: Path) -> Path:
     make.ends("model.word_embeddings", c["vocab_size"], width)
     _write(folder, c, make.tensors)
     write_tokenizer(folder, "PreTrainedTokenizerFast", c["vocab_size"], eos=156892, mask=156895)
+    return folder
+
+
+def fast_dllm_v2(folder: Path) -> Path:
+    """Writes a tiny Fast-dLLM v2 checkpoint; returns the folder."""
+    c = FAST_DLLM_V2
+    heads, kv, width = c["num_attention_heads"], c["num_key_value_heads"], c["hidden_size"]
+    size = width // heads
+    make = _Maker(seed=13)
+    for layer in range(c["num_hidden_layers"]):
+        name = f"model.layers.{layer}."
+        for part, rows in (("q", heads), ("k", kv), ("v", kv)):
+            make.linear(f"{name}self_attn.{part}_proj", rows * size, width)
+            make.tensors[f"{name}self_attn.{part}_proj.bias"] = make.normal(rows * size) * 0.5
+        make.linear(name + "self_attn.o_proj", width, heads * size)
+        make.layer_norms(name, width)
+        make.network(name + "mlp.", width, c["intermediate_size"])
+    make.ends("model.embed_tokens", c["vocab_size"], width)
+    _write(folder, c, make.tensors)
+    write_tokenizer(folder, "Qwen2Tokenizer", c["vocab_size"], eos=505, mask=507)
     return folder
 
 
