@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies: names, what they read, and what they promise the scheduler."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vllm.v1.diffusion.ops import unmask
+from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy, known_policies
+from vllm.v1.diffusion.policies.base import scheduled_count
+from vllm.v1.diffusion.rules import Rule
+
+
+def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: int) -> int:
+    """Denoising steps that the kernel takes to settle a block."""
+    generator = torch.Generator().manual_seed(masked * 1000 + steps)
+    canvas = torch.zeros(1, block_length, dtype=torch.int64)
+    open_ = torch.arange(block_length)[None] >= block_length - masked
+    state = [torch.full((1, block_length), -1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)]
+    parameters = [
+        torch.tensor([value], dtype=torch.int32) for value in (policy.rule, steps, block_length)
+    ]
+    for taken in range(1, 10 * block_length):
+        left = unmask(
+            torch.ones(block_length, dtype=torch.int64),
+            torch.rand(block_length, generator=generator),
+            torch.rand(block_length, generator=generator),
+            None,
+            torch.tensor([0, block_length], dtype=torch.int32),
+            torch.tensor([0]),
+            canvas,
+            open_,
+            *state,
+            *parameters,
+            torch.tensor([0.5]),
+        )
+        if left.item() == 0:
+            return taken
+    raise AssertionError("the block never settled")
+
+
+@pytest.mark.parametrize("name", ["low_confidence_static", "sequential"])
+def test_the_scheduler_is_told_the_steps_that_the_kernel_takes(name: str) -> None:
+    policy = get_policy(name)
+    for block_length in (1, 4, 8, 16):
+        for steps in (1, 2, 3, 5, 8, 16, 20):
+            for masked in range(1, block_length + 1):
+                told = policy.steps_left(masked, 0, steps, block_length)
+                assert told == steps_taken(policy, masked, steps, block_length)
+
+
+@pytest.mark.parametrize("name", sorted(set(known_policies()) - {"low_confidence_static", "sequential"}))
+def test_what_the_model_decides_is_not_foretold(name: str) -> None:
+    assert get_policy(name).steps_left(4, 0, 4, 4) is None
+
+
+def test_a_block_is_shared_out_over_the_steps() -> None:
+    assert [scheduled_count(step, 3, 8) for step in range(3)] == [3, 3, 2]
+    assert [scheduled_count(step, 16, 4) for step in range(6)] == [1] * 6
+
+
+def test_unknown_policies_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="entropy_bounded, factor, low_confidence"):
+        get_policy("guess")
+
+
+def test_a_policy_without_a_rule_has_to_select() -> None:
+    assert UnmaskingPolicy.rule is Rule.GIVEN
+    with pytest.raises(NotImplementedError):
+        UnmaskingPolicy().select(None, None)  # type: ignore[arg-type]
