@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+
 from tests.runner_v2.batches import int32
 from vllm.v1.worker.gpu.block_table import BlockTables
 from vllm.v1.worker.gpu.buffer_utils import FusedStagedWriter, StagedWriteTensor
@@ -101,9 +102,7 @@ def test_slots(groups, enabled):
     made, want, sizes = tables(groups, slot_mapping_enabled=[True] * (groups - 1) + [enabled])
     order, starts = [2, -1, 6], [0, 40, 43, 143]
     pos = torch.cat([torch.arange(7, 47), torch.arange(3), torch.arange(156, 256)])
-    got = made.compute_slot_mappings(
-        torch.tensor(order), int32(starts), pos, num_tokens_padded=256
-    )
+    got = made.compute_slot_mappings(torch.tensor(order), int32(starts), pos, num_tokens_padded=256)
     for group, size in enumerate(sizes):
         expected = [-1] * 256
         for row, slot in enumerate(order):

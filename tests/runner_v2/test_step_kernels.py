@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+
 from tests.runner_v2.batches import int32, random_batch
 from vllm.v1.worker.gpu import input_batch as launch
 
@@ -126,8 +127,7 @@ def test_expand(seed):
     total = b.cu_num_logits[-1].item()
     rows, local = launch.expand_idx_mapping(b.idx_mapping, total, b.cu_num_logits, 5)
     counts = b.cu_num_logits.diff().tolist()
-    assert rows.tolist() == [s for s, n in zip(b.idx_mapping.tolist(), counts, strict=True)
-                             for _ in range(n)]
+    assert rows.tolist() == [s for s, n in zip(b.idx_mapping.tolist(), counts, strict=True) for _ in range(n)]
     assert local.tolist() == [k for n in counts for k in range(n)]
     assert rows.dtype == b.idx_mapping.dtype
 
@@ -231,6 +231,4 @@ def test_a_slot_out_of_range_is_refused():
 def test_a_wrong_type_is_refused_by_name():
     b = random_batch(1)
     with pytest.raises(RuntimeError, match="num_computed_tokens must be int32 or int64"):
-        launch.post_update_num_computed_tokens(
-            b.idx_mapping, b.num_computed.float(), b.query_start_loc
-        )
+        launch.post_update_num_computed_tokens(b.idx_mapping, b.num_computed.float(), b.query_start_loc)

@@ -17,8 +17,7 @@ def _unsupported(config: VllmConfig) -> list[str]:
     model = config.model_config
     features = {
         "speculative decoding": config.speculative_config is not None,
-        "models with Mamba layers": model is not None
-        and (model.is_hybrid or model.is_attention_free),
+        "models with Mamba layers": model is not None and (model.is_hybrid or model.is_attention_free),
         "watermarking": getattr(config, "watermark_config", None) is not None,
         "decode context parallelism": parallel.decode_context_parallel_size > 1,
         "prefill context parallelism": parallel.prefill_context_parallel_size > 1,

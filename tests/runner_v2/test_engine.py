@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Autoregressive requests: both model runners give the same, in every way of running them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runner_v2.generate import make_checkpoint
+
+QUIET = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "HF_HUB_OFFLINE": "1",
+}
+# Prompts are split into chunks, and there are too few blocks for the batch: requests are preempted.
+TIGHT = {"max_num_batched_tokens": 64, "block_size": 32, "num_gpu_blocks_override": 14}
+RUNS = {
+    "v1": ({"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, TIGHT),
+    "v2": (
+        {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        {"async_scheduling": False},
+    ),
+    "v2 tight": ({"VLLM_USE_V2_MODEL_RUNNER": "1"}, {**TIGHT, "async_scheduling": True}),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What each run told; all at once, one thread each."""
+    folder = tmp_path_factory.mktemp("runner_v2")
+    make_checkpoint(folder / "model")
+    script = str(Path(__file__).with_name("generate.py"))
+    started = {}
+    for name, (variables, options) in RUNS.items():
+        environment = os.environ | variables | QUIET
+        out = folder / f"{name}.json"
+        command = [sys.executable, script, str(folder / "model"), str(out), json.dumps(options)]
+        started[name] = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        for name, process in started.items():
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, f"{name}: {errors[-4000:]}"
+    finally:
+        for process in started.values():
+            process.kill()
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in RUNS}
+
+
+def assert_same(ours, theirs, where):
+    """Equal, but for the rounding of log probabilities."""
+    assert len(ours) == len(theirs), where
+    for request, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        at = f"{where}, request {request}"
+        for key in ("ids", "text", "reason"):
+            assert a[key] == b[key], f"{at}: {key}"
+        for key in ("logprobs", "prompt_logprobs"):
+            assert (a[key] is None) == (b[key] is None), f"{at}: {key}"
+            for step_a, step_b in zip(a[key] or [], b[key] or [], strict=True):
+                if step_a is None or step_b is None:
+                    assert step_a == step_b
+                    continue
+                assert [s[0] for s in step_a] == [s[0] for s in step_b], f"{at}: {key}"
+                assert [s[2] for s in step_a] == [s[2] for s in step_b], f"{at}: ranks"
+                for x, y in zip(step_a, step_b, strict=True):
+                    assert x[1] == pytest.approx(y[1], abs=1e-3), f"{at}: {key}"
+
+
+def test_the_runs_are_what_they_should_be(runs):
+    assert runs["v1"]["preemptions"] > 0
+    assert runs["v2 tight"]["preemptions"] > 0
+
+
+def test_v2_gives_what_v1_gives(runs):
+    for name in runs["v1"]:
+        if name != "preemptions" and not name.startswith("random"):
+            assert_same(runs["v2"][name], runs["v1"][name], name)
+
+
+def test_v2_does_not_depend_on_how_it_is_run(runs):
+    """Chunks, preemption, processes and asynchronous scheduling; draws too."""
+    for name in runs["v2"]:
+        if name != "preemptions":
+            assert_same(runs["v2 tight"][name], runs["v2"][name], name)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_seed_gives_the_same_alone_and_in_a_batch(runs, run):
+    """Upstream's V1 runner on a CPU dies of a seed if the prompt is split."""
+    assert_same(runs[run]["random, alone"], runs[run]["random"][-1:], run)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_what_was_asked_for(runs, run):
+    told = runs[run]
+    assert {t for a in told["allowed ids"] for t in a["ids"]} <= {5, 6, 7, 8, 9, 44}
+    assert not any(re.search("a|bc|Z|!|XYZ", a["text"]) for a in told["bad words"])
+    for name in ("structured", "random, structured"):
+        assert all(re.fullmatch("[0-9]{3}-[a-f]{2,5}", a["text"]) for a in told[name]), name
+    assert all(len(a["ids"]) >= 10 for a in told["min tokens"])
+    assert told["random"] != told["greedy"]
