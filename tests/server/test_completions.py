@@ -11,6 +11,8 @@ import pytest
 from tests.server.requests_ import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
 from vllm.v1.diffusion.puzzles import TASKS, make_puzzle
 
+ANY_GRID = "sudoku 0000/0000/0000/0000="  # The model is sure of everything else.
+
 
 def test_a_completion(client):
     answer = complete(client)
@@ -109,8 +111,8 @@ def test_the_end_token_can_be_ignored(client):
 
 def test_seeds_and_temperature(client):
     def sample(**parameters):
-        how = {"temperature": 2.0, "max_tokens": 40, "ignore_eos": True, **parameters}
-        return complete(client, "sort 123456789012=", **how).choices[0].text
+        how = {"temperature": 2.0, "max_tokens": 19, **parameters}
+        return complete(client, ANY_GRID, **how).choices[0].text
 
     assert sample(seed=1) == sample(seed=1)
     assert len({sample(seed=seed) for seed in range(4)}) > 1
@@ -120,13 +122,13 @@ def test_seeds_and_temperature(client):
 
 
 def test_two_choices(client):
-    how = {"temperature": 2.0, "max_tokens": 40, "ignore_eos": True, "seed": 5, "n": 2}
-    first, again = (complete(client, "sort 123456789012=", **how) for _ in range(2))
+    how = {"temperature": 2.0, "max_tokens": 19, "ignore_eos": True, "seed": 5, "n": 2}
+    first, again = (complete(client, ANY_GRID, **how) for _ in range(2))
     assert [c.index for c in first.choices] == [0, 1]
     texts = [c.text for c in first.choices]
     assert texts == [c.text for c in again.choices]
     assert texts[0] != texts[1]
-    assert first.usage.completion_tokens == 80
+    assert first.usage.completion_tokens == 38
 
 
 def test_many_at_once(client):
