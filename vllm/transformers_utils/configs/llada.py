@@ -20,7 +20,7 @@ _NAMES = {
 """What LLaDA's published configuration calls a field -> what Llama's does."""
 
 
-class LLaDAConfig(LlamaConfig):
+class LLaDAConfig(LlamaConfig):  # type: ignore[no-untyped-call]
     """LLaDA's published fields under Llama's names; the rest is kept as given."""
 
     model_type = "llada"

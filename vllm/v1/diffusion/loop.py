@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import psutil
+import torch
 
 from vllm import envs
 from vllm.logger import init_logger
@@ -130,7 +131,7 @@ def _configure_cpu(vllm_config: VllmConfig) -> None:
         * model_config.get_num_layers(parallel_config)
         * model_config.get_num_kv_heads(parallel_config)
         * model_config.get_head_size()
-        * model_config.dtype.itemsize
+        * cast(torch.dtype, model_config.dtype).itemsize
     )
     tokens = (model_config.max_model_len + _CACHE_SLACK) * scheduler_config.max_num_seqs
     useful = per_token * tokens

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoints, entry_points
+from typing import TYPE_CHECKING, cast
 
 from vllm.v1.diffusion.families import family_of_architectures
 from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
@@ -54,7 +54,7 @@ def configure_generation_loop(vllm_config: VllmConfig) -> None:
     loop.configure(vllm_config)
     scheduler_config = vllm_config.scheduler_config
     if scheduler_config.scheduler_cls is None:
-        scheduler_config.scheduler_cls = loop.scheduler_cls(vllm_config)  # type: ignore[assignment]
+        scheduler_config.scheduler_cls = loop.scheduler_cls(vllm_config)
 
 
 def get_generation_loop(vllm_config: VllmConfig) -> GenerationLoop:
@@ -89,11 +89,14 @@ def _load(name: str) -> type[GenerationLoop]:
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
     if name in _BUILT_IN:
-        return resolve_obj_by_qualname(_BUILT_IN[name].replace(":", "."))
+        return cast(
+            type[GenerationLoop],
+            resolve_obj_by_qualname(_BUILT_IN[name].replace(":", ".")),
+        )
     for entry_point in _entry_points():
         if entry_point.name == name:
             try:
-                return entry_point.load()
+                return cast(type[GenerationLoop], entry_point.load())
             except Exception as error:
                 raise ValueError(
                     f"generation_loop={name!r} ({entry_point.value}) cannot be "
@@ -101,7 +104,9 @@ def _load(name: str) -> type[GenerationLoop]:
                 ) from error
     if "." in name:
         try:
-            return resolve_obj_by_qualname(name.replace(":", "."))
+            return cast(
+                type[GenerationLoop], resolve_obj_by_qualname(name.replace(":", "."))
+            )
         except (ImportError, AttributeError) as error:
             raise ValueError(
                 f"generation_loop={name!r} cannot be imported: {error}"
@@ -112,5 +117,5 @@ def _load(name: str) -> type[GenerationLoop]:
     )
 
 
-def _entry_points():  # type: ignore[no-untyped-def]
+def _entry_points() -> EntryPoints:
     return entry_points(group=ENTRY_POINT_GROUP)
