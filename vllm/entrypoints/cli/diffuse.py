@@ -12,7 +12,6 @@ import typing
 from contextlib import ExitStack
 
 from vllm.entrypoints.cli.types import CLISubcommand
-
 from vllm.v1.diffusion.cli.progress import progress
 
 if typing.TYPE_CHECKING:
