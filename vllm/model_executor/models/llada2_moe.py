@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
 from vllm.distributed import get_pp_group
