@@ -116,7 +116,6 @@ def _model_path(args: argparse.Namespace) -> str:
 def _sampling_params(config: VllmConfig, args: argparse.Namespace) -> SamplingParams:
     """The checkpoint's own parameters, and over them those of the command line."""
     from vllm.sampling_params import SamplingParams
-
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
     from vllm.v1.generation_loop import get_generation_loop
 
