@@ -1,4 +1,5 @@
 # make install | run | test | lint | types | bench | develop | cuda-compile | clean      (docs/building.md)
+# make contract | patches | patches-next | next | proposals | wheel-check | licences     (docs/upgrading.md)
 #
 # Each target makes what it needs; what is up to date is not made again.
 
@@ -14,6 +15,7 @@ OVERLAY := $(shell find vllm -type f ! -path '*/__pycache__/*' ! -name '*.so' 2>
 INSTALLED := $(if $(wildcard $(VENV)/.develop),$(VENV)/.develop,$(VENV)/.installed)
 
 .PHONY: install run test lint types format bench develop cuda-compile patches clean FORCE
+.PHONY: contract hooks licences next patches-next proposals proposals-check wheel-check
 .DEFAULT_GOAL := run
 .DELETE_ON_ERROR:
 
@@ -50,6 +52,40 @@ patches:
 	$(PYTHON) tools/patches.py verify
 	$(PYTHON) tools/patches.py export --check
 	$(PYTHON) tools/patches.py status
+
+# The series for the release after the pin.
+patches-next:
+	$(PYTHON) tools/patches.py verify --next
+	$(PYTHON) tools/patches.py export --next --check
+	$(PYTHON) tools/patches.py status --next
+
+# What the overlay relies on in upstream; seconds.
+contract: $(INSTALLED) $(VENV)/.extra-test
+	$(BIN)/python -m pytest -q tests/upstream_contract
+
+# The tests that need no engine, on the release after the pin.
+next: $(INSTALLED) $(VENV)/.extra-test
+	$(BIN)/python tools/next_tree.py -q
+
+# The patches of docs/upstream/, from the series and the overlay.
+proposals:
+	$(PYTHON) tools/proposals.py
+
+proposals-check:
+	$(PYTHON) tools/proposals.py --check
+
+# Builds the wheel as a file and compares its content with upstream, the series and the overlay.
+wheel-check: $(VENV)/.build-tools
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	$(BIN)/python tools/check_wheel.py build/wheel/*.whl
+
+licences: $(INSTALLED)
+	$(BIN)/python tools/check_licences.py
+
+# Checks on every commit (.pre-commit-config.yaml).
+hooks: $(INSTALLED) $(VENV)/.extra-dev
+	$(BIN)/pre-commit install
 
 # Editable: edits of the overlay are live, the kernels are rebuilt incrementally.
 develop: | $(BIN)/python
