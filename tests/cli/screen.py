@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -67,6 +68,8 @@ class OnTerminal:
     def __init__(self, command: list[str], columns: int = 100, rows: int = 30) -> None:
         self.screen = Screen(columns)
         self.raw = ""
+        self._seen = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._terminal, side = pty.openpty()
         fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": str(rows)}
@@ -85,10 +88,9 @@ class OnTerminal:
         os.write(self._terminal, text.encode())
 
     def read_until(self, wanted: str, seconds: float = 240) -> None:
-        """Reads until the text was written since the last call; "" stands for the end."""
+        """Reads until the text is written, behind what was waited for before; "" is the end."""
         deadline = time.monotonic() + seconds
-        seen = len(self.raw)
-        while not wanted or wanted not in self.raw[seen:]:
+        while not wanted or (found := self.raw.find(wanted, self._seen)) < 0:
             assert time.monotonic() < deadline, f"no {wanted!r} in {self.raw[-2000:]!r}"
             if not select.select([self._terminal], [], [], 1)[0]:
                 continue
@@ -99,9 +101,10 @@ class OnTerminal:
             if not data:
                 assert not wanted, f"ended without {wanted!r}: {self.raw[-2000:]!r}"
                 return
-            text = data.decode(errors="replace")
+            text = self._decoder.decode(data)
             self.raw += text
             self.screen.feed(text)
+        self._seen = found + len(wanted)
 
     def end(self) -> int:
         """Reads the rest; the exit status."""
