@@ -17,10 +17,7 @@ def main() -> None:
     llm = LLM(**task["settings"])
     results = []
     for batch in task["batches"]:
-        cases = [
-            Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()})
-            for c in batch
-        ]
+        cases = [Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()}) for c in batch]
         counters = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
         results.append([*run(llm, cases), {}])
         after = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}

@@ -26,9 +26,7 @@ def test_mode(mode: str, golden_cases: list[dict[str, Any]]) -> None:
     env, settings = MODES[mode]
     golden = [of_golden(case) for case in golden_cases]
     cases = mixed_batch()
-    first, second, third = run_elsewhere(
-        [golden, cases, golden[4:5]], env=env, **settings
-    )
+    first, second, third = run_elsewhere([golden, cases, golden[4:5]], env=env, **settings)
     for result, case in zip(first[:-1], golden_cases, strict=True):
         check(result, case)
     assert_as_reference(second[:-1], cases)
@@ -77,9 +75,7 @@ def test_prefix_cache_holds_settled_blocks_only() -> None:
     batch = [first, other_block, Case(prompt[:100], 20, "low_confidence_static", 8)]
     from tests.engine.requests_ import expected
 
-    longer = Case(
-        prompt + tuple(expected(first).output_ids), 20, "low_confidence_static", 8
-    )
+    longer = Case(prompt + tuple(expected(first).output_ids), 20, "low_confidence_static", 8)
     cold, warm, grown = run_elsewhere(
         [batch, batch, [longer]],
         block_size=32,

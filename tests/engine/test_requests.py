@@ -79,9 +79,7 @@ def test_abort_in_the_middle(engine: Any) -> None:
     drop = Case(random_prompt(50, 15), 400, "sequential", 4)
     ids = {}
     for name, case in (("keep", keep), ("drop", drop)):
-        ids[name] = core.add_request(
-            name, {"prompt_token_ids": list(case.prompt)}, case.sampling_params()
-        )
+        ids[name] = core.add_request(name, {"prompt_token_ids": list(case.prompt)}, case.sampling_params())
     seen: dict[str, Any] = {}
     while core.has_unfinished_requests():
         for output in core.step():

@@ -51,8 +51,7 @@ def test_draws_follow_the_filtered_distribution(engine: Any) -> None:
         probabilities = filtered(logits, **filters).softmax(-1)
         draws = 400
         counts = Counter(
-            tokens[0]
-            for tokens in ids(engine, [replace(base, seed=i, **filters) for i in range(draws)])
+            tokens[0] for tokens in ids(engine, [replace(base, seed=i, **filters) for i in range(draws)])
         )
         allowed = set(probabilities.nonzero()[:, 0].tolist())
         assert set(counts) <= allowed
@@ -74,7 +73,5 @@ def filtered(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0) -> torch.
 def test_n_completions(engine: Any) -> None:
     params = replace(SAMPLED, seed=11).sampling_params()
     params.n = 3
-    outputs = engine.generate(
-        [{"prompt_token_ids": list(SAMPLED.prompt)}], params, use_tqdm=False
-    )[0].outputs
+    outputs = engine.generate([{"prompt_token_ids": list(SAMPLED.prompt)}], params, use_tqdm=False)[0].outputs
     assert len({tuple(o.token_ids) for o in outputs}) > 1

@@ -26,8 +26,7 @@ class LladaReference:
         self.config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         self.weights = {
-            name.removeprefix("model.transformer."): tensor.float()
-            for name, tensor in weights.items()
+            name.removeprefix("model.transformer."): tensor.float() for name, tensor in weights.items()
         }
         self.mask_id = self.config["mask_token_id"]
 
@@ -45,9 +44,7 @@ class LladaReference:
             w = f"blocks.{layer}."
             h = rms_norm(x, weights[w + "attn_norm.weight"], eps)
             q, k, v = (
-                (h @ weights[f"{w}{name}_proj.weight"].T)
-                .view(len(rows), heads, size)
-                .transpose(0, 1)
+                (h @ weights[f"{w}{name}_proj.weight"].T).view(len(rows), heads, size).transpose(0, 1)
                 for name in "qkv"
             )
             if layer == len(store):
@@ -108,9 +105,7 @@ class LladaReference:
         return Decoded(ids[len(prompt) :], total, settled[len(prompt) :])
 
 
-def count(
-    algorithm: str, falling: torch.Tensor, n: int, threshold: float | None
-) -> int:
+def count(algorithm: str, falling: torch.Tensor, n: int, threshold: float | None) -> int:
     """How many of the best positions a step settles, by falling confidence."""
     if algorithm == "low_confidence_static":
         return n

@@ -36,8 +36,7 @@ class SdarReference:
         folder = Path(folder)
         self.config = json.loads((folder / "config.json").read_text())
         self.weights = {
-            name: tensor.float()
-            for name, tensor in load_file(folder / "model.safetensors").items()
+            name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
         }
         self.mask_id = self.config.get("mask_token_id", 151669)
 
@@ -57,9 +56,7 @@ class SdarReference:
             w = f"model.layers.{layer}."
             h = rms_norm(x, weights[w + "input_layernorm.weight"], eps)
             q, k, v = (
-                (h @ weights[f"{w}self_attn.{name}_proj.weight"].T)
-                .view(len(ids), -1, size)
-                .transpose(0, 1)
+                (h @ weights[f"{w}self_attn.{name}_proj.weight"].T).view(len(ids), -1, size).transpose(0, 1)
                 for name in "qkv"
             )
             q = rms_norm(q, weights[w + "self_attn.q_norm.weight"], eps)
@@ -111,7 +108,12 @@ class SdarReference:
                 entropy = -(probability * logits.log_softmax(-1)).sum(-1)
                 n = block_length // steps + (step < block_length % steps)
                 for i in _select(
-                    algorithm, confidence, entropy, masked, max(n, 1), threshold,
+                    algorithm,
+                    confidence,
+                    entropy,
+                    masked,
+                    max(n, 1),
+                    threshold,
                     entropy_bound,
                 ):
                     canvas[i] = int(token[i])
@@ -165,9 +167,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def rotary(
-    position: torch.Tensor, size: int, theta: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary(position: torch.Tensor, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
     frequency = theta ** (-torch.arange(0, size, 2).double() / size)
     angle = position[:, None].double() * frequency
     return angle.cos().float(), angle.sin().float()

@@ -18,7 +18,5 @@ def bundled_path(family: str = "sdar") -> str:
     folder = _ASSETS / family
     if not (folder / "config.json").is_file():
         known = sorted(p.parent.name for p in _ASSETS.glob("*/config.json"))
-        raise ValueError(
-            f"family={family!r} has no bundled checkpoint. Known: {', '.join(known)}."
-        )
+        raise ValueError(f"family={family!r} has no bundled checkpoint. Known: {', '.join(known)}.")
     return str(folder)

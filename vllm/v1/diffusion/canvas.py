@@ -135,15 +135,11 @@ class CanvasStates:
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
         self.step[slots] = torch.where(settled, 0, self.step[slots])
-        self.tokens[slots] = torch.where(
-            column, self.mask_token_id, self.tokens[slots]
-        )
+        self.tokens[slots] = torch.where(column, self.mask_token_id, self.tokens[slots])
         self.masked[slots] = torch.where(column, inside, self.masked[slots])
         self.settled_at[slots] = torch.where(column, -1, self.settled_at[slots])
 
-    def input_ids(
-        self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor
-    ) -> torch.Tensor:
+    def input_ids(self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
         """The tokens that a step computes.
 
         Args:
@@ -163,9 +159,7 @@ class CanvasStates:
         return ids.masked_fill_(behind, self.mask_token_id)
 
     @staticmethod
-    def _known_tokens(
-        requests: RequestState, slots: torch.Tensor, positions: torch.Tensor
-    ) -> torch.Tensor:
+    def _known_tokens(requests: RequestState, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         tokens = requests.all_token_ids.gpu
         inside = positions.clamp(max=tokens.shape[1] - 1)
         if inside.dim() > slots.dim():

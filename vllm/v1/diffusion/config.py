@@ -63,9 +63,7 @@ def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
     model_config = vllm_config.model_config
     family = family_of_architectures(model_config.architectures)
     if family is None:
-        raise ValueError(
-            f"{model_config.architectures} is no masked-diffusion architecture."
-        )
+        raise ValueError(f"{model_config.architectures} is no masked-diffusion architecture.")
     given = vllm_config.diffusion_config or MaskedDiffusionConfig()
     if not isinstance(given, MaskedDiffusionConfig):
         given = MaskedDiffusionConfig(canvas_length=given.canvas_length)

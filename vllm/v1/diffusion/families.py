@@ -107,9 +107,7 @@ FAMILIES = (
 )
 
 MASKED_DIFFUSION_MODELS = {
-    architecture: family.model
-    for family in FAMILIES
-    for architecture in family.architectures
+    architecture: family.model for family in FAMILIES for architecture in family.architectures
 }
 """Architecture -> (module, class), as upstream's model registry wants it."""
 

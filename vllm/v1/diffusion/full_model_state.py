@@ -62,9 +62,7 @@ class FullDiffusionModelState(DiffusionModelState):
         assert params is not None and params.max_tokens is not None
         return min(new_req_data.prompt_len + params.max_tokens, self.max_model_len)
 
-    def prepare_inputs(
-        self, input_batch: InputBatch, req_states: RequestState
-    ) -> dict[str, Any]:
+    def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Also points the rows of logits at the block, inside its window."""
         inputs = super().prepare_inputs(input_batch, req_states)
         rows = np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1])
@@ -78,9 +76,7 @@ class FullDiffusionModelState(DiffusionModelState):
             first = input_batch.query_start_loc[request]
             computed = req_states.num_computed_tokens.gpu[slot]
             input_batch.logits_indices = (
-                first
-                + (self.canvases.start[slot] - computed)
-                + input_batch.expanded_local_pos
+                first + (self.canvases.start[slot] - computed) + input_batch.expanded_local_pos
             )
         return inputs
 
@@ -99,9 +95,7 @@ class FullDiffusionModelState(DiffusionModelState):
         """Attention metadata with one bidirectional sequence a request."""
         assert ubatch_idx == 0 and cudagraph_mode != CUDAGraphMode.FULL
         num_reqs = input_batch.num_reqs
-        window_end = (
-            input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
-        )
+        window_end = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
         canvas_end = self.canvases.end.np[input_batch.idx_mapping_np]
         denoises = np.diff(input_batch.cu_num_logits_np[: num_reqs + 1]) > 0
         seq_lens = np.where(denoises, canvas_end, window_end).astype(np.int32)

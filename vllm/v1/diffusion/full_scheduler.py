@@ -66,9 +66,7 @@ class FullDiffusionScheduler(DiffusionScheduler):
         """
         request_id = request.request_id
         end = self._canvas_end(request)
-        others = (
-            output.total_num_scheduled_tokens - output.num_scheduled_tokens[request_id]
-        )
+        others = output.total_num_scheduled_tokens - output.num_scheduled_tokens[request_id]
         if others + end > self.max_num_scheduled_tokens:
             return 1
         if self.kv_cache_manager.allocate_slots(request, end) is None:

@@ -42,8 +42,7 @@ class BlockDiffusionLoop(GenerationLoop):
         length = model_config.max_model_len // served * served
         if length == 0:
             raise ValueError(
-                f"max_model_len={model_config.max_model_len} is shorter than one "
-                f"block of {served} tokens."
+                f"max_model_len={model_config.max_model_len} is shorter than one block of {served} tokens."
             )
         if length != model_config.max_model_len:
             logger.info(
@@ -60,9 +59,7 @@ class BlockDiffusionLoop(GenerationLoop):
             # The default of 16 would end inside a block.
             cache_config.block_size = served
 
-    def validate_params(
-        self, params: SamplingParams, vllm_config: VllmConfig
-    ) -> None:
+    def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_params`."""
         check_sampling_params(params)
         resolve_decoding(params, resolve_diffusion_config(vllm_config))
@@ -166,6 +163,5 @@ def _check_budget(vllm_config: VllmConfig, widest: int) -> None:
     for name, value in budgets.items():
         if value is not None and value < widest:
             raise ValueError(
-                f"{name}={value} is too small: a step computes up to {widest} tokens "
-                "for one request."
+                f"{name}={value} is too small: a step computes up to {widest} tokens for one request."
             )

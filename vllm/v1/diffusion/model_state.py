@@ -53,9 +53,7 @@ class DiffusionModelState(DefaultModelState):
         width = self.diffusion_config.block_length
         mask_token_id = self.diffusion_config.mask_token_id
         assert width is not None and mask_token_id is not None
-        self.canvases = CanvasStates(
-            self.max_num_reqs, width, mask_token_id, device, self.aligned
-        )
+        self.canvases = CanvasStates(self.max_num_reqs, width, mask_token_id, device, self.aligned)
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
@@ -78,15 +76,11 @@ class DiffusionModelState(DefaultModelState):
         """Where the request's canvas ends; None where blocks follow blocks."""
         return None
 
-    def prepare_inputs(
-        self, input_batch: InputBatch, req_states: RequestState
-    ) -> dict[str, Any]:
+    def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Writes known tokens and canvases to ``input_batch.input_ids``."""
         self.canvases.apply_added(req_states)
         num_tokens = input_batch.num_tokens
-        slots = np.repeat(
-            input_batch.idx_mapping_np, input_batch.num_scheduled_tokens
-        ).astype(np.int64)
+        slots = np.repeat(input_batch.idx_mapping_np, input_batch.num_scheduled_tokens).astype(np.int64)
         input_batch.input_ids[:num_tokens] = self.canvases.input_ids(
             req_states, slots, input_batch.positions[:num_tokens]
         )
@@ -117,9 +111,7 @@ class DiffusionModelState(DefaultModelState):
             attn_groups=attn_groups,
             num_reqs=len(blocks.request),
             num_tokens=input_batch.num_tokens,
-            query_start_loc_gpu=async_tensor_h2d(
-                blocks.query_start_loc, device=self.device
-            ),
+            query_start_loc_gpu=async_tensor_h2d(blocks.query_start_loc, device=self.device),
             query_start_loc_cpu=query_start_loc,
             max_query_len=int(np.diff(blocks.query_start_loc).max()),
             seq_lens=async_tensor_h2d(blocks.seq_lens, device=self.device),
@@ -143,26 +135,22 @@ class _Blocks:
         seq_lens: End of each block, int32 ``[n]``.
     """
 
-    def __init__(
-        self, request: np.ndarray, query_start_loc: np.ndarray, seq_lens: np.ndarray
-    ) -> None:
+    def __init__(self, request: np.ndarray, query_start_loc: np.ndarray, seq_lens: np.ndarray) -> None:
         self.request = request
         self.query_start_loc = query_start_loc
         self.seq_lens = seq_lens
 
     @classmethod
-    def of(
-        cls, starts: np.ndarray, lengths: np.ndarray, block_lengths: np.ndarray
-    ) -> _Blocks:
+    def of(cls, starts: np.ndarray, lengths: np.ndarray, block_lengths: np.ndarray) -> _Blocks:
         """Splits windows ``[start, start + length)`` at multiples of the block."""
         ends = starts + lengths
         first = starts // block_lengths
         counts = -(-ends // block_lengths) - first
         request = np.repeat(np.arange(len(starts)), counts)
         nth = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts)
-        seq_lens = np.minimum(
-            (first[request] + nth + 1) * block_lengths[request], ends[request]
-        ).astype(np.int32)
+        seq_lens = np.minimum((first[request] + nth + 1) * block_lengths[request], ends[request]).astype(
+            np.int32
+        )
         before = np.concatenate(([0], np.cumsum(lengths)[:-1])) - starts
         query_start_loc = np.zeros(len(request) + 1, dtype=np.int32)
         query_start_loc[1:] = seq_lens + before[request]

@@ -90,9 +90,7 @@ class Decoding:
     trace: bool
 
 
-def resolve_decoding(
-    params: SamplingParams | None, config: MaskedDiffusionConfig
-) -> Decoding:
+def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfig) -> Decoding:
     """Combines a request's parameters with the engine's defaults.
 
     Args:
@@ -121,9 +119,7 @@ def resolve_decoding(
     try:
         policy = get_policy(algorithm)
     except ValueError as error:
-        raise ParameterError(
-            str(error), parameter=_PREFIX + "algorithm", value=algorithm
-        ) from error
+        raise ParameterError(str(error), parameter=_PREFIX + "algorithm", value=algorithm) from error
     for name in ("steps", "threshold", "factor", "entropy_bound"):
         value = getattr(given, name)
         _require(
@@ -137,9 +133,7 @@ def resolve_decoding(
         _check_int("steps", given.steps)
     if given.threshold is not None:
         _check_number("threshold", given.threshold)
-        _require(
-            0 <= given.threshold <= 1, "threshold", given.threshold, "must be 0 to 1"
-        )
+        _require(0 <= given.threshold <= 1, "threshold", given.threshold, "must be 0 to 1")
     for name in ("factor", "entropy_bound"):
         value = getattr(given, name)
         if value is not None:
@@ -201,8 +195,7 @@ def check_sampling_params(params: SamplingParams) -> None:
         if value not in neutral:
             alias = _ALSO_CALLED.get(name)
             raise ParameterError(
-                f"{name}={value!r}{f' ({alias})' if alias else ''} is not supported "
-                "with diffusion models.",
+                f"{name}={value!r}{f' ({alias})' if alias else ''} is not supported with diffusion models.",
                 parameter=name,
                 value=value,
             )
@@ -219,9 +212,7 @@ def _check_int(name: str, value: Any) -> None:
 
 def _check_number(name: str, value: Any) -> None:
     _require(
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and value == value,
+        isinstance(value, int | float) and not isinstance(value, bool) and value == value,
         name,
         value,
         "must be a number",

@@ -104,18 +104,12 @@ class DenoisingSampler:
                 device=slots.device,
             )
             covered = (start + length <= window_end)[index]
-            settled[index] = self._denoise(
-                logits, input_batch, slots[index], denoising, row_start, covered
-            )
+            settled[index] = self._denoise(logits, input_batch, slots[index], denoising, row_start, covered)
             first = (known - start)[index].clamp(min=0)
-            sampled[index] = _from_column(
-                canvases.tokens[slots[index]].to(torch.int32), first
-            )
+            sampled[index] = _from_column(canvases.tokens[slots[index]].to(torch.int32), first)
             trace = torch.zeros(*sampled.shape, 2, device=slots.device)
             for field, values in enumerate((canvases.settled_at, canvases.confidence)):
-                trace[index, :, field] = _from_column(
-                    values[slots[index]].to(torch.float32), first
-                )
+                trace[index, :, field] = _from_column(values[slots[index]].to(torch.float32), first)
             canvases.next_block(slots[index], settled[index])
         num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)
         computed = self._computed(slots, window_end, known, start, settled)
@@ -168,9 +162,7 @@ class DenoisingSampler:
         if self.overlaps:
             # The window's block may have settled in the step before: then this
             # step only commits it, and the canvas, of the next block, waits.
-            active &= torch.repeat_interleave(
-                covered, row_start.diff(), output_size=len(row_slot)
-            )
+            active &= torch.repeat_interleave(covered, row_start.diff(), output_size=len(row_slot))
             rule = rule.clone()
             rule[slots] = torch.where(covered, rule[slots], int(Rule.GIVEN))
         slots_np = input_batch.idx_mapping_np[denoising]

@@ -125,8 +125,7 @@ class DiffusionScheduler(Scheduler):
             return None
         known = plan.next_known(request.num_tokens)
         if known != request.num_tokens and (
-            known - request.num_prompt_tokens >= request.max_tokens
-            or known >= self.max_model_len
+            known - request.num_prompt_tokens >= request.max_tokens or known >= self.max_model_len
         ):
             return None
         end = plan.window_end(known)
@@ -150,9 +149,7 @@ class DiffusionScheduler(Scheduler):
         """Remembers a window that was scheduled and what it leaves computed."""
         plan = self._plans[request.request_id]
         plan.push(end, request.num_tokens, denoises)
-        request.num_computed_tokens = computed_after(
-            end, request.num_tokens, plan.block_length
-        )
+        request.num_computed_tokens = computed_after(end, request.num_tokens, plan.block_length)
 
     def _round_window(self, request_id: str, output: SchedulerOutput) -> int:
         """Makes one request's share of a step end with a block; its end."""
@@ -216,9 +213,7 @@ class DiffusionScheduler(Scheduler):
             plan = self._plans.get(request_id)
             if request is None or plan is None:
                 continue
-            if plan.windows[0].end <= block_start(
-                request.num_tokens, plan.block_length
-            ):
+            if plan.windows[0].end <= block_start(request.num_tokens, plan.block_length):
                 continue  # The block had settled: a plain commit.
             index = runner_output.req_id_to_index[request_id]
             committed = len(runner_output.sampled_token_ids[index])
@@ -227,13 +222,9 @@ class DiffusionScheduler(Scheduler):
                 assert runner_output.unmask_trace is not None
                 rows = runner_output.unmask_trace[index, :committed]
                 before = plan.denoised - 1 - int(rows[:, 0].max())
-                traces[request_id] = [
-                    (before + int(step), float(p)) for step, p in rows.tolist()
-                ]
+                traces[request_id] = [(before + int(step), float(p)) for step, p in rows.tolist()]
             assert request.spec_decode_metrics is not None
-            request.spec_decode_metrics.observe(
-                num_draft_tokens=plan.block_length, num_accepted=committed
-            )
+            request.spec_decode_metrics.observe(num_draft_tokens=plan.block_length, num_accepted=committed)
             if self.log_stats:
                 if self._denoising_stats is None:
                     self._denoising_stats = SpecDecodingStats.new(self.num_spec_tokens)
@@ -251,9 +242,7 @@ class DiffusionScheduler(Scheduler):
         """The canvas lives on the device: nothing to do."""
 
 
-def set_window(
-    output: SchedulerOutput, request_id: str, length: int, rows: int
-) -> None:
+def set_window(output: SchedulerOutput, request_id: str, length: int, rows: int) -> None:
     """Changes one request's share of a step.
 
     Args:
@@ -262,9 +251,7 @@ def set_window(
         length: Tokens to compute.
         rows: Canvas positions that want logits: one row for each.
     """
-    output.total_num_scheduled_tokens += (
-        length - output.num_scheduled_tokens[request_id]
-    )
+    output.total_num_scheduled_tokens += length - output.num_scheduled_tokens[request_id]
     output.num_scheduled_tokens[request_id] = length
     output.scheduled_spec_decode_tokens.pop(request_id, None)
     if rows:

@@ -130,9 +130,7 @@ class RequestPlan:
 
     def _outcome(self, masked: int) -> Outcome:
         decoding = self.decoding
-        total = get_policy(decoding.algorithm).steps_left(
-            masked, 0, decoding.steps, decoding.block_length
-        )
+        total = get_policy(decoding.algorithm).steps_left(masked, 0, decoding.steps, decoding.block_length)
         if total is None:
             return Outcome.UNKNOWN
         return Outcome.SETTLES if self.step >= total else Outcome.NOTHING

@@ -40,9 +40,7 @@ class GenerationLoop:
             ValueError: The loop cannot serve this model or configuration.
         """
 
-    def validate_params(
-        self, params: SamplingParams, vllm_config: VllmConfig
-    ) -> None:
+    def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         """Checks a request's parameters at admission, in the front end.
 
         Raises:
@@ -50,15 +48,11 @@ class GenerationLoop:
                 (HTTP 400). Name the parameter, its value and what is allowed.
         """
 
-    def scheduler_cls(
-        self, vllm_config: VllmConfig
-    ) -> type[SchedulerInterface] | str | None:
+    def scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | str | None:
         """The scheduler's class or dotted path; None for upstream's choice."""
         return None
 
-    def step(
-        self, core: EngineCore
-    ) -> tuple[dict[int, EngineCoreOutputs] | None, bool]:
+    def step(self, core: EngineCore) -> tuple[dict[int, EngineCoreOutputs] | None, bool]:
         """Runs one engine step; called by the engine core's busy loop.
 
         Returns:

@@ -99,18 +99,13 @@ def _load(name: str) -> type[GenerationLoop]:
                 return cast(type[GenerationLoop], entry_point.load())
             except Exception as error:
                 raise ValueError(
-                    f"generation_loop={name!r} ({entry_point.value}) cannot be "
-                    f"imported: {error}"
+                    f"generation_loop={name!r} ({entry_point.value}) cannot be imported: {error}"
                 ) from error
     if "." in name:
         try:
-            return cast(
-                type[GenerationLoop], resolve_obj_by_qualname(name.replace(":", "."))
-            )
+            return cast(type[GenerationLoop], resolve_obj_by_qualname(name.replace(":", ".")))
         except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"generation_loop={name!r} cannot be imported: {error}"
-            ) from error
+            raise ValueError(f"generation_loop={name!r} cannot be imported: {error}") from error
     raise ValueError(
         f"Unknown generation_loop={name!r}. Known: "
         f"{', '.join(known_generation_loops())}; or a dotted path to a class."

@@ -83,9 +83,7 @@ class UnmaskingPolicy:
         """
         raise NotImplementedError(f"{type(self).__name__} names a rule")
 
-    def steps_left(
-        self, masked: int, step: int, steps: int, block_length: int
-    ) -> int | None:
+    def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
         """How many denoising steps a block still needs.
 
         Args:
@@ -115,9 +113,7 @@ class ScheduledPolicy(UnmaskingPolicy):
 
     parameters = frozenset({"steps"})
 
-    def steps_left(
-        self, masked: int, step: int, steps: int, block_length: int
-    ) -> int | None:
+    def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
         """See :meth:`UnmaskingPolicy.steps_left`."""
         count = 0
         while masked > 0:

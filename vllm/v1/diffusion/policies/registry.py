@@ -47,15 +47,9 @@ def get_policy(name: str) -> UnmaskingPolicy:
                 policy = entry_point.load()()
             except Exception as error:
                 raise ValueError(
-                    f"diffusion_algorithm={name!r} ({entry_point.value}) cannot be "
-                    f"loaded: {error}"
+                    f"diffusion_algorithm={name!r} ({entry_point.value}) cannot be loaded: {error}"
                 ) from error
             if not isinstance(policy, UnmaskingPolicy):
-                raise ValueError(
-                    f"diffusion_algorithm={name!r} ({entry_point.value}) is no "
-                    "UnmaskingPolicy."
-                )
+                raise ValueError(f"diffusion_algorithm={name!r} ({entry_point.value}) is no UnmaskingPolicy.")
             return policy
-    raise ValueError(
-        f"Unknown diffusion_algorithm={name!r}. Known: {', '.join(known_policies())}."
-    )
+    raise ValueError(f"Unknown diffusion_algorithm={name!r}. Known: {', '.join(known_policies())}.")
