@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -62,6 +63,13 @@ class Screen:
             self.rows.append("")
 
 
+def _lead_terminal() -> None:
+    """Makes the new process the one that its terminal's keys reach."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Background jobs of a shell ignore it, and so would what they start.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class OnTerminal:
     """A program whose input and output are a terminal of a given size."""
 
@@ -80,7 +88,7 @@ class OnTerminal:
             stderr=side,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_lead_terminal,
         )
         os.close(side)
 
