@@ -51,6 +51,8 @@ class FastDllmV2Reference:
                 known.append(self._choose(self._logits(known, block_length)[-1:])[0])
                 at.append(step)
                 step += 1
+                if block_length == 1:
+                    continue
             start = len(known) // block_length * block_length
             canvas = known[start:] + [self.mask_id] * (start + block_length - len(known))
             open_ = set(range(len(known) - start, block_length))
