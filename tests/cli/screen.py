@@ -95,12 +95,17 @@ class OnTerminal:
     def type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
 
-    def read_until(self, wanted: str, seconds: float = 240) -> None:
-        """Reads until the text is written, behind what was waited for before; "" is the end."""
+    def read_until(self, wanted: str, seconds: float = 240, key: str = "") -> None:
+        """Reads until the text is written, behind what was waited for before; "" is the end.
+
+        While nothing comes, `key` is pressed now and then: a signal that arrives just before input() waits
+        is only seen with the next one.
+        """
         deadline = time.monotonic() + seconds
         while not wanted or (found := self.raw.find(wanted, self._seen)) < 0:
             assert time.monotonic() < deadline, f"no {wanted!r} in {self.raw[-2000:]!r}"
             if not select.select([self._terminal], [], [], 1)[0]:
+                self.type(key)
                 continue
             try:
                 data = os.read(self._terminal, 65536)
@@ -114,9 +119,9 @@ class OnTerminal:
             self.screen.feed(text)
         self._seen = found + len(wanted)
 
-    def end(self) -> int:
+    def end(self, key: str = "") -> int:
         """Reads the rest; the exit status."""
-        self.read_until("")
+        self.read_until("", key=key)
         os.close(self._terminal)
         return self.process.wait(60)
 

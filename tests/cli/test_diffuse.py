@@ -96,7 +96,7 @@ def test_interactive_on_a_terminal(terminal):
     program.read_until("> ")
     assert program.screen.text.splitlines()[-2].startswith("add 3+4=7  [")
     program.type("\x03")
-    assert program.end() == 130
+    assert program.end(key="\x03") == 130
     assert "Traceback" not in program.raw
     assert "Warning" not in program.raw
     assert "leaked" not in program.raw
