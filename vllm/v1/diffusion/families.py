@@ -89,6 +89,20 @@ FAMILIES = (
         algorithm="low_confidence_dynamic",
         threshold=0.95,
     ),
+    # Settings of the published chat script (NVlabs/Fast-dLLM, v2).
+    Family(
+        name="Fast-dLLM v2",
+        architectures=("Fast_dLLM_QwenForCausalLM",),
+        model_type="Fast_dLLM_Qwen",
+        config_class="FastDLLMQwenConfig",
+        config_module="vllm.transformers_utils.configs.fast_dllm_v2",
+        model=("fast_dllm_v2", "FastDLLMQwenForCausalLM"),
+        loop="shifted_block_diffusion",
+        mask_token_id=151665,
+        block_length=32,
+        algorithm="sub_blocks",
+        threshold=0.9,
+    ),
     # Defaults of the published generate.py (ML-GSAI/LLaDA), block as in its examples.
     Family(
         name="LLaDA",

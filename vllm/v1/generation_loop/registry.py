@@ -20,6 +20,7 @@ _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
     "block_diffusion": "vllm.v1.diffusion.loop:BlockDiffusionLoop",
     "full_diffusion": "vllm.v1.diffusion.loop:FullDiffusionLoop",
+    "shifted_block_diffusion": "vllm.v1.diffusion.shifted_loop:ShiftedBlockDiffusionLoop",
 }
 
 

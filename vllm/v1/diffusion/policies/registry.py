@@ -12,6 +12,7 @@ from vllm.v1.diffusion.policies.factor import Factor
 from vllm.v1.diffusion.policies.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.low_confidence_static import LowConfidenceStatic
 from vllm.v1.diffusion.policies.sequential import Sequential
+from vllm.v1.diffusion.policies.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.threshold import Threshold
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
@@ -22,6 +23,7 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "low_confidence_static": LowConfidenceStatic,
     "factor": Factor,
     "sequential": Sequential,
+    "sub_blocks": SubBlocks,
     "threshold": Threshold,
 }
 
