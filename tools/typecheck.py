@@ -7,6 +7,7 @@ are therefore named, and looked up in the environment, from a folder in which th
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -26,8 +27,18 @@ def modules() -> list[str]:
     return [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
 
 
+def missing() -> list[str]:
+    """Return the overlay's files that the installed tree lacks."""
+    spec = importlib.util.find_spec("vllm")
+    home = Path(spec.origin).parent.parent if spec and spec.origin else None
+    return [name for name in overlay_files(paths.ROOT) if home is None or not (home / name).exists()]
+
+
 def main() -> int:
     """Run mypy with this interpreter; return its exit status."""
+    if lacking := missing():
+        print(f"error: {lacking[0]} is not installed; run make develop.", file=sys.stderr)
+        return 1
     named = [argument for module in modules() for argument in ("-m", module)]
     cache = paths.ROOT / "build" / "mypy"
     with tempfile.TemporaryDirectory() as folder:
