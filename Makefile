@@ -1,5 +1,5 @@
 # make install | run | test | lint | types | bench | develop | cuda-compile | clean      (docs/building.md)
-# make contract | patches | patches-next | next | proposals | wheel-check | licences     (docs/upgrading.md)
+# make contract | patches | patches-next | next | proposals | docs | wheel-check | licences     (docs/upgrading.md)
 #
 # Each target makes what it needs; what is up to date is not made again.
 
@@ -15,7 +15,7 @@ OVERLAY := $(shell find vllm -type f ! -path '*/__pycache__/*' ! -name '*.so' 2>
 INSTALLED := $(if $(wildcard $(VENV)/.develop),$(VENV)/.develop,$(VENV)/.installed)
 
 .PHONY: install run test lint types format bench develop cuda-compile patches clean FORCE
-.PHONY: contract hooks licences next patches-next proposals proposals-check wheel-check
+.PHONY: contract docs docs-check hooks licences next patches-next proposals proposals-check wheel-check
 .DEFAULT_GOAL := run
 .DELETE_ON_ERROR:
 
@@ -73,6 +73,13 @@ proposals:
 
 proposals-check:
 	$(PYTHON) tools/proposals.py --check
+
+# The pages of docs/ that are made from the code.
+docs: $(INSTALLED)
+	$(BIN)/python tools/reference_docs.py
+
+docs-check: $(INSTALLED)
+	$(BIN)/python tools/reference_docs.py --check
 
 # Builds the wheel as a file and compares its content with upstream, the series and the overlay.
 wheel-check: $(VENV)/.build-tools

@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllm.exceptions import VLLMValidationError
-from vllm.v1.diffusion.policies import get_policy
+from vllm.v1.diffusion.parameter_fields import (
+    PREFIX,
+    Flag,
+    Number,
+    ParameterError,
+    Text,
+    parameter,
+    parameters,
+    require,
+)
+from vllm.v1.diffusion.policies import built_in_policies, get_policy
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
-
-_PREFIX = "diffusion_"
-
-
-class ParameterError(VLLMValidationError, ValueError):
-    """A request's parameter is wrong: HTTP 400, ``ValueError`` in Python."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,38 +28,51 @@ class DiffusionParams:
     """How one request is denoised; what is None takes the engine's default.
 
     ``SamplingParams(extra_args=DiffusionParams(steps=2).to_extra_args())``; over
-    HTTP the same keys are members of ``vllm_xargs``.
-
-    Attributes:
-        algorithm: Name of the unmasking policy.
-        steps: Denoising steps a block, at least 1. Read by
-            ``low_confidence_static``, ``low_confidence_dynamic`` and
-            ``sequential``.
-        block_length: Tokens a block: at least 1, a divisor of the served
-            block length.
-        threshold: Confidence above which a position is settled, 0 to 1. Read by
-            ``low_confidence_dynamic`` and ``threshold``.
-        factor: How many positions may be settled at a probability below 1, above 0.
-            Read by ``factor``.
-        entropy_bound: Bound on the summed entropy of the positions settled in a
-            step, in nats, above 0. Read by ``entropy_bounded``.
-        trace: Whether ``CompletionOutput.unmask_trace`` tells for every token in
-            which denoising step of the request it was settled, and its
-            probability in that step.
+    HTTP the same keys are members of ``vllm_xargs``. Each field's range, default and
+    families stand beside it; ``docs/parameters.md`` is made from them.
     """
 
-    algorithm: str | None = None
-    steps: int | None = None
-    block_length: int | None = None
-    threshold: float | None = None
-    factor: float | None = None
-    entropy_bound: float | None = None
-    trace: bool | None = None
+    algorithm: str | None = parameter(
+        "The unmasking policy: which positions a step settles.",
+        Text("the name of an unmasking policy"),
+        default="`--diffusion-config`, else the family's",
+    )
+    steps: int | None = parameter(
+        "Denoising steps a block.",
+        Number(low=1, whole=True),
+        default="`--diffusion-config`, else as many as the block has tokens",
+    )
+    block_length: int | None = parameter(
+        "Tokens a block; a divisor of the served block length.",
+        Number(low=1, whole=True),
+        default="the served block length",
+    )
+    threshold: float | None = parameter(
+        "Confidence from which a position is settled.",
+        Number(low=0, high=1),
+        default="`--diffusion-config`, else the family's",
+    )
+    factor: float | None = parameter(
+        "Fast-dLLM's factor: the more positions a step settles, the surer each must be.",
+        Number(above=0),
+        default="must be given",
+    )
+    entropy_bound: float | None = parameter(
+        "Bound on the summed entropy of the positions that a step settles, in nats.",
+        Number(above=0),
+        default="`--diffusion-config`, else the family's",
+    )
+    trace: bool | None = parameter(
+        "Tell for every token which denoising step of the request settled it, and its probability "
+        "in that step: `CompletionOutput.unmask_trace`.",
+        Flag(),
+        default="false",
+    )
 
     def to_extra_args(self) -> dict[str, Any]:
         """The parameters that are set, as ``SamplingParams.extra_args``."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {_PREFIX + k: v for k, v in values.items() if v is not None}
+        values = {p.key: getattr(self, p.name) for p in parameters(self)}
+        return {key: value for key, value in values.items() if value is not None}
 
     @classmethod
     def from_extra_args(cls, extra_args: dict[str, Any] | None) -> DiffusionParams:
@@ -65,7 +81,7 @@ class DiffusionParams:
         Raises:
             ParameterError: A key is unknown.
         """
-        known = {_PREFIX + f.name: f.name for f in fields(cls)}
+        known = {p.key: p.name for p in parameters(cls)}
         values = {}
         for key, value in (extra_args or {}).items():
             if key in known:
@@ -104,47 +120,39 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     given = DiffusionParams.from_extra_args(params.extra_args if params else None)
     served = config.block_length
     assert served is not None and config.algorithm is not None
-    block_length = served
-    if given.block_length is not None:
-        _check_int("block_length", given.block_length)
-        _require(
-            served % given.block_length == 0,
-            "block_length",
-            given.block_length,
-            f"must divide the served block length, {served}",
-        )
-        block_length = given.block_length
+    for one in parameters(given):
+        one.check(getattr(given, one.name))
+    block_length = given.block_length or served
+    require(
+        served % block_length == 0,
+        "block_length",
+        block_length,
+        f"must divide the served block length, {served}",
+    )
     algorithm = given.algorithm or config.algorithm
-    _require(isinstance(algorithm, str), "algorithm", algorithm, "must be a string")
     try:
         policy = get_policy(algorithm)
     except ValueError as error:
-        raise ParameterError(str(error), parameter=_PREFIX + "algorithm", value=algorithm) from error
-    for name in ("steps", "threshold", "factor", "entropy_bound"):
+        raise ParameterError(str(error), parameter=PREFIX + "algorithm", value=algorithm) from error
+    for name in sorted(set().union(*(get_policy(name).parameters for name in built_in_policies()))):
         value = getattr(given, name)
-        _require(
+        require(
             value is None or name in policy.parameters,
             name,
             value,
             f"has no effect with diffusion_algorithm={algorithm!r}, which reads "
             f"{', '.join(sorted(policy.parameters)) or 'no parameters'}",
         )
-    if given.steps is not None:
-        _check_int("steps", given.steps)
-    if given.threshold is not None:
-        _check_number("threshold", given.threshold)
-        _require(0 <= given.threshold <= 1, "threshold", given.threshold, "must be 0 to 1")
-    for name in ("factor", "entropy_bound"):
-        value = getattr(given, name)
-        if value is not None:
-            _check_number(name, value)
-            _require(value > 0, name, value, "must be above 0")
-    # The server's vllm_xargs turn JSON's booleans into 0 and 1.
-    _require(given.trace in (None, 0, 1), "trace", given.trace, "must be true or false")
     name = policy.threshold_parameter
     threshold = getattr(given, name, None)
     if threshold is None:
         threshold = getattr(config, name, None)
+    require(
+        threshold is not None or name not in policy.parameters,
+        name,
+        None,
+        f"must be given with diffusion_algorithm={algorithm!r}",
+    )
     return Decoding(
         algorithm=algorithm,
         steps=given.steps or config.steps or block_length,
@@ -199,30 +207,3 @@ def check_sampling_params(params: SamplingParams) -> None:
                 parameter=name,
                 value=value,
             )
-
-
-def _check_int(name: str, value: Any) -> None:
-    _require(
-        isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-        name,
-        value,
-        "must be an integer of at least 1",
-    )
-
-
-def _check_number(name: str, value: Any) -> None:
-    _require(
-        isinstance(value, int | float) and not isinstance(value, bool) and value == value,
-        name,
-        value,
-        "must be a number",
-    )
-
-
-def _require(valid: bool, name: str, value: Any, message: str) -> None:
-    if not valid:
-        raise ParameterError(
-            f"{_PREFIX}{name}={value!r} {message}.",
-            parameter=_PREFIX + name,
-            value=value,
-        )

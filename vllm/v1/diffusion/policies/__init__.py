@@ -6,12 +6,13 @@ from vllm.v1.diffusion.policies.base import (
     PositionStats,
     UnmaskingPolicy,
 )
-from vllm.v1.diffusion.policies.registry import get_policy, known_policies
+from vllm.v1.diffusion.policies.registry import built_in_policies, get_policy, known_policies
 
 __all__ = [
     "CanvasView",
     "PositionStats",
     "UnmaskingPolicy",
+    "built_in_policies",
     "get_policy",
     "known_policies",
 ]

@@ -28,6 +28,11 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
 }
 
 
+def built_in_policies() -> list[str]:
+    """The names of the policies that come with this package."""
+    return sorted(_BUILT_IN)
+
+
 def known_policies() -> list[str]:
     """The names of the built-in policies and of those that packages register."""
     registered = (e.name for e in entry_points(group=ENTRY_POINT_GROUP))

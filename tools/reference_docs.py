@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Writes the pages of ``docs/`` that are made from the code: run it where this vLLM is installed.
+
+``reference_docs.py`` writes them; ``reference_docs.py --check`` fails if one is not current.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+_DOCS = Path(__file__).resolve().parent.parent / "docs"
+_MADE = "<!-- Made by tools/reference_docs.py (make docs) from {source}. Do not edit. -->"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [[cell.replace("|", r"\|") for cell in row] for row in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def parameters_page() -> str:
+    """Return docs/parameters.md: what a request may say about its own denoising."""
+    from vllm.v1.diffusion.families import FAMILIES
+    from vllm.v1.diffusion.parameter_fields import parameters
+    from vllm.v1.diffusion.params import DiffusionParams
+    from vllm.v1.diffusion.policies import built_in_policies, get_policy
+
+    policies = {name: get_policy(name) for name in built_in_policies()}
+    fields = []
+    for one in parameters(DiffusionParams):
+        readers = [f"`{name}`" for name, policy in policies.items() if one.name in policy.parameters]
+        fields.append(
+            [
+                f"`{one.key}`",
+                str(one.allowed),
+                one.default,
+                ", ".join(readers) or "all",
+                ", ".join(one.families) or "all",
+                one.meaning,
+            ]
+        )
+    algorithms = [
+        [
+            f"`{name}`",
+            (inspect.getdoc(type(policy)) or "").splitlines()[0],
+            ", ".join(f"`diffusion_{p}`" for p in sorted(policy.parameters)) or "nothing",
+        ]
+        for name, policy in policies.items()
+    ]
+    families = [
+        [f.name, f"`{f.algorithm}`", str(f.block_length), f"{f.threshold:g}", f"{f.entropy_bound:g}"]
+        for f in FAMILIES
+    ]
+    return "\n\n".join(
+        [
+            "# Diffusion parameters of a request",
+            _MADE.format(source="DiffusionParams, the policies and the families"),
+            "In Python `DiffusionParams(steps=4).to_extra_args()` becomes `SamplingParams.extra_args`; over\n"
+            "HTTP the same keys are members of `vllm_xargs`. A key that is unknown, out of range or has no\n"
+            "effect with the request's algorithm or the served model is refused with its name, status 400.",
+            table(["key", "values", "default", "algorithms", "families", "meaning"], fields),
+            "## Algorithms",
+            "Packages register more of them under the entry-point group `vllm.unmasking_policies`.",
+            table(["`diffusion_algorithm`", "settles in a step", "reads"], algorithms),
+            "## Families' defaults",
+            "What neither a request nor `--diffusion-config` nor the checkpoint's configuration says.",
+            table(["family", "algorithm", "block length", "threshold", "entropy bound"], families),
+        ]
+    )
+
+
+PAGES: dict[str, Callable[[], str]] = {"parameters.md": parameters_page}
+
+
+def main() -> int:
+    """Write or check the pages; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether the pages are current")
+    check = parser.parse_args().check
+    stale = []
+    for name, page in PAGES.items():
+        path, text = _DOCS / name, page() + "\n"
+        if path.is_file() and path.read_text() == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(text)
+    for name in stale:
+        print(f"error: docs/{name} is not current; run make docs." if check else f"wrote docs/{name}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
