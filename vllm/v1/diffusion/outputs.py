@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step hands to the runner: settled blocks and how they settled."""
+
+from __future__ import annotations
+
+import torch
+
+from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.step import DenoisingStep
+
+
+class StepOutputs:
+    """Tokens and traces of a step's requests, from each block's first new position.
+
+    Attributes:
+        tokens: int32 ``[requests, W]``; valid where the block settled.
+        trace: The step that settled each position and its probability then, float32
+            ``[requests, W, 2]``; None where no request denoises.
+    """
+
+    def __init__(self, num_requests: int, canvases: CanvasStates) -> None:
+        self.canvases = canvases
+        shape = (num_requests, canvases.width)
+        self.tokens = torch.zeros(shape, dtype=torch.int32, device=canvases.device)
+        self.trace: torch.Tensor | None = None
+
+    def read(self, step: DenoisingStep, first: torch.Tensor) -> None:
+        """Reads the canvases of the requests that denoised.
+
+        Args:
+            step: The step.
+            first: Column of each request's first position that was not known when
+                the block began, int64 ``[R]``.
+        """
+        canvases, slots = self.canvases, step.slots
+        self.tokens[step.index] = from_column(canvases.tokens[slots].to(torch.int32), first)
+        self.trace = torch.zeros(*self.tokens.shape, 2, device=canvases.device)
+        for field, values in enumerate((canvases.settled_at, canvases.confidence)):
+            self.trace[step.index, :, field] = from_column(values[slots].to(torch.float32), first)
+
+
+def from_column(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Moves column ``first[i]`` of row i to the front; ``[n, W]``, ``[n]``."""
+    width = values.shape[1]
+    columns = torch.arange(width, device=values.device) + first[:, None]
+    return values.gather(1, columns.clamp(max=width - 1))

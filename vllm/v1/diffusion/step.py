@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a denoising step works on: rows of logits and the canvas positions they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.worker.gpu.input_batch import InputBatch
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """The N rows of logits of the R requests of a batch that denoise.
+
+    Attributes:
+        requests: Their places in the batch, int64 ``[R]``, on the host; ``index`` is
+            the same on the device.
+        slots: Their slots, ``[R]``; ``slots_np`` is the same on the host.
+        row_start: First row of each, and the end, int32 ``[R + 1]``.
+        row_counts: Rows of each, int64 ``[R]``, on the host.
+        row_slot: Slot of each row, ``[N]``.
+        row_column: Column of the canvas that a row belongs to, int64 ``[N]``.
+        covered: Whether the window covers the request's block, bool ``[R]``. Where
+            it does not, the block has settled in the step before: this step only
+            commits it, and the canvas, of the next block, waits.
+        active: Rows whose position is still masked and covered, bool ``[N]``.
+    """
+
+    requests: np.ndarray
+    index: torch.Tensor
+    slots: torch.Tensor
+    slots_np: np.ndarray
+    row_start: torch.Tensor
+    row_counts: np.ndarray
+    row_slot: torch.Tensor
+    row_column: torch.Tensor
+    covered: torch.Tensor
+    active: torch.Tensor
+
+    @classmethod
+    def of(cls, input_batch: InputBatch, canvases: CanvasStates, overlaps: bool) -> DenoisingStep | None:
+        """Reads a batch; None where no request denoises.
+
+        Args:
+            input_batch: The step's batch.
+            canvases: The canvases of this worker's requests.
+            overlaps: Whether a window may have been scheduled before it was known
+                that the step before it settles the block.
+        """
+        num_reqs = input_batch.num_reqs
+        counts = np.diff(input_batch.cu_num_logits_np[: num_reqs + 1])
+        requests = np.flatnonzero(counts)
+        if not len(requests):
+            return None
+        device = input_batch.idx_mapping.device
+        index = async_tensor_h2d(requests, dtype=torch.int64, device=device)
+        row_start = async_tensor_h2d(
+            np.concatenate(([0], np.cumsum(counts[requests]))), dtype=torch.int32, device=device
+        )
+        slots = input_batch.idx_mapping[index]
+        row_slot = input_batch.expanded_idx_mapping
+        row_column = input_batch.expanded_local_pos.to(torch.int64)
+        covered = canvases.start[slots] + canvases.length[slots] <= input_batch.seq_lens[index]
+        active = canvases.masked[row_slot, row_column]
+        if overlaps:
+            active &= torch.repeat_interleave(covered, row_start.diff(), output_size=len(row_slot))
+        return cls(
+            requests=requests,
+            index=index,
+            slots=slots,
+            slots_np=input_batch.idx_mapping_np[requests],
+            row_start=row_start,
+            row_counts=counts[requests],
+            row_slot=row_slot,
+            row_column=row_column,
+            covered=covered,
+            active=active,
+        )
+
+    def rows_of(self, requests: np.ndarray) -> np.ndarray:
+        """Rows of some of the requests, ascending, int64, on the host.
+
+        Args:
+            requests: Which of the R requests, bool ``[R]``.
+        """
+        return np.flatnonzero(np.repeat(requests, self.row_counts))
