@@ -54,20 +54,56 @@ def test_the_demo_without_a_terminal():
     assert nothing_but_progress(done.stderr), done.stderr
 
 
-def test_json_and_what_the_tokenizer_does_not_know():
-    prompts = ["sort 4231=", "ünbekannt 日本=", "reverse stone="]
-    done = run("--json", "--prompt", *prompts, "--algorithm", "low_confidence_static", "--steps", "4")
+PROMPTS = ["sort 4231=", "ünbekannt 日本</script>=", "reverse stone="]
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What one run prints as JSON, and the page that it writes."""
+    page = tmp_path_factory.mktemp("trace") / "page.html"
+    how = ["--algorithm", "low_confidence_static", "--steps", "4", "--trace", str(page)]
+    done = run("--json", "--prompt", *PROMPTS, *how)
     assert done.returncode == 0, done.stderr
+    return done, page.read_text("utf-8")
+
+
+def test_json_and_what_the_tokenizer_does_not_know(printed):
+    done, _ = printed
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [r["prompt"] for r in results] == prompts
+    assert [r["prompt"] for r in results] == PROMPTS
     assert (results[0]["text"], results[2]["text"]) == ("1234", "enots")
     for result in results:
-        assert len(result["trace"]) == len(result["token_ids"])
+        assert len(result["trace"]) == len(result["token_ids"]) == sum(result["blocks"])
         # What stands behind the end token is denoised too, and cut off.
         assert result["steps"] > max(step for step, _ in result["trace"])
         assert "right" not in result
     assert results[0]["finish_reason"] == "stop"
     assert nothing_but_progress(done.stderr), done.stderr
+
+
+def test_the_page_replays_what_was_printed(printed, browser):
+    done, page = printed
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    script = """
+    const shown = (card) => [...card.querySelectorAll(".cell:not(.masked)")].map((cell) => cell.textContent);
+    const at = (step) => {
+      location.hash = `step=${step}`;
+      onhashchange();
+      return [...document.querySelectorAll("article")].map(shown);
+    };
+    const how = document.getElementById("how").textContent;
+    const last = Number(document.getElementById("slider").max);
+    return { how, steps: [...Array(last + 1).keys()].map(at) };
+    """
+    seen = browser.report(page, script)
+    assert "algorithm low_confidence_static" in seen["how"]
+    assert "steps 4" in seen["how"]
+    assert len(seen["steps"]) == 1 + max(r["steps"] for r in results)
+    for step, shown in enumerate(seen["steps"]):
+        for result, cells in zip(results, shown, strict=True):
+            assert len(cells) == sum(settled < step for settled, _ in result["trace"])
+    answers = ["".join(c for c in cells if not c.startswith("<")) for cells in seen["steps"][-1]]
+    assert (answers[0], answers[2]) == ("1234", "enots")
 
 
 def test_interactive_on_a_terminal(terminal):
@@ -147,6 +183,8 @@ def in_this_process(monkeypatch, capfd):
         (["--model", "x", "--bundled", "sdar"], "exclude each other"),
         (["--bundled", "nothing"], "family='nothing'"),
         (["--dtype", "float13"], "dtype"),
+        (["--trace", "/no/such/folder/page.html"], "/no/such/folder/page.html"),
+        (["--trace", "/"], "directory"),
         (["--temperature", "-1"], "temperature"),
         (["--max-tokens", "0"], "max_tokens"),
         (["--max-model-len", "8"], "max_model_len=8"),

@@ -88,6 +88,11 @@ class DiffuseSubcommand(CLISubcommand):
             help="Solve N puzzles and check the answers (default: 8).",
         )
         what.add_argument("--json", action="store_true", help="Print JSON lines.")
+        what.add_argument(
+            "--trace",
+            metavar="FILE.html",
+            help="Write a page that replays the denoising, for any browser.",
+        )
         what.add_argument("--verbose", action="store_true", help="Show the engine's log.")
         how = groups.add_argument_group("decoding")
         how.add_argument(

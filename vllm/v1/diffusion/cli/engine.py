@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm.v1.diffusion.bundled import bundled_path
-from vllm.v1.diffusion.params import DiffusionParams
+from vllm.v1.diffusion.cli.pieces import Piece, pieces
+from vllm.v1.diffusion.params import DiffusionParams, resolve_decoding
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -55,6 +56,7 @@ class Engine:
             disable_log_stats=True,
         ).create_engine_config()
         self.params = _sampling_params(config, args)
+        self.description = _description(model, config, self.params)
         self._engine: LLMEngine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         self._tokenizer = self._engine.get_tokenizer()
 
@@ -62,9 +64,9 @@ class Engine:
         """Ends the engine's processes and waits for them."""
         self._engine.engine_core.shutdown(timeout=SHUTDOWN_SECONDS)
 
-    def text_of(self, token: int) -> str:
-        """The text of one token; nothing for a special one."""
-        return str(self._tokenizer.decode([token], skip_special_tokens=True))
+    def pieces(self, token_ids: Sequence[int]) -> list[Piece]:
+        """The texts of an answer's tokens."""
+        return pieces(self._tokenizer, token_ids)
 
     def stream(self, prompts: Sequence[str]) -> Iterator[list[tuple[int, RequestOutput]]]:
         """Runs prompts in one batch.
@@ -111,6 +113,21 @@ def _model_path(args: argparse.Namespace) -> str:
         what = "has no config.json" if folder.is_dir() else "is no folder"
         raise UsageError(f"--model {model} {what}.")
     return str(folder) if is_path else model
+
+
+def _description(model: str, config: VllmConfig, params: SamplingParams) -> str:
+    """A line on the model and what the requests ask for."""
+    from vllm.v1.diffusion.config import resolve_diffusion_config
+
+    decoding = resolve_decoding(params, resolve_diffusion_config(config))
+    asked = {
+        "algorithm": decoding.algorithm,
+        "block_length": decoding.block_length,
+        **{key.removeprefix("diffusion_"): value for key, value in (params.extra_args or {}).items()},
+        "temperature": params.temperature,
+    }
+    asked.pop("trace")
+    return " · ".join([Path(model).name, *(f"{name} {value}" for name, value in asked.items())])
 
 
 def _sampling_params(config: VllmConfig, args: argparse.Namespace) -> SamplingParams:

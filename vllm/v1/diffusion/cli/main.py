@@ -17,6 +17,7 @@ from vllm.v1.diffusion.cli.canvas_view import CanvasView, Settled
 from vllm.v1.diffusion.cli.engine import Engine, UsageError
 from vllm.v1.diffusion.cli.progress import progress
 from vllm.v1.diffusion.cli.quiet import EngineLog, quiet
+from vllm.v1.diffusion.cli.trace_page import TracedRequest, TraceFile
 from vllm.v1.diffusion.puzzles import TASKS, Puzzle, make_puzzle
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Result:
     Attributes:
         steps: Denoising steps, the forwards that the answer took.
         trace: For every token the step that settled it and its probability then.
+        blocks: Tokens of each block that settled, in order.
         right: Whether the answer is right, where that can be checked.
     """
 
@@ -42,10 +44,11 @@ class Result:
     finish_reason: str
     steps: int
     trace: list[tuple[int, float]]
+    blocks: list[int]
     right: bool | None = None
 
     @classmethod
-    def of(cls, output: RequestOutput, prompt: str, puzzle: Puzzle | None) -> Result:
+    def of(cls, output: RequestOutput, prompt: str, blocks: list[int], puzzle: Puzzle | None) -> Result:
         """Reads a finished request."""
         completion = output.outputs[0]
         assert completion.spec_decode_metrics is not None
@@ -56,6 +59,7 @@ class Result:
             completion.finish_reason or "",
             sum(completion.spec_decode_metrics.histogram),
             list(completion.unmask_trace or ()),
+            blocks,
             puzzle.is_right(completion.text) if puzzle else None,
         )
 
@@ -78,10 +82,11 @@ def run(args: argparse.Namespace) -> int:
     log: EngineLog | None = None
     engine: Engine | None = None
     try:
+        trace = TraceFile(args.trace) if args.trace else None
         with quiet(not args.verbose) as (log, screen):  # noqa: SIM117
             with progress("starting the engine", screen):
                 engine = Engine(args)
-        return _act(engine, args)
+        return _act(engine, args, trace)
     except KeyboardInterrupt:
         return INTERRUPTED_STATUS
     except BrokenPipeError:
@@ -100,16 +105,16 @@ def run(args: argparse.Namespace) -> int:
                 engine.shutdown()
 
 
-def _act(engine: Engine, args: argparse.Namespace) -> int:
+def _act(engine: Engine, args: argparse.Namespace, trace: TraceFile | None) -> int:
     if args.interactive:
-        return _interactive(engine, args)
+        return _interactive(engine, args, trace)
     if args.prompt:
-        _print_rate(*_generate(engine, args.prompt, args), args)
+        _print_rate(*_generate(engine, args.prompt, args, trace), args)
         return 0
-    return _demo(engine, args)
+    return _demo(engine, args, trace)
 
 
-def _demo(engine: Engine, args: argparse.Namespace) -> int:
+def _demo(engine: Engine, args: argparse.Namespace, trace: TraceFile | None) -> int:
     rng = random.Random(args.seed or 0)
     tasks = list(TASKS)
     count = _DEMO_PUZZLES if args.demo is None else args.demo
@@ -119,7 +124,7 @@ def _demo(engine: Engine, args: argparse.Namespace) -> int:
     # Once before: a process's first steps allocate what later ones reuse.
     for _ in engine.stream(["add 1+1="]):
         pass
-    results, seconds = _generate(engine, [p.prompt for p in puzzles], args, puzzles)
+    results, seconds = _generate(engine, [p.prompt for p in puzzles], args, trace, puzzles)
     right = sum(bool(r.right) for r in results)
     if not args.json:
         print(f"{right} of {count} answers are right.")
@@ -127,7 +132,7 @@ def _demo(engine: Engine, args: argparse.Namespace) -> int:
     return 0 if right == count else 1
 
 
-def _interactive(engine: Engine, args: argparse.Namespace) -> int:
+def _interactive(engine: Engine, args: argparse.Namespace, trace: TraceFile | None) -> int:
     tty = sys.stdin.isatty()
     if tty:
         # Importing it gives input() line editing and a history.
@@ -142,7 +147,7 @@ def _interactive(engine: Engine, args: argparse.Namespace) -> int:
         if not line:
             continue
         try:
-            _generate(engine, [line], args)
+            _generate(engine, [line], args, trace)
         except UsageError as error:
             print(f"vllm diffuse: error: {_explain(error, None)}", file=sys.stderr)
 
@@ -151,9 +156,10 @@ def _generate(
     engine: Engine,
     prompts: list[str],
     args: argparse.Namespace,
+    trace: TraceFile | None,
     puzzles: list[Puzzle] | None = None,
 ) -> tuple[list[Result], float]:
-    """Runs prompts in one batch and shows them as they come.
+    """Runs prompts in one batch, shows them as they come and adds them to the trace.
 
     Returns:
         The results, in the order of the prompts, and the seconds until the last.
@@ -161,22 +167,24 @@ def _generate(
     live = not args.json and sys.stdout.isatty()
     view = CanvasView(prompts, sys.stdout) if live else None
     results: dict[int, Result] = {}
-    seen = [0] * len(prompts)
+    blocks: list[list[int]] = [[] for _ in prompts]
     printed, drawn = 0, False
     begun = time.perf_counter()
     try:
         for outputs in engine.stream(prompts):
-            blocks = []
+            settled = []
             for index, output in outputs:
-                blocks.append(_settled(engine, index, output, seen[index]))
-                seen[index] = len(output.outputs[0].token_ids)
+                seen = sum(blocks[index])
+                settled.append(_settled(engine, index, output, seen))
+                if length := len(output.outputs[0].token_ids) - seen:
+                    blocks[index].append(length)
                 if output.finished:
                     puzzle = puzzles[index] if puzzles else None
-                    result = Result.of(output, prompts[index], puzzle)
+                    result = Result.of(output, prompts[index], blocks[index], puzzle)
                     results[index] = result
-                    blocks.append(Settled(index, [], [], (result.text, result.note)))
+                    settled.append(Settled(index, [], [], (result.text, result.note)))
             if view:
-                view.show(blocks)
+                view.show(settled)
             while not view and printed in results:  # in the order of the prompts
                 _print(results[printed], args)
                 printed += 1
@@ -185,14 +193,30 @@ def _generate(
     finally:
         if view:
             view.close(at_once=not drawn)
-    return [results[i] for i in range(len(prompts))], seconds
+    finished = [results[i] for i in range(len(prompts))]
+    if trace:
+        trace.add([_traced(engine, result) for result in finished], engine.description)
+    return finished, seconds
+
+
+def _traced(engine: Engine, result: Result) -> TracedRequest:
+    verdict = "" if result.right is None else ", right" if result.right else ", WRONG"
+    return TracedRequest(
+        prompt=result.prompt,
+        pieces=engine.pieces(result.token_ids),
+        token_ids=result.token_ids,
+        trace=result.trace,
+        blocks=result.blocks,
+        steps=result.steps,
+        end=result.finish_reason + verdict,
+    )
 
 
 def _settled(engine: Engine, index: int, output: RequestOutput, seen: int) -> Settled:
     completion = output.outputs[0]
     return Settled(
         index,
-        [engine.text_of(token) for token in list(completion.token_ids)[seen:]],
+        ["" if p.special else p.text for p in engine.pieces(completion.token_ids)[seen:]],
         [step for step, _ in list(completion.unmask_trace or ())[seen:]],
     )
 
