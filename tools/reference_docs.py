@@ -53,7 +53,13 @@ def parameters_page() -> str:
         for name, policy in policies.items()
     ]
     families = [
-        [f.name, f"`{f.algorithm}`", str(f.block_length), f"{f.threshold:g}", f"{f.entropy_bound:g}"]
+        [
+            f.name,
+            f"`{f.algorithm}`",
+            str(f.block_length or "the response"),
+            f"{f.threshold:g}",
+            f"{f.entropy_bound:g}",
+        ]
         for f in FAMILIES
     ]
     return "\n\n".join(

@@ -22,11 +22,14 @@ class Case:
     prompt: tuple[int, ...]
     max_tokens: int
     algorithm: str
-    block_length: int
+    block_length: int | None
     steps: int | None = None
     threshold: float | None = None
     factor: float | None = None
     entropy_bound: float | None = None
+    alg_temperature: float | None = None
+    eps: float | None = None
+    cache: str | None = None
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -53,6 +56,9 @@ class Case:
                 threshold=self.threshold,
                 factor=self.factor,
                 entropy_bound=self.entropy_bound,
+                alg_temperature=self.alg_temperature,
+                eps=self.eps,
+                cache=self.cache,
                 trace=True,
             ).to_extra_args(),
         )

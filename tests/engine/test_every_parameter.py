@@ -13,7 +13,7 @@ from vllm.v1.diffusion.params import _UNSUPPORTED, ParameterError, check_samplin
 
 # What each does is tested in this folder and in tests/server, or happens in upstream's front end.
 EFFECTIVE = {
-    "n", "temperature", "top_p", "top_k", "seed", "max_tokens", "extra_args",
+    "n", "temperature", "top_p", "top_k", "greedy_filters", "seed", "max_tokens", "extra_args",
     "stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output",
     "detokenize", "skip_special_tokens", "spaces_between_special_tokens",
     "output_kind", "stream_interval", "output_text_buffer_length",

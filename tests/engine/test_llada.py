@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine.conftest import GOLDEN, run_elsewhere
 from tests.engine.requests_ import Case, random_prompt
-from tests.reference.llada import LladaReference
+from tests.reference.bidirectional import LladaReference
 
 FOLDER = GOLDEN / "llada"
 LENGTHS = (1, 7, 33, 130)

@@ -30,7 +30,8 @@ class CanvasStates:
         length: Tokens of the block, int32 ``[S]``: the request's block length, or
             what is left of a canvas that ends.
         block_length: Tokens a block, int32 ``[S]``; also ``steps``, ``rule``,
-            ``threshold`` (float32) and ``end``, where the canvas ends.
+            ``threshold`` (float32), ``end``, where the canvas ends, and ``cached`` (bool),
+            whether the steps of a block after its first begin at the block.
     """
 
     def __init__(
@@ -68,12 +69,15 @@ class CanvasStates:
         self.steps = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.rule = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.threshold = UvaBackedTensor(num_slots, dtype=torch.float32)
+        self.cached = UvaBackedTensor(num_slots, dtype=torch.bool)
         # Slots of which no request was ever told (warm-up batches) hold a block.
         self.block_length.np.fill(width)
         self.steps.np.fill(width)
         self.end.np.fill(_NO_END)
         self.rule.np.fill(Rule.STATIC)
         self._copy_parameters()
+        self.decoding: dict[int, Decoding] = {}
+        """How each slot's request is denoised."""
         self.policies: dict[int, UnmaskingPolicy] = {}
         """Policies without a rule of the kernel's, by slot."""
         self._positions = torch.arange(width, device=device)
@@ -92,7 +96,9 @@ class CanvasStates:
         self.steps.np[slot] = decoding.steps
         self.rule.np[slot] = policy.rule
         self.threshold.np[slot] = decoding.threshold
+        self.cached.np[slot] = decoding.cache in ("prefix", "dual")
         self.end.np[slot] = _NO_END if end is None else end
+        self.decoding[slot] = decoding
         self.policies.pop(slot, None)
         if policy.rule is Rule.GIVEN:
             self.policies[slot] = policy
@@ -172,6 +178,7 @@ class CanvasStates:
             self.steps,
             self.rule,
             self.threshold,
+            self.cached,
             self.end,
         ):
             table.copy_to_uva()

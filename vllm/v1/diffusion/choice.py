@@ -13,14 +13,24 @@ from vllm.v1.diffusion.rules import Rule
 from vllm.v1.diffusion.step import DenoisingStep
 
 
-def settle(stats: RowStats, step: DenoisingStep, canvases: CanvasStates, overlaps: bool) -> torch.Tensor:
+def settle(
+    stats: RowStats,
+    step: DenoisingStep,
+    canvases: CanvasStates,
+    seeds: torch.Tensor,
+    overlaps: bool,
+    first_only: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Lets each request's rule or policy choose, and writes what it chose to the canvas.
 
     Args:
         stats: The rows' statistics and tokens.
         step: The step.
         canvases: The canvases, changed.
+        seeds: The seed of every slot, int64 ``[S]``.
         overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
+        first_only: Requests whose block's first position is settled and no other,
+            whatever their policy, bool ``[R]``; None for none.
 
     Returns:
         Which requests' blocks have no mask left, bool ``[R]``.
@@ -29,9 +39,14 @@ def settle(stats: RowStats, step: DenoisingStep, canvases: CanvasStates, overlap
     if overlaps:
         rule = rule.clone()
         rule[step.slots] = torch.where(step.covered, rule[step.slots], int(Rule.GIVEN))
-    picked = _picked(stats, step, canvases)
-    if picked is None and overlaps:
+    picked = _picked(stats, step, canvases, seeds)
+    if picked is None and (overlaps or first_only is not None):
         picked = torch.zeros_like(step.active)
+    if first_only is not None and picked is not None:
+        rule = rule.clone()
+        rule[step.slots] = torch.where(first_only, int(Rule.GIVEN), rule[step.slots])
+        by_row = torch.repeat_interleave(first_only, step.row_start.diff(), output_size=len(step.active))
+        picked = torch.where(by_row, step.active & (step.row_column == 0), picked)
     remaining = unmask(
         stats.sample,
         stats.sample_prob,
@@ -57,7 +72,9 @@ def settle(stats: RowStats, step: DenoisingStep, canvases: CanvasStates, overlap
     return (remaining == 0) & step.covered
 
 
-def _picked(stats: RowStats, step: DenoisingStep, canvases: CanvasStates) -> torch.Tensor | None:
+def _picked(
+    stats: RowStats, step: DenoisingStep, canvases: CanvasStates, seeds: torch.Tensor
+) -> torch.Tensor | None:
     """The rows chosen by policies that have no rule of the kernel's."""
     groups: dict[UnmaskingPolicy, list[int]] = {}
     for i, slot in enumerate(step.slots_np.tolist()):
@@ -81,6 +98,16 @@ def _picked(stats: RowStats, step: DenoisingStep, canvases: CanvasStates) -> tor
             steps=canvases.steps.gpu[slot],
             block_length=canvases.length[slot],
             threshold=canvases.threshold.gpu[slot],
+            seed=seeds[slot],
+            position=canvases.start[slot, None] + columns,
+            values={
+                name: async_tensor_h2d(
+                    [canvases.decoding[s].values[name] for s in step.slots_np[members].tolist()],
+                    dtype=torch.float32,
+                    device=device,
+                )
+                for name in policy.defaults
+            },
         )
         chosen = policy.select(
             PositionStats(

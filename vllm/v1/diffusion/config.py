@@ -10,6 +10,7 @@ from pydantic import Field
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
 from vllm.v1.diffusion.families import Family, family_of_architectures
+from vllm.v1.diffusion.rules import MAX_CANVAS
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -83,7 +84,10 @@ def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
         given.canvas_length,
         getattr(hf_config, "block_size", None),
         family.block_length,
+        min(model_config.max_model_len, MAX_CANVAS),
     )
+    if block_length > MAX_CANVAS:
+        raise ValueError(f"diffusion_config: block_length={block_length} must be at most {MAX_CANVAS}.")
     mask_token_id = _first(
         given.mask_token_id,
         getattr(hf_config, "mask_token_id", None),

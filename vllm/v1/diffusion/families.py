@@ -24,10 +24,13 @@ class Family:
         model: Module below ``vllm.model_executor.models``, and class.
         loop: Name of the generation loop that runs it.
         mask_token_id: Mask id where the configuration has none.
-        block_length: Tokens a block, where the configuration has none.
+        block_length: Tokens a block, where the configuration has none; None: a
+            response is one block.
         algorithm: Default unmasking policy.
         threshold: Default confidence threshold.
         entropy_bound: Default bound on the summed entropy, in nats.
+        shifted: Whether row i of a bidirectional model's logits predicts token i + 1.
+        keeps_filters: Whether top-k and top-p act at temperature 0 too.
         tempered_confidence: Whether confidence is the probability in the
             distribution that is sampled, not in the plain softmax.
     """
@@ -40,10 +43,12 @@ class Family:
     model: tuple[str, str]
     loop: str
     mask_token_id: int
-    block_length: int
+    block_length: int | None
     algorithm: str
     threshold: float
     entropy_bound: float = 0.35
+    shifted: bool = False
+    keeps_filters: bool = False
     tempered_confidence: bool = True
 
 
@@ -118,7 +123,26 @@ FAMILIES = (
         threshold=0.9,
         tempered_confidence=False,
     ),
+    # Settings of the published examples (DreamLM/Dream); threshold of Fast-dLLM's.
+    Family(
+        name="Dream",
+        architectures=("DreamModel",),
+        model_type="Dream",
+        config_class="DreamConfig",
+        config_module="vllm.transformers_utils.configs.dream",
+        model=("dream", "DreamModel"),
+        loop="full_diffusion",
+        mask_token_id=151666,
+        block_length=None,
+        algorithm="entropy",
+        threshold=0.9,
+        shifted=True,
+        keeps_filters=True,
+    ),
 )
+
+BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
+"""Names of the families in which every position sees the whole canvas."""
 
 MASKED_DIFFUSION_MODELS = {
     architecture: family.model for family in FAMILIES for architecture in family.architectures

@@ -11,6 +11,7 @@ import torch
 from vllm.config.compilation import CUDAGraphMode
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.diffusion.config import family_of
 from vllm.v1.diffusion.model_state import DiffusionModelState
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -23,8 +24,15 @@ from vllm.v1.worker.utils import AttentionGroup
 class FullDenoisingSampler(DenoisingSampler):
     """The denoising sampler where nothing is computed for good."""
 
-    caches: bool
-    """Whether inner steps of a block start at the block."""
+    shifted: bool
+    """Whether row i of the logits predicts token i + 1."""
+
+    def _takes_first_only(self, slots: torch.Tensor) -> torch.Tensor | None:
+        # Inside a cached block the row before it is not computed any more, so the step
+        # that does compute it settles the token it predicts, and no other (Fast-dLLM).
+        if not self.shifted:
+            return None
+        return self.canvases.cached.gpu[slots] & (self.canvases.step[slots] == 0)
 
     def _computed(
         self,
@@ -34,10 +42,8 @@ class FullDenoisingSampler(DenoisingSampler):
         start: torch.Tensor,
         settled: torch.Tensor,
     ) -> torch.Tensor:
-        if not self.caches:
-            return torch.zeros_like(start)
-        denoised = window_end > start
-        return torch.where(denoised & ~settled, start, 0)
+        caches = self.canvases.cached.gpu[slots] & (window_end > start) & ~settled
+        return torch.where(caches, start, 0)
 
 
 class FullDiffusionModelState(DiffusionModelState):
@@ -53,7 +59,7 @@ class FullDiffusionModelState(DiffusionModelState):
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
         denoising, _ = super().custom_sampler(sampler)
-        denoising.caches = self.diffusion_config.cache != "none"
+        denoising.shifted = family_of(self.vllm_config).shifted
         return denoising, None
 
     def canvas_end(self, new_req_data: NewRequestData) -> int:
@@ -75,9 +81,10 @@ class FullDiffusionModelState(DiffusionModelState):
             slot = input_batch.expanded_idx_mapping
             first = input_batch.query_start_loc[request]
             computed = req_states.num_computed_tokens.gpu[slot]
-            input_batch.logits_indices = (
-                first + (self.canvases.start[slot] - computed) + input_batch.expanded_local_pos
-            )
+            offset = self.canvases.start[slot] - computed + input_batch.expanded_local_pos
+            if family_of(self.vllm_config).shifted:
+                offset = (offset - 1).clamp(min=0)
+            input_batch.logits_indices = first + offset
         return inputs
 
     def prepare_attn(

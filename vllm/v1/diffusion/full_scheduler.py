@@ -38,7 +38,7 @@ class FullDiffusionScheduler(DiffusionScheduler):
     def _plan_window(self, request: Request) -> int | None:
         plan = self._plans[request.request_id]
         start, end = 0, self._canvas_end(request)
-        cache = self.diffusion_config.cache
+        cache = plan.decoding.cache
         if plan.block == request.num_tokens and cache != "none":
             start = request.num_tokens
             if cache == "dual":

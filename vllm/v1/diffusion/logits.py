@@ -32,13 +32,16 @@ class StepLogits(NamedTuple):
 class LogitsPipeline:
     """Changes the rows of requests that ask for it, on a copy; other rows cost nothing."""
 
-    def __init__(self, sampler: Any, canvases: CanvasStates) -> None:
+    def __init__(self, sampler: Any, canvases: CanvasStates, keeps_filters: bool) -> None:
         """Makes the pipeline.
 
         Args:
             sampler: Upstream's sampler, whose per-request states are used.
             canvases: The canvases of this worker's requests.
+            keeps_filters: Whether top-k and top-p act at temperature 0 too, and top-p
+                before top-k (Dream).
         """
+        self.keeps_filters = keeps_filters
         self.sampling_states = sampler.sampling_states
         self.canvases = canvases
         self._needed = np.zeros(len(sampler.sampling_states.num_logprobs), dtype=bool)
@@ -46,6 +49,10 @@ class LogitsPipeline:
     def add_request(self, slot: int, params: SamplingParams) -> None:
         """Notes a request's sampling parameters."""
         states = self.sampling_states
+        filters = params.greedy_filters
+        if self.keeps_filters and filters:
+            params = params.clone()
+            params.top_k, params.top_p = filters
         states.add_request(slot, params)
         self._needed[slot] = states.top_k.np[slot] != states.vocab_size or states.top_p.np[slot] != 1.0
 
@@ -74,5 +81,7 @@ class LogitsPipeline:
         scaled = logits / torch.where(temperature == 0, 1.0, temperature)[:, None]
         scaled[:, self.canvases.mask_token_id] = -torch.inf
         top_k, top_p = states.get_top_k_top_p(slot, slots_np)
+        if self.keeps_filters and top_k is not None:
+            scaled, top_p = apply_top_k_top_p(scaled, None, top_p), None
         scaled = apply_top_k_top_p(scaled, top_k, top_p)
         logits.masked_fill_(scaled == -torch.inf, -torch.inf)

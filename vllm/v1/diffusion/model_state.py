@@ -57,12 +57,14 @@ class DiffusionModelState(DefaultModelState):
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
+        family = family_of(self.vllm_config)
         denoising = self.sampler_cls(
             sampler,
             self.canvases,
             # A step may be in flight when the next one is planned.
             overlaps=self.vllm_config.max_concurrent_batches > 1,
-            tempered_confidence=family_of(self.vllm_config).tempered_confidence,
+            tempered_confidence=family.tempered_confidence,
+            keeps_filters=family.keeps_filters,
         )
         return denoising, None
 
@@ -70,7 +72,10 @@ class DiffusionModelState(DefaultModelState):
         """Starts the request's canvas; see upstream."""
         super().add_request(req_index, new_req_data)
         decoding = resolve_decoding(new_req_data.sampling_params, self.diffusion_config)
-        self.canvases.add(req_index, decoding, self.canvas_end(new_req_data))
+        end = self.canvas_end(new_req_data)
+        if end is not None:
+            decoding = decoding.within(end - new_req_data.prompt_len)
+        self.canvases.add(req_index, decoding, end)
 
     def canvas_end(self, new_req_data: NewRequestData) -> int | None:
         """Where the request's canvas ends; None where blocks follow blocks."""

@@ -92,6 +92,25 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Name:
+    """One of a few names.
+
+    Attributes:
+        names: The names.
+    """
+
+    names: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a value is allowed."""
+        return value in self.names
+
+    def __str__(self) -> str:
+        """Reads after "must be"."""
+        return f"one of {', '.join(self.names)}"
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One parameter.
 
@@ -105,7 +124,7 @@ class Parameter:
 
     name: str
     meaning: str
-    allowed: Number | Flag | Text
+    allowed: Number | Flag | Text | Name
     default: str
     families: tuple[str, ...] = ()
 
@@ -124,7 +143,7 @@ class Parameter:
 
 
 def parameter(
-    meaning: str, allowed: Number | Flag | Text, *, default: str, families: tuple[str, ...] = ()
+    meaning: str, allowed: Number | Flag | Text | Name, *, default: str, families: tuple[str, ...] = ()
 ) -> Any:
     """A dataclass field that is None by default and carries its :class:`Parameter`."""
     return field(default=None, metadata={_KEY: (meaning, allowed, default, families)})

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vllm.v1.diffusion.families import BIDIRECTIONAL
 from vllm.v1.diffusion.parameter_fields import (
     PREFIX,
     Flag,
+    Name,
     Number,
     ParameterError,
     Text,
@@ -43,7 +46,7 @@ class DiffusionParams:
         default="`--diffusion-config`, else as many as the block has tokens",
     )
     block_length: int | None = parameter(
-        "Tokens a block; a divisor of the served block length.",
+        "Tokens a block; a divisor of the served block length, or, with bidirectional models, up to it.",
         Number(low=1, whole=True),
         default="the served block length",
     )
@@ -61,6 +64,23 @@ class DiffusionParams:
         "Bound on the summed entropy of the positions that a step settles, in nats.",
         Number(above=0),
         default="`--diffusion-config`, else the family's",
+    )
+    alg_temperature: float | None = parameter(
+        "Positions are drawn by their score at this temperature; 0 takes the best.",
+        Number(low=0),
+        default="0",
+    )
+    eps: float | None = parameter(
+        "Time at which the timetable of Dream's algorithms ends.",
+        Number(above=0, high=1),
+        default="0.001",
+    )
+    cache: str | None = parameter(
+        "What is reused between the steps of a block: nothing, the keys and values before it, or those "
+        "before and after it.",
+        Name(("none", "prefix", "dual")),
+        default="`--diffusion-config`, else `none`",
+        families=BIDIRECTIONAL,
     )
     trace: bool | None = parameter(
         "Tell for every token which denoising step of the request settled it, and its probability "
@@ -97,13 +117,29 @@ class DiffusionParams:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a request is denoised, with every default filled in."""
+    """How a request is denoised, with every default filled in.
+
+    Attributes:
+        values: The further numbers that the algorithm reads.
+    """
 
     algorithm: str
     steps: int
     block_length: int
     threshold: float
     trace: bool
+    values: Mapping[str, float] = field(default_factory=dict)
+    cache: str | None = None
+
+    def within(self, room: int) -> Decoding:
+        """The same for a canvas of ``room`` tokens, which may be less than a block.
+
+        A step for every token stays a step for every token.
+        """
+        if room >= self.block_length:
+            return self
+        every = self.steps == self.block_length
+        return replace(self, block_length=room, steps=room if every else self.steps)
 
 
 def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfig) -> Decoding:
@@ -123,11 +159,19 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     for one in parameters(given):
         one.check(getattr(given, one.name))
     block_length = given.block_length or served
+    # Blocks of bidirectional models begin where the prompt ends, whatever their length.
+    aligned = config.cache is None
     require(
-        served % block_length == 0,
+        served % block_length == 0 if aligned else block_length <= served,
         "block_length",
         block_length,
-        f"must divide the served block length, {served}",
+        f"must {'divide' if aligned else 'not exceed'} the served block length, {served}",
+    )
+    require(
+        given.cache is None or not aligned,
+        "cache",
+        given.cache,
+        "has no effect on this model, whose cache is exact",
     )
     algorithm = given.algorithm or config.algorithm
     try:
@@ -153,12 +197,18 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         None,
         f"must be given with diffusion_algorithm={algorithm!r}",
     )
+    values = {
+        name: default if (value := getattr(given, name)) is None else float(value)
+        for name, default in policy.defaults.items()
+    }
     return Decoding(
         algorithm=algorithm,
-        steps=given.steps or config.steps or block_length,
+        steps=given.steps or config.steps or policy.default_steps or block_length,
         block_length=block_length,
         threshold=float(threshold or 0.0),
         trace=bool(given.trace),
+        values=values,
+        cache=given.cache or config.cache,
     )
 
 

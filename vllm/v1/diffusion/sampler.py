@@ -37,6 +37,7 @@ class DenoisingSampler:
         canvases: CanvasStates,
         overlaps: bool,
         tempered_confidence: bool,
+        keeps_filters: bool,
     ) -> None:
         """Makes the sampler.
 
@@ -48,12 +49,13 @@ class DenoisingSampler:
             tempered_confidence: Whether confidence is the probability in the
                 distribution that is sampled (SDAR), not in the plain softmax
                 (LLaDA).
+            keeps_filters: Whether top-k and top-p act at temperature 0 too (Dream).
         """
         self.sampling_states = sampler.sampling_states
         self.req_states = sampler.req_states
         self.canvases = canvases
         self.overlaps = overlaps
-        self.logits = LogitsPipeline(sampler, canvases)
+        self.logits = LogitsPipeline(sampler, canvases, keeps_filters)
         self.statistics = StepStatistics(sampler.sampling_states, canvases, tempered_confidence)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> None:
@@ -93,7 +95,14 @@ class DenoisingSampler:
 
         if (step := DenoisingStep.of(input_batch, canvases, self.overlaps)) is not None:
             stats = self.statistics(self.logits(logits, step), step)
-            settled[step.index] = settle(stats, step, canvases, self.overlaps)
+            settled[step.index] = settle(
+                stats,
+                step,
+                canvases,
+                self.sampling_states.seeds.gpu,
+                self.overlaps,
+                self._takes_first_only(step.slots),
+            )
             outputs.read(step, (known - start)[step.index].clamp(min=0))
             canvases.next_block(step.slots, settled[step.index])
         num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)
@@ -106,6 +115,13 @@ class DenoisingSampler:
             num_rejected=(window_end - computed).to(torch.int32),
             unmask_trace=outputs.trace,
         )
+
+    def _takes_first_only(self, slots: torch.Tensor) -> torch.Tensor | None:
+        """Requests of which this step settles the block's first position, bool ``[R]``.
+
+        None stands for none of them, whatever the step.
+        """
+        return None
 
     def _computed(
         self,

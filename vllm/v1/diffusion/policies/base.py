@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -44,6 +45,9 @@ class CanvasView:
         steps: Denoising steps asked for, int32 ``[requests]``.
         block_length: Tokens a block, int32 ``[requests]``.
         threshold: The policy's threshold, float32 ``[requests]``.
+        seed: The requests' seeds, int64 ``[requests]``.
+        position: Positions of the tokens, int64 ``[requests, width]``.
+        values: The numbers that the policy's ``defaults`` name, each float32 ``[requests]``.
     """
 
     tokens: torch.Tensor
@@ -52,6 +56,9 @@ class CanvasView:
     steps: torch.Tensor
     block_length: torch.Tensor
     threshold: torch.Tensor
+    seed: torch.Tensor
+    position: torch.Tensor
+    values: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class UnmaskingPolicy:
@@ -68,8 +75,15 @@ class UnmaskingPolicy:
     parameters: ClassVar[frozenset[str]] = frozenset()
     """The fields of ``DiffusionParams`` that have an effect with this policy."""
 
+    defaults: ClassVar[Mapping[str, float]] = {}
+    """Numbers that a request may set beside ``steps`` and the threshold, and their defaults:
+    ``CanvasView.values``."""
+
     threshold_parameter: ClassVar[str] = "threshold"
     """The field that is handed to the policy as its threshold."""
+
+    default_steps: ClassVar[int | None] = None
+    """Steps a block where none are asked for; None: as many as the block has tokens."""
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """Chooses positions to settle, for a batch of requests.

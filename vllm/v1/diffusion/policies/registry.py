@@ -7,24 +7,34 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from vllm.v1.diffusion.policies.base import UnmaskingPolicy
+from vllm.v1.diffusion.policies.confidence_threshold import ConfidenceThreshold
+from vllm.v1.diffusion.policies.entropy import Entropy
 from vllm.v1.diffusion.policies.entropy_bounded import EntropyBounded
 from vllm.v1.diffusion.policies.factor import Factor
 from vllm.v1.diffusion.policies.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.low_confidence_static import LowConfidenceStatic
+from vllm.v1.diffusion.policies.maskgit_plus import MaskgitPlus
+from vllm.v1.diffusion.policies.origin import Origin
 from vllm.v1.diffusion.policies.sequential import Sequential
 from vllm.v1.diffusion.policies.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.threshold import Threshold
+from vllm.v1.diffusion.policies.topk_margin import TopkMargin
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 
 _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
+    "confidence_threshold": ConfidenceThreshold,
+    "entropy": Entropy,
     "entropy_bounded": EntropyBounded,
     "low_confidence_dynamic": LowConfidenceDynamic,
     "low_confidence_static": LowConfidenceStatic,
     "factor": Factor,
+    "maskgit_plus": MaskgitPlus,
+    "origin": Origin,
     "sequential": Sequential,
     "sub_blocks": SubBlocks,
     "threshold": Threshold,
+    "topk_margin": TopkMargin,
 }
 
 

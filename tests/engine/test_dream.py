@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dream: published ids and the plain reference, with each cache mode, request by request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.requests_ import Case, random_prompt, run
+from tests.reference.bidirectional import DreamReference
+from vllm.v1.diffusion.noise import gumbel, uniform
+
+FOLDER = GOLDEN / "dream"
+CASES = [
+    case
+    for file in ("cases.json", "cases_fastdllm.json")
+    for case in json.loads((FOLDER / file).read_text())["cases"]
+]
+LENGTHS = (1, 7, 33, 130)
+
+
+@pytest.fixture(scope="module")
+def dream() -> Iterator[Any]:
+    """An engine of the golden checkpoint with the family's defaults."""
+    from vllm import LLM
+
+    llm = LLM(**SETTINGS | {"model": str(FOLDER), "diffusion_config": None})
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+@cache
+def reference() -> DreamReference:
+    """The golden checkpoint in the plain reference."""
+    return DreamReference(FOLDER)
+
+
+def of_golden(case: dict[str, Any]) -> Case:
+    """A golden case as a request; Fast-dLLM's block modes do not read the steps."""
+    params = case["params"]
+    how: dict[str, Any] = {"algorithm": params["alg"], "steps": params["steps"], "block_length": None}
+    if params["alg"] == "confidence_threshold":
+        how["threshold"] = params["threshold"]
+        if params["mode"] != "full":
+            how |= {"steps": None, "block_length": params["block_length"], "cache": params["mode"]}
+    else:
+        how["eps"] = params["eps"]
+    return Case(tuple(case["prompt_ids"]), len(case["output_ids"]), top_k=params["top_k"] or 0, **how)
+
+
+def mixed() -> list[Case]:
+    """16 requests of many shapes and every cache mode; some canvases end inside a block."""
+    ways: list[dict[str, Any]] = [
+        {"algorithm": "entropy"},
+        {"algorithm": "maskgit_plus", "steps": 5, "top_k": 4},
+        {"algorithm": "topk_margin", "steps": 7, "eps": 0.05},
+        {"algorithm": "confidence_threshold", "threshold": 0.5, "steps": 4},
+        {"algorithm": "threshold", "threshold": 0.5},
+        {"algorithm": "low_confidence_static", "steps": 3},
+    ]
+    return [
+        Case(
+            random_prompt(LENGTHS[i % 4], 60 + i),
+            (16, 24, 21, 40)[(i // 2) % 4],
+            block_length=(None, 8, 16, 32)[(i // 4 + i) % 4],
+            cache=(None, "prefix", "dual", "none")[(i // 4) % 4],
+            **ways[(i // 4 + i) % 6],
+        )
+        for i in range(16)
+    ]
+
+
+def check_golden(result: dict[str, Any], case: dict[str, Any]) -> None:
+    """Ids, order of unmasking and forward passes are the published ones."""
+    assert result["token_ids"] == case["output_ids"], case["name"]
+    assert result["unmask_steps"] == case["unmask_step"], case["name"]
+    assert result["steps"] == case["num_forward"], case["name"]
+
+
+def test_golden_alone(dream: Any) -> None:
+    for case in CASES:
+        check_golden(run(dream, [of_golden(case)])[0], case)
+
+
+def test_golden_batched(dream: Any) -> None:
+    for result, case in zip(run(dream, [of_golden(c) for c in CASES]), CASES, strict=True):
+        check_golden(result, case)
+
+
+def test_mixed_batch(dream: Any) -> None:
+    cases = mixed()
+    for result, case in zip(run(dream, cases), cases, strict=True):
+        block = min(case.block_length or case.max_tokens, case.max_tokens)
+        want = reference().generate(
+            list(case.prompt),
+            case.max_tokens,
+            block,
+            case.steps or block,
+            case.algorithm,
+            case.threshold,
+            case.cache or "none",
+            eps=case.eps or 1e-3,
+            top_k=case.top_k,
+        )
+        assert result["token_ids"] == want.output_ids, case
+        assert result["unmask_steps"] == want.unmask_step, case
+        assert result["steps"] == want.denoising_steps, case
+
+
+def test_defaults_are_the_published_ones(dream: Any) -> None:
+    """With no parameters: one block, a step for every token, lowest entropy first."""
+    from vllm import SamplingParams
+
+    case = next(c for c in CASES if c["name"] == "p7_g32_s32_entropy")
+    params = SamplingParams(temperature=0, max_tokens=32, detokenize=False)
+    output = dream.generate({"prompt_token_ids": case["prompt_ids"]}, params, use_tqdm=False)[0]
+    assert list(output.outputs[0].token_ids) == case["output_ids"]
+
+
+@pytest.mark.parametrize("how", [{"algorithm": "entropy", "alg_temperature": 0.5}, {"algorithm": "origin"}])
+def test_drawn_positions_follow_the_seed(dream: Any, how: dict[str, Any]) -> None:
+    """The same in any batch, another order with another seed, as many positions a step."""
+    one, other = (
+        Case(random_prompt(9, 2), 24, block_length=None, steps=8, seed=seed, **how) for seed in (1, 2)
+    )
+    alone = run(dream, [one])[0]
+    among, differs, _ = run(dream, [one, other, mixed()[3]])
+    assert among == alone
+    assert differs["unmask_steps"] != alone["unmask_steps"]
+    assert alone["steps"] == 8
+
+
+def test_a_mask_token_in_the_prompt_is_text(dream: Any) -> None:
+    prompt = list(random_prompt(37, 3))
+    prompt[5] = prompt[-1] = reference().mask_id
+    case = Case(tuple(prompt), 12, "entropy", None)
+    want = reference().generate(prompt, 12, 12, 12, "entropy")
+    assert run(dream, [case])[0]["token_ids"] == want.output_ids
+
+
+def test_position_noise_is_uniform() -> None:
+    seed = torch.arange(64)[:, None] - 9
+    drawn = uniform(seed, torch.arange(256).expand(64, -1), torch.tensor([[3]]))
+    assert drawn.min() > 0 and drawn.max() < 1
+    counts = torch.histc(drawn.float(), bins=16, min=0, max=1)
+    assert ((counts - 1024).square() / 1024).sum() < 38  # chi square, 15 degrees, 0.1 %
+    assert abs(gumbel(seed, torch.arange(256).expand(64, -1), torch.tensor([[3]])).mean() - 0.5772) < 0.05

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLaDA and Dream in plain PyTorch: the models, their published loops, Fast-dLLM's caches.
+
+One store of keys and values for the whole sequence; a forward pass recomputes some
+rows, writes theirs into the store and lets them see all of it. Recomputing every row
+each time is the published loop; recomputing less is what the cache modes do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from tests.reference.sdar import Decoded, rms_norm, rotary, rotate
+
+Store = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class BidirectionalReference:
+    """A checkpoint folder in the published layout, in float32."""
+
+    shifted = False
+    """Whether row i of the logits predicts token i + 1."""
+
+    mask_id: int
+
+    def forward(self, ids: list[int], rows: range, store: Store) -> torch.Tensor:
+        """Logits ``[len(rows), vocab]`` of some rows; updates the store in place."""
+        raise NotImplementedError
+
+    def generate(
+        self,
+        prompt: list[int],
+        gen_length: int,
+        block_length: int,
+        steps: int,
+        algorithm: str = "low_confidence_static",
+        threshold: float | None = None,
+        cache: str = "none",
+        **how: Any,
+    ) -> Decoded:
+        """Greedy decoding; ``threshold`` is the factor where that is the algorithm.
+
+        ``how`` may hold ``eps`` and ``top_k``, which Dream's sampler reads.
+        """
+        end = len(prompt) + gen_length
+        ids = prompt + [self.mask_id] * gen_length
+        masked = torch.arange(end) >= len(prompt)
+        settled = [-1] * end
+        total = 0
+        for first in range(len(prompt), end, block_length):
+            block = range(first, min(first + block_length, end))
+            store: Store = []
+            step = 0
+            while masked[block.start : block.stop].any():
+                rows = range(0, end)
+                if step and cache == "prefix":
+                    rows = range(first, end)
+                elif step and cache == "dual":
+                    rows = block
+                logits = self.forward(ids, rows, store)
+                if self.shifted:
+                    logits = torch.cat((logits[:1], logits[:-1]))
+                logits = logits[first - rows.start :][: len(block)].double()
+                open_ = [i for i in range(len(block)) if masked[first + i]]
+                if self.shifted and cache != "none" and step == 0:
+                    token, chosen = logits.argmax(-1), [0]
+                else:
+                    token, chosen = select(
+                        logits, open_, len(block), step, steps, algorithm, threshold, self.mask_id, **how
+                    )
+                for i in chosen:
+                    ids[first + i] = int(token[i])
+                    masked[first + i] = False
+                    settled[first + i] = total
+                step += 1
+                total += 1
+        return Decoded(ids[len(prompt) :], total, settled[len(prompt) :])
+
+
+class LladaReference(BidirectionalReference):
+    """``LLaDAModelLM``."""
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.config = json.loads((folder / "config.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+        self.weights = {
+            name.removeprefix("model.transformer."): tensor.float() for name, tensor in weights.items()
+        }
+        self.mask_id = self.config["mask_token_id"]
+
+    def forward(self, ids: list[int], rows: range, store: Store) -> torch.Tensor:
+        """See :meth:`BidirectionalReference.forward`."""
+        config, weights = self.config, self.weights
+        heads, eps = config["n_heads"], config["rms_norm_eps"]
+        size = config["d_model"] // heads
+        position = torch.arange(rows.start, rows.stop)
+        cos, sin = rotary(position, size, config["rope_theta"])
+        x = weights["wte.weight"][torch.tensor(ids)[position]]
+        for layer in range(config["n_layers"]):
+            w = f"blocks.{layer}."
+            h = rms_norm(x, weights[w + "attn_norm.weight"], eps)
+            q, k, v = (
+                (h @ weights[f"{w}{name}_proj.weight"].T).view(len(rows), heads, size).transpose(0, 1)
+                for name in "qkv"
+            )
+            if layer == len(store):
+                store.append(tuple(torch.zeros(heads, len(ids), size) for _ in range(2)))
+            keys, values = store[layer]
+            keys[:, position], values[:, position] = rotate(k, cos, sin), v
+            a = scaled_dot_product_attention(rotate(q, cos, sin), keys, values)
+            a = a.transpose(0, 1).reshape(len(rows), heads * size)
+            x = x + a @ weights[w + "attn_out.weight"].T
+            h = rms_norm(x, weights[w + "ff_norm.weight"], eps)
+            gate = silu(h @ weights[w + "ff_proj.weight"].T)
+            up = h @ weights[w + "up_proj.weight"].T
+            x = x + (gate * up) @ weights[w + "ff_out.weight"].T
+        return rms_norm(x, weights["ln_f.weight"], eps) @ weights["ff_out.weight"].T
+
+
+class DreamReference(BidirectionalReference):
+    """``DreamModel``: Qwen2.5's layers."""
+
+    shifted = True
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.config = json.loads((folder / "config.json").read_text())
+        self.weights = {}
+        for shard in folder.glob("*.safetensors"):
+            self.weights |= {name: tensor.float() for name, tensor in load_file(shard).items()}
+        self.mask_id = self.config["mask_token_id"]
+
+    def forward(self, ids: list[int], rows: range, store: Store) -> torch.Tensor:
+        """See :meth:`BidirectionalReference.forward`."""
+        config = self.config
+        heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+        size = config["hidden_size"] // heads
+        position = torch.arange(rows.start, rows.stop)
+        cos, sin = rotary(position, size, config["rope_theta"])
+        x = self.weights["model.embed_tokens.weight"][torch.tensor(ids)[position]]
+        for layer in range(config["num_hidden_layers"]):
+            w = f"model.layers.{layer}."
+            h = self._norm(w + "input_layernorm", x)
+            q, k, v = (
+                self._linear(f"{w}self_attn.{name}_proj", h).view(len(rows), -1, size).transpose(0, 1)
+                for name in "qkv"
+            )
+            if layer == len(store):
+                store.append((torch.zeros(kv_heads, len(ids), size), torch.zeros(kv_heads, len(ids), size)))
+            keys, values = store[layer]
+            keys[:, position], values[:, position] = rotate(k, cos, sin), v
+            group = heads // kv_heads
+            a = scaled_dot_product_attention(
+                rotate(q, cos, sin), keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
+            )
+            x = x + self._linear(w + "self_attn.o_proj", a.transpose(0, 1).reshape(len(rows), -1))
+            h = self._norm(w + "post_attention_layernorm", x)
+            inner = silu(self._linear(w + "mlp.gate_proj", h)) * self._linear(w + "mlp.up_proj", h)
+            x = x + self._linear(w + "mlp.down_proj", inner)
+        return self._linear("lm_head", self._norm("model.norm", x))
+
+    def _linear(self, name: str, h: torch.Tensor) -> torch.Tensor:
+        h = h @ self.weights[name + ".weight"].T
+        return h + self.weights[name + ".bias"] if name + ".bias" in self.weights else h
+
+    def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, self.weights[name + ".weight"], self.config["rms_norm_eps"])
+
+
+def select(
+    logits: torch.Tensor,
+    open_: list[int],
+    length: int,
+    step: int,
+    steps: int,
+    algorithm: str,
+    threshold: float | None,
+    mask_id: int,
+    eps: float = 1e-3,
+    top_k: int = 0,
+) -> tuple[torch.Tensor, list[int]]:
+    """What a step writes: the block's tokens, and which of the open positions take theirs."""
+    choice = logits.clone()
+    choice[:, mask_id] = -torch.inf
+    if top_k:
+        kept = choice.topk(top_k, dim=-1).values[:, -1:]
+        logits = choice = choice.masked_fill(choice < kept, -torch.inf)
+    token = choice.argmax(-1)
+    p = logits.softmax(-1)
+    score = p.gather(1, token[:, None])[:, 0]
+    if algorithm == "entropy":
+        score = (p * (p + 1e-10).log()).sum(-1)
+    elif algorithm == "topk_margin":
+        best_two = choice.softmax(-1).topk(2, dim=-1).indices
+        score = p.gather(1, best_two[:, :1])[:, 0] - p.gather(1, best_two[:, 1:])[:, 0]
+    best = sorted(open_, key=lambda i: (-float(score[i]), i))
+    falling = score[best]
+    if algorithm in ("entropy", "maskgit_plus", "topk_margin"):
+        times = torch.linspace(1, eps, steps + 1)
+        n = int(torch.tensor(float(len(best))) * (1 - times[step + 1] / times[step]))
+        return token, best if step == steps - 1 else best[:n]
+    if algorithm == "confidence_threshold":
+        assert threshold is not None
+        allowed = best[: length // steps * (step + 1) - (length - len(open_))]
+        return token, [i for n, i in enumerate(allowed) if n == 0 or score[i] >= threshold]
+    n = max(1, length // steps + (step < length % steps))
+    return token, best[: count(algorithm, falling, n, threshold)]
+
+
+def count(algorithm: str, falling: torch.Tensor, n: int, threshold: float | None) -> int:
+    """How many of the best positions a step settles, by falling confidence."""
+    if algorithm == "low_confidence_static":
+        return n
+    assert threshold is not None
+    if algorithm == "threshold":
+        return max(1, int((falling >= threshold).sum()))
+    assert algorithm == "factor", algorithm
+    passed = 0
+    while passed < len(falling) and falling[passed] >= 1 - threshold / (passed + 2):
+        passed += 1
+    # With all but the last passing, the published loop takes the last one too.
+    return len(falling) if max(1, passed) >= len(falling) - 1 else max(1, passed)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``confidence_threshold``: confident positions, but no faster than a schedule."""
+
+import torch
+
+from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+
+
+class ConfidenceThreshold(UnmaskingPolicy):
+    """Settles all at or above the threshold among the scheduled best, and the best (Fast-dLLM on Dream).
+
+    The schedule allows ``block_length // steps`` more positions with every step; what the
+    threshold held back stays allowed. Without ``steps`` everything is allowed at once.
+    """
+
+    parameters = frozenset({"steps", "threshold"})
+    default_steps = 1
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        """See :meth:`UnmaskingPolicy.select`."""
+        confidence = stats.confidence.masked_fill(~canvas.masked, -torch.inf)
+        rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        quota = (canvas.block_length // canvas.steps).clamp(min=1)
+        settled = canvas.block_length - canvas.masked.sum(dim=1)
+        allowed = quota * (canvas.step + 1) - settled
+        sure = (rank < allowed[:, None]) & (confidence >= canvas.threshold[:, None])
+        return canvas.masked & (sure | (rank == 0))

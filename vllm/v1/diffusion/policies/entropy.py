@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``entropy``: positions of lowest entropy, on Dream's timetable."""
+
+import torch
+
+from vllm.v1.diffusion.policies.base import PositionStats
+from vllm.v1.diffusion.policies.linear_time import LinearTimePolicy
+
+
+class Entropy(LinearTimePolicy):
+    """Settles a step's share of positions, the lowest entropies first (Dream)."""
+
+    def score(self, stats: PositionStats) -> torch.Tensor:
+        """See :meth:`LinearTimePolicy.score`."""
+        return -stats.entropy

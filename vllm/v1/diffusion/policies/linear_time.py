@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Dream's policies share: its timetable, and how it takes the best positions.
+
+As in the published ``generation_utils.py`` (Dream 7B, arXiv 2508.15487): time falls
+linearly from 1 to ``eps`` over a block's steps, and a step from time t to time s settles
+the share ``1 - s / t`` of what is masked, all in the last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from vllm.v1.diffusion.noise import gumbel
+from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+
+EPS = 1e-3
+"""Where the published timetable ends."""
+
+
+class LinearTimePolicy(UnmaskingPolicy):
+    """Settles the share of a step, those of highest score.
+
+    With ``alg_temperature`` above 0 the positions are drawn instead, without
+    replacement, from ``softmax(score / alg_temperature)`` over the masked positions.
+    """
+
+    defaults: ClassVar[Mapping[str, float]] = {"alg_temperature": 0.0, "eps": EPS}
+    parameters = frozenset({"alg_temperature", "eps", "steps"})
+
+    def score(self, stats: PositionStats) -> torch.Tensor:
+        """How sure the model is of every position, float ``[requests, width]``."""
+        raise NotImplementedError
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        """See :meth:`UnmaskingPolicy.select`."""
+        score = self.score(stats).double()
+        temperature = canvas.values["alg_temperature"][:, None].double()
+        noise = gumbel(canvas.seed[:, None], canvas.position, canvas.step[:, None])
+        score = torch.where(temperature > 0, score / temperature.clamp(min=1e-12) + noise, score)
+        order = score.masked_fill(~canvas.masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        # Where each position comes in that order.
+        rank = order.argsort(dim=1)
+        masked = canvas.masked.sum(dim=1)
+        count = (masked.float() * share(canvas)).to(torch.int64)
+        count = torch.where(canvas.step + 1 >= canvas.steps, masked, count)
+        return canvas.masked & (rank < count[:, None])
+
+
+def share(canvas: CanvasView) -> torch.Tensor:
+    """The share of masked positions that the step settles, float32 ``[requests]``.
+
+    Times are those of ``torch.linspace(1, eps, steps + 1)``, rounded as it rounds them:
+    one unit in the last place decides how many positions a step settles.
+    """
+    now, then = (_time(canvas, canvas.step + ahead) for ahead in (0, 1))
+    return 1 - then / now
+
+
+def _time(canvas: CanvasView, index: torch.Tensor) -> torch.Tensor:
+    """Entry ``index`` of the linspace, float32 ``[requests]``: either half from its own end."""
+    steps, eps = canvas.steps, canvas.values["eps"]
+    width = ((eps - 1) / steps).double()
+    first = 1 + width * index
+    second = eps.double() - width * (steps - index)
+    return torch.where(index < (steps + 1) // 2, first, second).float()

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``maskgit_plus``: the most probable positions, on Dream's timetable."""
+
+import torch
+
+from vllm.v1.diffusion.policies.base import PositionStats
+from vllm.v1.diffusion.policies.linear_time import LinearTimePolicy
+
+
+class MaskgitPlus(LinearTimePolicy):
+    """Settles a step's share of positions, the highest probabilities first (Dream)."""
+
+    def score(self, stats: PositionStats) -> torch.Tensor:
+        """See :meth:`LinearTimePolicy.score`."""
+        return stats.confidence

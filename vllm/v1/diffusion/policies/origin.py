@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``origin``: positions at random, on Dream's timetable."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from vllm.v1.diffusion.noise import uniform
+from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.linear_time import EPS, share
+
+
+class Origin(UnmaskingPolicy):
+    """Settles each position with the step's share as probability (Dream's default)."""
+
+    defaults: ClassVar[Mapping[str, float]] = {"eps": EPS}
+    parameters = frozenset({"eps", "steps"})
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        """See :meth:`UnmaskingPolicy.select`."""
+        last = canvas.step + 1 >= canvas.steps
+        drawn = uniform(canvas.seed[:, None], canvas.position, canvas.step[:, None])
+        return canvas.masked & ((drawn < share(canvas)[:, None]) | last[:, None])

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``topk_margin``: positions that are surest against the second best, on Dream's timetable."""
+
+import torch
+
+from vllm.v1.diffusion.policies.base import PositionStats
+from vllm.v1.diffusion.policies.linear_time import LinearTimePolicy
+
+
+class TopkMargin(LinearTimePolicy):
+    """Settles a step's share of positions, by top probability less the second (Dream)."""
+
+    def score(self, stats: PositionStats) -> torch.Tensor:
+        """See :meth:`LinearTimePolicy.score`."""
+        return stats.top1 - stats.top2
