@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.kernels.attention_cases import check_attention, check_tail, make_batch
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
 from tests.kernels.unmask_cases import random_state
 from vllm.v1.diffusion import ops
@@ -25,5 +26,11 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
 for seed in range(8):
     ops.unmask(**random_state(seed).to(torch.device("cuda")).arguments())
 ops.unmask(**random_state(0, width=1024, requests=2).to(torch.device("cuda")).arguments())
+for dtype in (torch.float16, torch.bfloat16):
+    for head in (64, 80, 96, 128):
+        requests = [(37, 0, 4), (0, 0, 4), (24, 100, 6), (64, 32, 32)]
+        batch = make_batch(requests, heads=7, kv_heads=1, head=head, dtype=dtype)
+        check_attention(batch.to(torch.device("cuda")))
+        check_tail(batch.to(torch.device("cuda")))
 torch.cuda.synchronize()
 print("sanitized calls done")

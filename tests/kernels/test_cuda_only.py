@@ -4,9 +4,10 @@
 import pytest
 import torch
 
+from tests.kernels.attention_cases import assert_close, check_attention, make_batch
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
 from tests.kernels.unmask_cases import oracle, random_state
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion import attention_ops, ops, reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -125,3 +126,56 @@ def test_a_slot_out_of_range_is_left_alone() -> None:
     remaining = ops.unmask(**state.arguments()).tolist()
     assert remaining[0] == remaining[2] == -1
     assert torch.equal(state.canvas[state.slots[0]], before[state.slots[0]])
+
+
+def test_attention_graph_serves_other_lengths() -> None:
+    """Captured for four requests; replayed with other rows, lengths, blocks and an empty request."""
+    device = torch.device("cuda")
+    captured = make_batch([(16, 16, 4)] * 4, seed=1).to(device)
+    rows = len(captured.query)
+    out, tail = torch.zeros_like(captured.query), torch.zeros_like(captured.query)
+    lse = torch.zeros(captured.query.shape[1], rows, device=device)
+
+    def step() -> None:
+        attention_ops.block_causal_attention(*captured.arguments(), out)
+        attention_ops.block_causal_tail(*captured.arguments(), lse, tail)
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for seed, requests in enumerate(([(30, 2, 6), (1, 31, 1), (0, 0, 8), (33, 0, 32)], [(8, 24, 8)] * 4)):
+        batch = make_batch(requests, seed=10 + seed).to(device)
+        used = len(batch.query)
+        for name in ("query", "key_cache", "value_cache", "block_table"):
+            mine, theirs = getattr(captured, name), getattr(batch, name)
+            mine[tuple(slice(min(a, b)) for a, b in zip(mine.shape, theirs.shape, strict=True))] = theirs[
+                tuple(slice(min(a, b)) for a, b in zip(mine.shape, theirs.shape, strict=True))
+            ]
+        for name in ("query_start_loc", "seq_lens", "block_length"):
+            getattr(captured, name).copy_(getattr(batch, name))
+        causal, causal_lse = reference.attention(*captured.arguments(), causal=True)
+        tail.copy_(causal)
+        lse.copy_(causal_lse)
+        graph.replay()
+        expected, _ = reference.attention(*captured.arguments())
+        assert_close(out[:used], expected[:used])
+        assert_close(tail[:used], expected[:used])
+
+
+def test_attention_leaves_out_of_range_alone() -> None:
+    """A page that does not exist reads as zeros, rows out of range are not written; nothing faults."""
+    batch = make_batch([(16, 16, 4), (16, 0, 4)]).to(torch.device("cuda"))
+    batch.block_table[0, 0] = 10**6
+    batch.block_table[1, 0] = -1
+    batch.query_start_loc[2] = 1000
+    out = torch.full_like(batch.query, 7.0)
+    attention_ops.block_causal_attention(*batch.arguments(), out)
+    assert (out[16:] == 7.0).all()
+    assert out[:16].isfinite().all()
+
+
+def test_attention_matches_the_cpu() -> None:
+    batch = make_batch([(100, 0, 4), (32, 600, 32)], heads=8, kv_heads=2, head=128)
+    on_cuda = check_attention(batch.to(torch.device("cuda")))
+    assert_close(on_cuda.cpu(), check_attention(batch).double())

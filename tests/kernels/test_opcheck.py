@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schema, fake implementation and tracing of both operators, and how a missing library is told."""
+"""Schema, fake implementation and tracing of the operators, and how a missing library is told."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.kernels.attention_cases import make_batch
 from tests.kernels.kernel_cases import make_logits, row_arguments
 from tests.kernels.unmask_cases import random_state
 from vllm.v1.diffusion import ops
@@ -29,6 +30,17 @@ def test_unmask(device: torch.device, with_picked: bool) -> None:
     if not with_picked:
         arguments["picked"] = None
     torch.library.opcheck(torch.ops.vllm_diffusion.unmask.default, tuple(arguments.values()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_block_causal(device: torch.device, dtype: torch.dtype) -> None:
+    batch = make_batch([(8, 0, 4), (6, 20, 3)], dtype=dtype).to(device)
+    lse = torch.zeros(batch.query.shape[1], batch.query.shape[0], device=device)
+    operators = torch.ops.vllm_diffusion
+    arguments = batch.arguments()
+    out = torch.zeros_like(batch.query)
+    torch.library.opcheck(operators.block_causal_attention.default, (*arguments, out))
+    torch.library.opcheck(operators.block_causal_tail.default, (*arguments, lse, out))
 
 
 def test_compiles_into_one_graph(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "block_causal.h"
 #include "common.h"
 #include "philox.h"
 #include "slice.h"
@@ -22,12 +23,27 @@ struct Slice {
   int64_t banned;
 };
 
+// Rows of queries attended to together, and keys looked at together.
+constexpr int64_t kAttendRows = 32;
+constexpr int64_t kAttendKeys = 32;
+
+// Rows of one request and KV head: row `i` is head `i % group` of its group at window position
+// `i / group`.
+struct AttendTile {
+  int64_t request;
+  int64_t kv_head;
+  int64_t first;
+  int64_t count;  // at most kAttendRows
+};
+
 struct IsaKernels {
   SliceStats (*stats)(const Slice& slice, float inverse_temperature);
   // Lowest id of the slice, the banned one aside, whose logit equals `value`; -1 if there is none.
   int64_t (*find)(const Slice& slice, float value);
   // Advances `best` by the ids of the slice; `max1` is the slice's highest choosable logit.
   void (*draw)(const Slice& slice, float temperature, const PhiloxKey& key, float max1, Draw& best);
+  // Attention of the tile's rows, written to `out`.
+  void (*attend)(const BlockCausalArgs& args, const AttendTile& tile);
 };
 
 // The variant for this machine, or the one VLLM_DIFFUSION_CPU_ISA names (baseline, avx2, avx512).
@@ -40,6 +56,7 @@ const IsaKernels& isa_kernels();
   int64_t slice_find(const Slice& slice, float value);                                     \
   void slice_draw(const Slice& slice, float temperature, const PhiloxKey& key, float max1, \
                   Draw& best);                                                             \
+  void attend(const BlockCausalArgs& args, const AttendTile& tile);                        \
   }
 
 VLLM_DIFFUSION_DECLARE_ISA(baseline)

@@ -151,7 +151,7 @@ static int64_t fill_as(const Slice& slice, Buffer& buffer) {
 }
 
 // Fills `buffer` and returns its padded length.
-static int64_t fill(const Slice& slice, Buffer& buffer) {
+[[maybe_unused]] static int64_t fill(const Slice& slice, Buffer& buffer) {
   switch (slice.dtype) {
     case Dtype::kFloat32:
       return fill_as<Dtype::kFloat32>(slice, buffer);

@@ -179,3 +179,44 @@ def unmask(
         step[slot] += 1
         remaining[r] = len(candidates) - len(chosen)
     return remaining
+
+
+def attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_table: Tensor,
+    query_start_loc: Tensor,
+    seq_lens: Tensor,
+    block_length: Tensor,
+    scale: float,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Reference of :mod:`vllm.v1.diffusion.attention_ops`, in float64.
+
+    With ``causal``, without the keys after a row, which is what ``block_causal_tail`` starts from.
+
+    Returns:
+        ``[T, H, D]`` and the log-sum-exp of the scores, ``[H, T]``; rows of no request are 0.
+    """
+    group = query.shape[1] // key_cache.shape[2]
+    out = query.new_zeros(query.shape, dtype=torch.float64)
+    lse = query.new_zeros(query.shape[1], query.shape[0], dtype=torch.float64)
+    for r, seq_len in enumerate(seq_lens.tolist()):
+        first, end = int(query_start_loc[r]), int(query_start_loc[r + 1])
+        if first == end:
+            continue
+        pages = block_table[r, : -(-seq_len // key_cache.shape[1])].long()
+        key, value = (
+            cache[pages].flatten(0, 1)[:seq_len].double().repeat_interleave(group, dim=1)
+            for cache in (key_cache, value_cache)
+        )
+        position = torch.arange(seq_len - (end - first), seq_len, device=query.device)
+        length = int(block_length[r])
+        sees = position + 1 if causal else (position // length + 1) * length
+        unseen = torch.arange(seq_len, device=query.device) >= sees[:, None]
+        scores = torch.einsum("qhd,khd->hqk", query[first:end].double(), key) * scale
+        scores = scores.masked_fill(unseen, -torch.inf)
+        out[first:end] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
+        lse[:, first:end] = scores.logsumexp(-1)
+    return out, lse

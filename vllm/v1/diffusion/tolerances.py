@@ -30,4 +30,11 @@ TOLERANCES: dict[str, dict[str, Tolerance]] = {
         "lse": Tolerance(2e-7, 2e-6),
     },
     "unmask": {},
+    # By dtype. The output is rounded to it (bfloat16 2e-3, float16 5e-4); on CUDA so are the softmax's
+    # weights before they meet the values, and block_causal_tail starts from a rounded output.
+    "block_causal": {
+        "float32": Tolerance(2e-6, 2e-6),
+        "float16": Tolerance(2e-3, 1e-3),
+        "bfloat16": Tolerance(1e-2, 8e-3),
+    },
 }
