@@ -12,7 +12,7 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.config import family_of
-from vllm.v1.diffusion.model_state import DiffusionModelState
+from vllm.v1.diffusion.model_state import DiffusionModelState, padded
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
@@ -71,10 +71,10 @@ class FullDiffusionModelState(DiffusionModelState):
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Also points the rows of logits at the block, inside its window."""
         inputs = super().prepare_inputs(input_batch, req_states)
-        rows = np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1])
-        if rows.any():
+        counts = np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1])
+        if counts.any():
             request = async_tensor_h2d(
-                np.repeat(np.arange(input_batch.num_reqs), rows),
+                np.repeat(np.arange(input_batch.num_reqs), counts),
                 dtype=torch.int64,
                 device=self.device,
             )
@@ -84,7 +84,8 @@ class FullDiffusionModelState(DiffusionModelState):
             offset = self.canvases.start[slot] - computed + input_batch.expanded_local_pos
             if family_of(self.vllm_config).shifted:
                 offset = (offset - 1).clamp(min=0)
-            input_batch.logits_indices = first + offset
+            # Upstream's warm-up schedules windows that end before the canvas.
+            input_batch.logits_indices = (first + offset).clamp_(max=input_batch.num_tokens - 1)
         return inputs
 
     def prepare_attn(
@@ -100,27 +101,37 @@ class FullDiffusionModelState(DiffusionModelState):
         model_specific_attn_metadata: Any = None,
     ) -> dict[str, Any]:
         """Attention metadata with one bidirectional sequence a request."""
-        assert ubatch_idx == 0 and cudagraph_mode != CUDAGraphMode.FULL
-        num_reqs = input_batch.num_reqs
+        assert ubatch_idx == 0
+        used = input_batch.num_reqs
         window_end = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
         canvas_end = self.canvases.end.np[input_batch.idx_mapping_np]
-        denoises = np.diff(input_batch.cu_num_logits_np[: num_reqs + 1]) > 0
-        seq_lens = np.where(denoises, canvas_end, window_end).astype(np.int32)
-        query_start_loc = input_batch.query_start_loc_np[: num_reqs + 1]
+        denoises = np.diff(input_batch.cu_num_logits_np[: used + 1]) > 0
+        # A dummy batch has rows of logits too, but no canvas.
+        denoises &= input_batch.num_draft_tokens > 0
+        lengths = np.where(denoises, canvas_end, window_end).astype(np.int32)
+        if for_capture or cudagraph_mode == CUDAGraphMode.FULL:
+            num_reqs, num_tokens = input_batch.num_reqs_after_padding, input_batch.num_tokens_after_padding
+            max_query_len, max_seq_len = num_tokens, self.max_model_len
+            seq_lens = self.graph_sequences.request_seq_lens
+            async_tensor_h2d(padded(lengths, len(seq_lens)), out=seq_lens)
+        else:
+            num_reqs, num_tokens = used, input_batch.num_tokens
+            max_query_len, max_seq_len = int(input_batch.num_scheduled_tokens.max()), int(lengths.max())
+            seq_lens = async_tensor_h2d(lengths, device=self.device)
         return build_attn_metadata(
             attn_groups=attn_groups,
             num_reqs=num_reqs,
-            num_tokens=input_batch.num_tokens,
+            num_tokens=num_tokens,
             query_start_loc_gpu=input_batch.query_start_loc[: num_reqs + 1],
-            query_start_loc_cpu=torch.from_numpy(query_start_loc),
-            max_query_len=int(input_batch.num_scheduled_tokens.max()),
-            seq_lens=async_tensor_h2d(seq_lens, device=self.device),
-            max_seq_len=int(seq_lens.max()),
+            query_start_loc_cpu=torch.from_numpy(input_batch.query_start_loc_np[: num_reqs + 1]),
+            max_query_len=max_query_len,
+            seq_lens=seq_lens,
+            max_seq_len=max_seq_len,
             block_tables=block_tables,
             slot_mappings=slot_mappings,
             kv_cache_config=kv_cache_config,
             causal=False,
-            seq_lens_cpu_upper_bound=torch.from_numpy(seq_lens),
+            seq_lens_cpu_upper_bound=padded(lengths, num_reqs),
             positions=input_batch.positions,
             for_cudagraph_capture=for_capture,
         )

@@ -12,6 +12,7 @@ from vllm import envs
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.graphs import configure_graphs
 from vllm.v1.diffusion.params import check_sampling_params, resolve_decoding
 from vllm.v1.generation_loop.interface import GenerationLoop
 
@@ -54,6 +55,7 @@ class BlockDiffusionLoop(GenerationLoop):
             model_config.max_model_len = length
         _check_budget(vllm_config, 2 * served)
         _configure_cpu(vllm_config)
+        configure_graphs(vllm_config, served)
         cache_config = vllm_config.cache_config
         if not cache_config.user_specified_block_size and served > 16:
             # The default of 16 would end inside a block.
@@ -98,6 +100,9 @@ class FullDiffusionLoop(BlockDiffusionLoop):
             scheduler_config.max_num_batched_tokens = max_model_len
         _check_budget(vllm_config, max_model_len)
         _configure_cpu(vllm_config)
+        block_length = vllm_config.diffusion_config.block_length
+        assert block_length is not None
+        configure_graphs(vllm_config, block_length)
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:
         """See :meth:`GenerationLoop.scheduler_cls`."""

@@ -13,12 +13,14 @@ from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.params import resolve_decoding
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
+from vllm.v1.worker.gpu.block_table import BlockTables
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
@@ -91,6 +93,16 @@ class DiffusionModelState(DefaultModelState):
         )
         return {}
 
+    def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, block_tables: BlockTables) -> None:
+        """Makes what captured graphs read; see upstream."""
+        super().initialize_kv_cache(kv_cache_config, block_tables)
+        self.graph_sequences = GraphSequences(
+            self.vllm_config.compilation_config.max_cudagraph_capture_size or 0,
+            self.max_num_reqs,
+            tuple(block_tables.input_block_tables),
+            self.device,
+        )
+
     def prepare_attn(
         self,
         input_batch: InputBatch,
@@ -104,59 +116,48 @@ class DiffusionModelState(DefaultModelState):
         model_specific_attn_metadata: Any = None,
     ) -> dict[str, Any]:
         """Attention metadata with one bidirectional sequence a block."""
-        assert ubatch_idx == 0 and cudagraph_mode != CUDAGraphMode.FULL
-        blocks = _Blocks.of(
+        assert ubatch_idx == 0
+        blocks = BlockSequences.of(
             starts=input_batch.num_computed_tokens_np,
             lengths=input_batch.num_scheduled_tokens,
             block_lengths=self.canvases.block_length.np[input_batch.idx_mapping_np],
         )
-        rows = async_tensor_h2d(blocks.request, dtype=torch.int64, device=self.device)
-        query_start_loc = torch.from_numpy(blocks.query_start_loc)
+        if for_capture or cudagraph_mode == CUDAGraphMode.FULL:
+            num_tokens = input_batch.num_tokens_after_padding
+            num_reqs, max_query_len, max_seq_len = num_tokens, self.canvases.width, self.max_model_len
+            query_start_loc, seq_lens, block_tables, query_start_loc_cpu = self.graph_sequences.fill(
+                blocks, num_tokens, block_tables
+            )
+        else:
+            num_tokens, num_reqs = input_batch.num_tokens, len(blocks.request)
+            max_query_len = int(np.diff(blocks.query_start_loc).max())
+            max_seq_len = int(blocks.seq_lens.max())
+            rows = async_tensor_h2d(blocks.request, dtype=torch.int64, device=self.device)
+            query_start_loc = async_tensor_h2d(blocks.query_start_loc, device=self.device)
+            seq_lens = async_tensor_h2d(blocks.seq_lens, device=self.device)
+            block_tables = tuple(table[rows] for table in block_tables)
+            query_start_loc_cpu = torch.from_numpy(blocks.query_start_loc)
         return build_attn_metadata(
             attn_groups=attn_groups,
-            num_reqs=len(blocks.request),
-            num_tokens=input_batch.num_tokens,
-            query_start_loc_gpu=async_tensor_h2d(blocks.query_start_loc, device=self.device),
-            query_start_loc_cpu=query_start_loc,
-            max_query_len=int(np.diff(blocks.query_start_loc).max()),
-            seq_lens=async_tensor_h2d(blocks.seq_lens, device=self.device),
-            max_seq_len=int(blocks.seq_lens.max()),
-            block_tables=tuple(table[rows] for table in block_tables),
+            num_reqs=num_reqs,
+            num_tokens=num_tokens,
+            query_start_loc_gpu=query_start_loc,
+            query_start_loc_cpu=query_start_loc_cpu,
+            max_query_len=max_query_len,
+            seq_lens=seq_lens,
+            max_seq_len=max_seq_len,
+            block_tables=block_tables,
             slot_mappings=slot_mappings,
             kv_cache_config=kv_cache_config,
             causal=False,
-            seq_lens_cpu_upper_bound=torch.from_numpy(blocks.seq_lens),
+            seq_lens_cpu_upper_bound=padded(blocks.seq_lens, num_reqs),
             positions=input_batch.positions,
             for_cudagraph_capture=for_capture,
         )
 
 
-class _Blocks:
-    """The blocks of a batch's windows, in order.
-
-    Attributes:
-        request: Index of the block's request in the batch, int64 ``[n]``.
-        query_start_loc: First row of each block, and the end, int32 ``[n + 1]``.
-        seq_lens: End of each block, int32 ``[n]``.
-    """
-
-    def __init__(self, request: np.ndarray, query_start_loc: np.ndarray, seq_lens: np.ndarray) -> None:
-        self.request = request
-        self.query_start_loc = query_start_loc
-        self.seq_lens = seq_lens
-
-    @classmethod
-    def of(cls, starts: np.ndarray, lengths: np.ndarray, block_lengths: np.ndarray) -> _Blocks:
-        """Splits windows ``[start, start + length)`` at multiples of the block."""
-        ends = starts + lengths
-        first = starts // block_lengths
-        counts = -(-ends // block_lengths) - first
-        request = np.repeat(np.arange(len(starts)), counts)
-        nth = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts)
-        seq_lens = np.minimum((first[request] + nth + 1) * block_lengths[request], ends[request]).astype(
-            np.int32
-        )
-        before = np.concatenate(([0], np.cumsum(lengths)[:-1])) - starts
-        query_start_loc = np.zeros(len(request) + 1, dtype=np.int32)
-        query_start_loc[1:] = seq_lens + before[request]
-        return cls(request, query_start_loc, seq_lens)
+def padded(lengths: np.ndarray, num_sequences: int) -> torch.Tensor:
+    """The lengths on the host, 0 for sequences of padding."""
+    padded = np.zeros(num_sequences, dtype=np.int32)
+    padded[: len(lengths)] = lengths
+    return torch.from_numpy(padded)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a denoising step's time goes on the device, and whether the host waits inside it.
+
+    python -m benchmarks.gpu.trace --shape sdar-8b --block 32 --steps 8 --batch 1
+
+Runs the engine in this process under ``torch.profiler`` and reads the trace: kernels that a
+graph launched are the forward; what is between two graphs is the LM head (its matrix product)
+and the rest: sampler, bookkeeping, inputs, and idle time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+from benchmarks.gpu.engine import Workload, run, start
+from benchmarks.gpu.machine import describe
+
+_MATRIX_PRODUCTS = ("gemm", "nvjet", "cutlass", "cublas", "gemv", "splitk")
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+
+
+def read_trace(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over steps, in microseconds, from a Chrome trace's events.
+
+    Returns:
+        ``step``: from one graph's first kernel to the next one's; ``forward``: the graph;
+        ``lm_head``: matrix products between graphs; ``rest_busy``: all other device work;
+        ``idle``: device time with nothing running; ``share``: (rest and idle) / step;
+        ``kernels``: launches a step outside of graphs; ``waits``: calls of the step's thread that
+        wait for the device, by name, a step; ``top``: device time by kernel name, a step.
+    """
+    launches = {
+        e["args"]["correlation"]: e["name"]
+        for e in events
+        if e.get("cat") in ("cuda_runtime", "cuda_driver") and "correlation" in e.get("args", {})
+    }
+    device = [e for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    graphs: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    outside: list[dict[str, Any]] = []
+    for event in device:
+        correlation = event["args"].get("correlation")
+        if "GraphLaunch" in launches.get(correlation, ""):
+            graphs[correlation].append(event)
+        else:
+            outside.append(event)
+    spans = sorted(
+        (min(e["ts"] for e in kernels), max(e["ts"] + e["dur"] for e in kernels))
+        for kernels in graphs.values()
+    )
+    steps = []
+    for (begin, end), (following, _) in itertools.pairwise(spans):
+        if following - begin > 3 * (end - begin):
+            continue  # between two batches
+        between = [e for e in outside if end <= e["ts"] < following]
+        head = [e for e in between if any(n in e["name"].lower() for n in _MATRIX_PRODUCTS)]
+        busy = sum(e["dur"] for e in between) - sum(e["dur"] for e in head)
+        steps.append((following - begin, end - begin, sum(e["dur"] for e in head), busy, len(between)))
+    if not steps:
+        return {"steps": 0}
+    step, forward, head_time, busy, kernels = (
+        statistics.median(column) for column in zip(*steps, strict=True)
+    )
+    names: Counter[str] = Counter()
+    for event in device:
+        names[event["name"][:90]] += event["dur"]
+    waits = Counter(e["name"] for e in events if e.get("cat") == "cuda_runtime" and e["name"] in _WAITS)
+    count = len(spans)
+    return {
+        "steps": len(steps),
+        "step": step,
+        "forward": forward,
+        "lm_head": head_time,
+        "rest_busy": busy,
+        "idle": step - forward - head_time - busy,
+        "share": (step - forward - head_time) / step,
+        "kernels": kernels,
+        "waits": {name: round(n / count, 2) for name, n in waits.items()},
+        "top": {name: round(time / count, 1) for name, time in names.most_common(25)},
+    }
+
+
+def main() -> None:
+    """Profiles one workload."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", default="sdar-8b")
+    parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=8, help="0: autoregressive")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--settings", type=json.loads, default={}, help="engine arguments, JSON")
+    parser.add_argument("--keep", type=Path, help="folder for the traces")
+    chosen = parser.parse_args()
+    settings: dict[str, Any] = {"max_num_seqs": max(chosen.batch)} | chosen.settings
+    if chosen.steps and "diffusion_config" not in settings:
+        settings["diffusion_config"] = {"block_length": chosen.block}
+    llm = start(chosen.shape, **settings)
+    print(json.dumps(describe()), flush=True)
+    for batch in chosen.batch:
+        work = Workload(batch, 128, chosen.tokens, chosen.block, chosen.steps or None)
+        timing = run(llm, work, repeats=3, warm=2)
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profiler:
+            run(llm, work, repeats=1, warm=0)
+        folder = chosen.keep or Path(tempfile.mkdtemp())
+        path = folder / f"{chosen.shape}-b{chosen.block}-s{chosen.steps}-n{batch}.json"
+        profiler.export_chrome_trace(str(path))
+        result = read_trace(json.loads(path.read_text())["traceEvents"])
+        print(
+            json.dumps(
+                {
+                    "shape": chosen.shape,
+                    "block": chosen.block,
+                    "batch": batch,
+                    "unprofiled_step_ms": round(timing.step_ms, 3),
+                    "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+                }
+                | result
+            ),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published ids of every family, on a GPU in float32: eager, and with CUDA graphs.
+
+The cases and what is compared are those of ``tests/engine``. Graphs are captured without
+``torch.compile``; with them asynchronous scheduling is on, as it is by default on a GPU.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.engine import test_golden_llada2 as llada2
+from tests.engine import test_golden_sdar as sdar
+from tests.engine import test_llada as llada
+from tests.engine.conftest import GOLDEN
+from tests.engine.requests_ import run
+
+GRAPHS: dict[str, Any] = {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL"}}
+EAGER: dict[str, Any] = {"enforce_eager": True}
+
+
+@contextmanager
+def engine(model: str, **settings: Any) -> Iterator[Any]:
+    """An engine in this process, given back at the end."""
+    import torch
+
+    from vllm import LLM
+
+    common: dict[str, Any] = {
+        "dtype": "float32",
+        "max_model_len": 1024,
+        "max_num_seqs": 16,
+        "gpu_memory_utilization": 0.15,
+        "disable_log_stats": False,
+        "seed": 0,
+    }
+    llm = LLM(model=str(GOLDEN / model), **common | settings)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def check_together_and_alone(llm: Any, cases: list[dict[str, Any]], family: Any) -> None:
+    """A batch of all cases twice, then some alone."""
+    twice = cases + cases[::-1]
+    results = run(llm, [family.of_golden(case) for case in twice])
+    for result, case in zip(results, twice, strict=True):
+        family.check(result, case)
+    for case in cases[:4]:
+        family.check(run(llm, [family.of_golden(case)])[0], case)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [EAGER, GRAPHS, GRAPHS | {"async_scheduling": False}],
+    ids=["eager", "graphs", "graphs-sync"],
+)
+def test_sdar(settings: dict[str, Any], golden_sdar: list[dict[str, Any]]) -> None:
+    with engine("sdar", diffusion_config={"block_length": 16}, **settings) as llm:
+        check_together_and_alone(llm, golden_sdar, sdar)
+
+
+@pytest.mark.parametrize("settings", [EAGER, GRAPHS], ids=["eager", "graphs"])
+def test_llada2(settings: dict[str, Any]) -> None:
+    with engine("llada2", **settings) as llm:
+        check_together_and_alone(llm, llada2.CASES, llada2)
+
+
+@pytest.mark.parametrize("mode", ["none", "prefix", "dual"])
+def test_llada(mode: str) -> None:
+    cases = llada.golden(mode)
+    settings = GRAPHS | {"max_model_len": 512, "max_num_batched_tokens": 512}
+    with engine("llada", diffusion_config={"block_length": 64, "cache": mode}, **settings) as llm:
+        results = run(llm, [llada.of_golden(case) for case in cases])
+        alone = run(llm, [llada.of_golden(cases[0])])
+    for result, case in zip([*results, *alone], [*cases, cases[0]], strict=True):
+        assert result["token_ids"] == case["output_ids"], case["name"]
+
+
+@pytest.fixture(scope="module")
+def golden_sdar() -> list[dict[str, Any]]:
+    cases = json.loads((GOLDEN / "sdar" / "cases.json").read_text())["cases"]
+    assert cases
+    return cases
