@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 if TYPE_CHECKING:
+    import torch
     import torch.nn as nn
 
     from vllm.config import VllmConfig
@@ -82,3 +83,17 @@ class GenerationLoop:
             (on the last pipeline stage).
         """
         return model(**inputs)
+
+    def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Calls the model's head, in the worker of the last pipeline stage.
+
+        Args:
+            model: The live module.
+            hidden_states: Rows of what :meth:`forward` returned, for the positions
+                that want logits, ``[rows, n]``.
+
+        Returns:
+            Logits ``[rows, vocab_size]``.
+        """
+        head: Any = model.compute_logits
+        return cast("torch.Tensor", head(hidden_states))

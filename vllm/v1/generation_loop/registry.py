@@ -83,7 +83,12 @@ def _make(name: str) -> GenerationLoop:
         raise ValueError(f"generation_loop={name!r} failed to start: {error}") from error
     if not isinstance(loop, GenerationLoop):
         raise ValueError(f"generation_loop={name!r} is not a GenerationLoop: {cls!r}")
-    return loop
+    if type(loop) is GenerationLoop:
+        return loop  # Upstream's way: nothing to guard, nothing in between.
+
+    from vllm.v1.generation_loop.guard import GuardedLoop
+
+    return GuardedLoop(name, loop)
 
 
 def _load(name: str) -> type[GenerationLoop]:

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plug-in's failure names it, ends its requests, and never the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.generation_loop import chaos
+from tests.generation_loop.elsewhere import generate, request, start
+from tests.generation_loop.tiny import make_qwen3
+
+LOOP = "tests.generation_loop.chaos.ChaosLoop"
+TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+    "multi_process": ({}, {}),
+    "in_process": ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {}),
+    "async": ({}, {"async_scheduling": True}),
+    "tensor_parallel": (TWO_CORES, {"tensor_parallel_size": 2}),
+}
+FAILURES = {
+    chaos.FORWARD: "forward() raised Chaos: no forward",
+    chaos.NOTHING: "forward() raised TypeError: NoneType returned, not hidden states",
+    chaos.SHAPE: "forward() raised ValueError: hidden states of shape",
+    chaos.LOGITS: "compute_logits() raised Chaos: no logits",
+    chaos.STATE_ADD: "ChaosState.add_request() raised Chaos: no slot",
+    chaos.STATE_INPUTS: "ChaosState.prepare_inputs() raised Chaos: no inputs",
+    chaos.SCHEDULE: "ChaosScheduler.schedule() raised Chaos: no plan",
+    chaos.ADD: "ChaosScheduler.add_request() raised Chaos: no room",
+    chaos.STEP: "step() raised Chaos: no step",
+}
+SHARED = list(range(1, 65))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny checkpoint."""
+    return make_qwen3(tmp_path_factory.mktemp("qwen3"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_method_may_fail(mode: str, model: str) -> None:
+    env, settings = MODES[mode]
+    good = [request([*SHARED, 9], 12), request([200, 201, 202], 12)]
+    calls = [good]
+    for token in FAILURES:
+        # Failing requests share a prefix with good ones: nothing of theirs may be cached.
+        calls += [[request([*SHARED, *range(70, 90), token], 12)], good]
+    # Others run when one fails in the middle: each ends, with ids or with the error.
+    calls += [[request([5, 6, 7], 30), request([8, 9], 30), request([10, chaos.FORWARD], 4)], good]
+    calls += [[request([1], extra_args={"chaos": {}})], [request([1], extra_args={"refused": 3})], good]
+    results = generate(calls, env, model=model, generation_loop=LOOP, block_size=32, **settings)
+
+    first = results[0]
+    assert [r["finish_reason"] for r in first] == ["length", "length"]
+    for i, (token, message) in enumerate(FAILURES.items()):
+        (failed,) = results[1 + 2 * i]
+        assert failed["finish_reason"] == "error", token
+        assert f"generation_loop='{LOOP}': {message}" in failed["stop_reason"], failed
+        assert "(request " in failed["stop_reason"]
+        assert results[2 + 2 * i] == first, token
+    crowd, unknown, refused = results[-5], results[-3], results[-2]
+    assert crowd[2]["finish_reason"] == "error"
+    for result in crowd:
+        assert result["finish_reason"] == "length" or "no forward" in result["stop_reason"]
+    assert results[-4] == first
+    assert f"generation_loop='{LOOP}': validate_params() raised KeyError: 'missing'" in unknown[0]["refused"]
+    assert "refused=3 must be unset" in refused[0]["refused"]
+    assert f"refused by generation_loop='{LOOP}', validate_params()" in refused[0]["refused"]
+    assert results[-1] == first
+
+
+@pytest.mark.parametrize(
+    ("loop", "message"),
+    [
+        ("UnreadyLoop", "configure() raised KeyError: 'a table'"),
+        ("WrongClassesLoop", "scheduler_cls() raised TypeError: <class 'dict'> is no SchedulerInterface"),
+        ("WrongStateLoop", "model_state_cls() raised TypeError: <class 'dict'> is no ModelState"),
+    ],
+)
+def test_a_loop_that_cannot_start_is_refused(loop: str, message: str, model: str) -> None:
+    name = f"tests.generation_loop.chaos.{loop}"
+    done = start([], model=model, generation_loop=name)
+    assert done.returncode != 0
+    assert f"generation_loop='{name}': {message}" in done.stderr + done.stdout
+
+
+def test_the_message_survives_other_exceptions() -> None:
+    from vllm.v1.generation_loop.errors import GenerationLoopError, message_of
+
+    text = 'it said "no"\nand {more}: é'
+    quoted = RuntimeError(f"Worker failed with error '{GenerationLoopError(text)}', please check the stack")
+    assert message_of(quoted) == text
+    assert message_of(RuntimeError("a device is lost")) is None
+    try:
+        try:
+            raise GenerationLoopError(text)
+        except GenerationLoopError as error:
+            raise KeyError("outer") from error
+    except KeyError as outer:
+        assert message_of(outer) == text
+
+
+def test_a_stream_ends_with_the_message(tmp_path: Path) -> None:
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.generation_loop.errors import RequestFailedError, error_or
+
+    def output(finish_reason: str | None, stop_reason: str | None) -> RequestOutput:
+        completion = CompletionOutput(0, "", [], None, None, finish_reason=finish_reason, stop_reason=stop_reason)
+        return RequestOutput("a", None, [1], None, [completion], finished=True)
+
+    good = output("stop", "END")
+    assert error_or(good) is good
+    failed = error_or(output("error", "forward() raised Chaos"))
+    assert isinstance(failed, RequestFailedError) and "forward() raised Chaos" in str(failed)
+    assert failed.http_status == 500

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stands between the engine and a loop: checks what it returns, names what it raises.
+
+Errors in the front end and at the start become a ``ValueError``; those of a step become
+a :class:`GenerationLoopError`, which the engine core turns into failed requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from vllm.exceptions import VLLMValidationError
+from vllm.logger import init_logger
+from vllm.v1.generation_loop.errors import (
+    GenerationLoopError,
+    RequestRefusedError,
+    describe,
+    message_of,
+)
+from vllm.v1.generation_loop.guarded_classes import (
+    GuardedScheduler,
+    GuardedState,
+    guarded,
+    is_plug_in,
+)
+from vllm.v1.generation_loop.interface import GenerationLoop
+from vllm.v1.generation_loop.ranks import agree, is_last_stage
+from vllm.v1.generation_loop.recovery import fail_batch, fail_refused
+
+if TYPE_CHECKING:
+    import torch.nn as nn
+
+    from vllm.config import VllmConfig
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.core.sched.interface import SchedulerInterface
+    from vllm.v1.engine import EngineCoreOutputs
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.worker.gpu.model_states.interface import ModelState
+
+logger = init_logger(__name__)
+
+T = TypeVar("T")
+
+_SCHEDULER = "vllm.v1.generation_loop.guard.make_scheduler"
+
+
+class GuardedLoop(GenerationLoop):
+    """A loop whose errors name it and never end the engine."""
+
+    def __init__(self, name: str, loop: GenerationLoop) -> None:
+        """Guards a loop.
+
+        Args:
+            name: What the configuration calls it.
+            loop: The loop.
+        """
+        self.name = name
+        self.loop = loop
+
+    def overrides(self, method: str) -> bool:
+        """Whether the loop has a method of its own."""
+        return getattr(type(self.loop), method) is not getattr(GenerationLoop, method)
+
+    # ---- front end -----------------------------------------------------------
+
+    def configure(self, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.configure`."""
+        with _naming(self, "configure"):
+            self.loop.configure(vllm_config)
+        if self.overrides("forward") or self.overrides("compute_logits"):
+            _require_forward(self, vllm_config)
+
+    def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.validate_params`."""
+        try:
+            self.loop.validate_params(params, vllm_config)
+        except Exception as error:
+            if not is_plug_in(type(self.loop)):
+                raise
+            where = f"refused by generation_loop={self.name!r}, validate_params()"
+            if isinstance(error, VLLMValidationError):
+                message = f"{error.args[0] if error.args else ''} ({where})"
+                raise RequestRefusedError(message, parameter=error.parameter, value=error.value) from error
+            if isinstance(error, ValueError):
+                raise RequestRefusedError(f"{error} ({where})") from error
+            logger.exception("A plug-in failed.")
+            raise RequestRefusedError(describe(self.name, "validate_params", error)) from error
+
+    def scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | str | None:
+        """See :meth:`GenerationLoop.scheduler_cls`.
+
+        Returns:
+            A plug-in's class is replaced by the path of :func:`make_scheduler`.
+        """
+        cls = self._scheduler_cls(vllm_config)
+        return _SCHEDULER if cls is not None and is_plug_in(cls) else cls
+
+    def _scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | None:
+        from vllm.utils.import_utils import resolve_obj_by_qualname
+        from vllm.v1.core.sched.interface import SchedulerInterface
+
+        with _naming(self, "scheduler_cls"):
+            cls: Any = self.loop.scheduler_cls(vllm_config)
+            if isinstance(cls, str):
+                cls = resolve_obj_by_qualname(cls.replace(":", "."))
+            if cls is not None and not (isinstance(cls, type) and issubclass(cls, SchedulerInterface)):
+                raise TypeError(f"{cls!r} is no SchedulerInterface")
+        return cls
+
+    # ---- engine core ---------------------------------------------------------
+
+    def step(self, core: EngineCore) -> tuple[dict[int, EngineCoreOutputs] | None, bool]:
+        """See :meth:`GenerationLoop.step`.
+
+        What a plug-in raised fails its requests; any other error, of a device or of
+        upstream, goes through.
+        """
+        if refused := fail_refused(core):
+            return refused, False
+        try:
+            result = self.loop.step(core)
+            if self.overrides("step"):
+                _check_step(result)
+            return result
+        except Exception as error:
+            message = message_of(error)
+            if message is None:
+                if not self._is_ours(core):
+                    raise
+                logger.exception("A plug-in failed.")
+                message = describe(self.name, "step", error)
+            return fail_batch(core, message), False
+
+    def _is_ours(self, core: EngineCore) -> bool:
+        """Whether an unmarked error can only come from the plug-in's code in the core."""
+        if getattr(core, "failed_batch", None) is not None:
+            return False  # The executor or a worker.
+        if getattr(core.model_executor, "is_failed", False):
+            return False
+        return self.overrides("step") and is_plug_in(type(self.loop))
+
+    # ---- worker --------------------------------------------------------------
+
+    def model_state_cls(self, model: nn.Module) -> type[ModelState] | None:
+        """See :meth:`GenerationLoop.model_state_cls`."""
+        from vllm.v1.worker.gpu.model_states.interface import ModelState
+
+        with _naming(self, "model_state_cls"):
+            cls: Any = self.loop.model_state_cls(model)
+            if cls is None:
+                return None
+            if not (isinstance(cls, type) and issubclass(cls, ModelState)):
+                raise TypeError(f"{cls!r} is no ModelState")
+        return guarded(cls, self.name, GuardedState)
+
+    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        """See :meth:`GenerationLoop.forward`."""
+        if not self.overrides("forward"):
+            return self.loop.forward(model, inputs)
+        num_tokens = inputs["positions"].shape[-1]
+
+        def call() -> Any:
+            output = self.loop.forward(model, inputs)
+            _check_forward(output, num_tokens)
+            return output
+
+        return self._on_every_rank("forward", call)
+
+    def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """See :meth:`GenerationLoop.compute_logits`."""
+        if not self.overrides("compute_logits"):
+            return self.loop.compute_logits(model, hidden_states)
+
+        def call() -> torch.Tensor:
+            logits = self.loop.compute_logits(model, hidden_states)
+            _check_rows("logits", logits, len(hidden_states))
+            return logits
+
+        return self._on_every_rank("compute_logits", call)
+
+    def _on_every_rank(self, method: str, call: Callable[[], T]) -> T:
+        """Calls; where one tensor-parallel rank raises, all do."""
+        result, failure = None, None
+        try:
+            result = call()
+        except Exception as error:
+            logger.exception("A plug-in failed.")
+            failure = message_of(error) or describe(self.name, method, error)
+        if failure := agree(failure):
+            raise GenerationLoopError(failure)
+        return result  # type: ignore[return-value]
+
+
+def make_scheduler(**kwargs: Any) -> SchedulerInterface:
+    """Makes the scheduler of a plug-in's loop, in the engine core.
+
+    Args:
+        **kwargs: What upstream makes a scheduler from.
+    """
+    from vllm.v1.generation_loop.registry import get_generation_loop
+
+    loop = get_generation_loop(kwargs["vllm_config"])
+    assert isinstance(loop, GuardedLoop)
+    cls = loop._scheduler_cls(kwargs["vllm_config"])
+    assert cls is not None
+    return guarded(cls, loop.name, GuardedScheduler)(**kwargs)
+
+
+class _naming:
+    """Turns what a loop raises at the start into a ``ValueError`` that names it."""
+
+    def __init__(self, guard: GuardedLoop, method: str) -> None:
+        self.guard = guard
+        self.method = method
+
+    def __enter__(self) -> None:
+        """Enters."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Renames an error of a plug-in."""
+        if isinstance(error, Exception) and is_plug_in(type(self.guard.loop)):
+            raise ValueError(describe(self.guard.name, self.method, error)) from error
+
+
+def _require_forward(guard: GuardedLoop, vllm_config: VllmConfig) -> None:
+    """Forces the mode in which every model call goes through the loop, or refuses."""
+    from vllm.config.compilation import CUDAGraphMode
+
+    methods = " and ".join(m for m in ("forward", "compute_logits") if guard.overrides(m))
+    compilation, parallel = vllm_config.compilation_config, vllm_config.parallel_config
+    if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
+        raise ValueError(
+            f"cudagraph_mode={compilation.cudagraph_mode.name} replays model calls without "
+            f"generation_loop={guard.name!r}, which overrides {methods}. Leave it unset or NONE."
+        )
+    compilation.cudagraph_mode = CUDAGraphMode.NONE
+    bypassing = {
+        "ubatch_size or enable_dbo": parallel.use_ubatching,
+        "enable_batch_sharded_sampling": bool(parallel.enable_batch_sharded_sampling),
+        "speculative_config": vllm_config.speculative_config is not None,
+    }
+    for option, given in bypassing.items():
+        if given:
+            raise ValueError(
+                f"{option} is not supported with generation_loop={guard.name!r}, which "
+                f"overrides {methods}: it calls the model without them."
+            )
+
+
+def _check_step(result: Any) -> None:
+    outputs, executed = result
+    if not (outputs is None or isinstance(outputs, dict)) or not isinstance(executed, bool):
+        raise TypeError(f"step returned {result!r}, not (outputs by client index or None, bool)")
+
+
+def _check_forward(output: Any, num_tokens: int) -> None:
+    from vllm.sequence import IntermediateTensors
+
+    if not is_last_stage():
+        if not isinstance(output, IntermediateTensors):
+            raise TypeError(f"{type(output).__name__} returned, not the stage's IntermediateTensors")
+        return
+    _check_rows("hidden states", output[0] if isinstance(output, tuple) else output, num_tokens)
+
+
+def _check_rows(what: str, tensor: Any, rows: int) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{type(tensor).__name__} returned, not {what}")
+    if tensor.dim() != 2 or len(tensor) != rows:
+        raise ValueError(f"{what} of shape {list(tensor.shape)} returned, not [{rows}, n]")

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names what the classes of a plug-in raise: its scheduler, model state and sampler."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, TypeVar
+
+from vllm.logger import init_logger
+from vllm.v1.generation_loop.errors import GenerationLoopError, describe
+from vllm.v1.request import Request, RequestStatus
+
+logger = init_logger(__name__)
+
+T = TypeVar("T")
+
+_CALLED = ("__init__", "__call__")
+
+
+def is_plug_in(cls: type) -> bool:
+    """Whether a class is not of this distribution."""
+    return cls.__module__.partition(".")[0] != "vllm"
+
+
+def guarded(cls: type[T], loop: str, *mixins: type) -> type[T]:
+    """A subclass whose methods raise a :class:`GenerationLoopError` that names them.
+
+    Args:
+        cls: The class. One that is not a plug-in's is returned as it is.
+        loop: The loop's name.
+        *mixins: Bases that come before it.
+    """
+    if not is_plug_in(cls):
+        return cls
+    methods = {
+        name: _naming(getattr(cls, name), f"{cls.__name__}.{name}", loop)
+        for owner in cls.__mro__
+        if owner is not object and is_plug_in(owner)
+        for name, function in vars(owner).items()
+        if inspect.isfunction(function) and (not name.startswith("_") or name in _CALLED)
+    }
+    named = type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__})
+    return type(cls.__name__, (*mixins, named), {"__module__": cls.__module__, "loop_name": loop})
+
+
+def _naming(method: Any, name: str, loop: str) -> Any:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except GenerationLoopError:
+            raise
+        except Exception as error:
+            logger.exception("A plug-in failed.")
+            raise GenerationLoopError(describe(loop, name, error)) from error
+
+    return call
+
+
+class GuardedState:
+    """Mixin of a plug-in's ``ModelState``: guards its sampler too."""
+
+    loop_name: str
+
+    def custom_sampler(self, sampler: Any) -> Any:
+        """See upstream's ``ModelState.custom_sampler``."""
+        result = super().custom_sampler(sampler)  # type: ignore[misc]
+        ours = result[0] if isinstance(result, tuple) else result
+        if ours is not None and is_plug_in(type(ours)):
+            ours.__class__ = guarded(type(ours), self.loop_name)
+        return result
+
+
+class GuardedScheduler:
+    """Mixin of a plug-in's scheduler: a request that it cannot take fails alone."""
+
+    refused: list[tuple[Request, str]]
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.refused = []
+        super().__init__(**kwargs)
+
+    def add_request(self, request: Request) -> None:
+        """See upstream's ``SchedulerInterface.add_request``."""
+        try:
+            super().add_request(request)  # type: ignore[misc]
+        except GenerationLoopError as error:
+            # Nobody expects an answer here: the next step gives it.
+            ended: Any = super()
+            ended.finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)
+            self.refused.append((request, error.message))
+
+    def has_finished_requests(self) -> bool:
+        """Whether the workers or the clients are yet to hear of a request's end."""
+        return bool(self.refused) or super().has_finished_requests()  # type: ignore[misc]
