@@ -108,7 +108,9 @@ def test_a_stream_ends_with_the_message(tmp_path: Path) -> None:
     from vllm.v1.generation_loop.errors import RequestFailedError, error_or
 
     def output(finish_reason: str | None, stop_reason: str | None) -> RequestOutput:
-        completion = CompletionOutput(0, "", [], None, None, finish_reason=finish_reason, stop_reason=stop_reason)
+        completion = CompletionOutput(
+            0, "", [], None, None, finish_reason=finish_reason, stop_reason=stop_reason
+        )
         return RequestOutput("a", None, [1], None, [completion], finished=True)
 
     good = output("stop", "END")

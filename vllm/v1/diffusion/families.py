@@ -159,7 +159,21 @@ MASKED_DIFFUSION_CONFIG_MODULES = {f.config_class: f.config_module for f in FAMI
 def family_of_architectures(architectures: Iterable[str] | None) -> Family | None:
     """The family that one of these architectures belongs to, if any."""
     wanted = set(architectures or ())
-    for family in FAMILIES:
+    for family in (*_registered, *FAMILIES):
         if wanted.intersection(family.architectures):
             return family
     return None
+
+
+_registered: list[Family] = []
+
+
+def register_family(family: Family) -> None:
+    """Serves a plug-in's architecture with a diffusion loop.
+
+    To be called in every process, which an entry point of ``vllm.general_plugins`` is.
+    ``dataclasses.replace`` makes a family of a known one. The model class is registered with
+    ``ModelRegistry.register_model``.
+    """
+    if family not in _registered:
+        _registered.append(family)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import psutil
 import torch
@@ -13,7 +13,7 @@ from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.graphs import configure_graphs
-from vllm.v1.diffusion.params import check_sampling_params, resolve_decoding
+from vllm.v1.diffusion.params import check_extra_args, check_sampling_params, resolve_decoding
 from vllm.v1.generation_loop.interface import GenerationLoop
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ _CACHE_SLACK = 256
 
 class BlockDiffusionLoop(GenerationLoop):
     """Denoises block after block; a position sees up to the end of its own block."""
+
+    own_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Keys of ``SamplingParams.extra_args`` that a subclass reads, without ``diffusion_``."""
 
     def configure(self, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.configure`."""
@@ -64,6 +67,7 @@ class BlockDiffusionLoop(GenerationLoop):
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_params`."""
         check_sampling_params(params)
+        check_extra_args(params.extra_args, self.own_parameters)
         resolve_decoding(params, resolve_diffusion_config(vllm_config))
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:

@@ -22,6 +22,8 @@ from vllm.v1.diffusion.parameter_fields import (
 from vllm.v1.diffusion.policies import built_in_policies, get_policy
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
 
@@ -98,20 +100,18 @@ class DiffusionParams:
     def from_extra_args(cls, extra_args: dict[str, Any] | None) -> DiffusionParams:
         """Reads ``SamplingParams.extra_args``.
 
+        Keys without the prefix are a plug-in's; :func:`check_extra_args` knows them.
+
         Raises:
-            ParameterError: A key is unknown.
+            ParameterError: A key with the prefix is unknown.
         """
         known = {p.key: p.name for p in parameters(cls)}
         values = {}
         for key, value in (extra_args or {}).items():
             if key in known:
                 values[known[key]] = value
-            else:
-                raise ParameterError(
-                    f"{key} has no effect on this model. Known: {', '.join(known)}.",
-                    parameter=key,
-                    value=value,
-                )
+            elif key.startswith(PREFIX):
+                raise _without_effect(key, value)
         return cls(**values)
 
 
@@ -257,3 +257,23 @@ def check_sampling_params(params: SamplingParams) -> None:
                 parameter=name,
                 value=value,
             )
+
+
+def check_extra_args(extra_args: dict[str, Any] | None, own: Container[str]) -> None:
+    """Refuses keys of ``SamplingParams.extra_args`` that nobody reads.
+
+    Args:
+        extra_args: A request's.
+        own: Keys that the generation loop reads beside those of ``DiffusionParams``.
+
+    Raises:
+        ParameterError: Names the first such key.
+    """
+    for key, value in (extra_args or {}).items():
+        if not key.startswith(PREFIX) and key not in own:
+            raise _without_effect(key, value)
+
+
+def _without_effect(key: str, value: Any) -> ParameterError:
+    known = ", ".join(p.key for p in parameters(DiffusionParams))
+    return ParameterError(f"{key} has no effect on this model. Known: {known}.", parameter=key, value=value)

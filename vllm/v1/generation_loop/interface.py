@@ -1,9 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface that a generation loop implements."""
+"""The interface that a generation loop implements.
+
+Versioned: what is written here holds for every release whose ``GENERATION_LOOP_API`` is the
+same. New methods may come, with a default; a changed or removed one raises the number. A loop
+states the number it was written for in ``api_version``, by subclassing or by hand, and one for
+another number is refused at the start.
+
+Where a method runs
+    *Front end*: the process of ``LLM`` or of the server. *Engine core*: the process that
+    schedules. *Worker*: one process a device, with the model. With
+    ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` and one device they are one process, and nothing else
+    changes. Each process makes one object of the class, without arguments, when it first needs
+    it; the objects share nothing but the configuration. A method is called by one thread at a
+    time, except ``validate_params``.
+
+Errors
+    What a loop raises at the start keeps the engine from starting; in ``validate_params`` it
+    refuses the request (HTTP 400); in a step it ends the requests of that step with
+    ``finish_reason="error"`` and a ``stop_reason`` that names the loop, the method, what was raised
+    and the request (HTTP 500). The engine goes on. Methods of a loop's scheduler, model state and
+    sampler are treated alike.
+
+Workers in lock step
+    All tensor-parallel ranks of a stage call the same methods in the same order with the same
+    inputs, except that weights are sharded. A rank must make the same collective calls as the
+    others: the same number of model calls on the same shapes, decided from values that all ranks
+    have, never from its own clock, memory or random state. An error that all ranks raise, or one
+    rank after its last model call, ends the step on all of them; a rank that raises alone before it
+    leaves the others waiting in the model.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from vllm.forward_context import get_forward_context, is_forward_context_available
 
 if TYPE_CHECKING:
     import torch
@@ -21,79 +52,150 @@ GENERATION_LOOP_API = 1
 
 
 class GenerationLoop:
-    """How requests advance: one object a process, made from the configuration.
+    """How requests advance. Every method's default is what upstream does.
 
-    Every method's default is what upstream does, so a subclass overrides only
-    what it changes. An object is made once in each process (front end, engine
-    core, every worker) and shares nothing with the others but the
-    configuration.
+    A subclass overrides only what it changes. Where it runs, what its errors become and what
+    ranks must agree on, the module says; ``docs/plugins.md`` is the tutorial.
     """
 
     api_version: ClassVar[int] = GENERATION_LOOP_API
+    """The version of the interface that the loop is written for."""
 
     def configure(self, vllm_config: VllmConfig) -> None:
         """Adjusts the configuration, before it is validated.
 
-        Called in the front end's process, possibly more than once: it must be
-        idempotent.
+        *Process:* front end, in whatever thread makes the configuration. May be called more than
+        once, also on a configuration that it adjusted before: it must be idempotent. Fields that
+        the user did not set still hold ``None`` or their default. The other processes get the
+        result; this method does not run there. Settings of a loop's own have a place in
+        ``vllm_config.additional_config``.
+
+        Args:
+            vllm_config: The engine's configuration, to be changed in place.
 
         Raises:
             ValueError: The loop cannot serve this model or configuration.
         """
 
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
-        """Checks a request's parameters at admission, in the front end.
+        """Checks a request's parameters at admission.
+
+        *Process:* front end. *Thread:* any, several at a time in a server: keep no state. It must
+        not wait for anything. ``params`` is not to be changed. A loop's own parameters travel in
+        ``params.extra_args`` (over HTTP ``vllm_xargs``: strings, numbers and lists of them).
+
+        Args:
+            params: The request's parameters.
+            vllm_config: The engine's configuration.
 
         Raises:
-            ValueError: A parameter is out of range or would have no effect
-                (HTTP 400). Name the parameter, its value and what is allowed.
+            ValueError: A parameter is out of range or would have no effect. Name the parameter,
+                its value and what is allowed.
         """
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | str | None:
-        """The scheduler's class or dotted path; None for upstream's choice."""
+        """The scheduler of this loop.
+
+        *Process:* front end, after :meth:`configure`, and engine core. A scheduler runs no tensor
+        code: it knows requests, blocks and budgets, and never waits for a device. It must be
+        importable by its dotted path. ``--scheduler-cls`` of the user's goes before it.
+
+        Args:
+            vllm_config: The engine's configuration.
+
+        Returns:
+            A class or its dotted path; None for upstream's choice.
+        """
         return None
 
     def step(self, core: EngineCore) -> tuple[dict[int, EngineCoreOutputs] | None, bool]:
-        """Runs one engine step; called by the engine core's busy loop.
+        """Runs one engine step: schedule, execute, account.
+
+        *Process:* engine core, in its main thread, as long as there are requests. While it runs no
+        request is admitted or aborted. It may wait for the workers, as the default does, and for
+        nothing else. One that makes no progress is called again.
+
+        Args:
+            core: The engine core: ``scheduler``, ``model_executor``, and ``batch_queue``, which
+                is None unless several steps may be in flight (asynchronous scheduling,
+                pipeline parallelism).
 
         Returns:
-            Outputs by client index, or None where nothing is ready yet, and
-            whether the model was executed.
+            Outputs by client index, or None where nothing is ready yet; and whether the model was
+            executed.
         """
         if core.batch_queue is None:
             return core.step()
         return core.step_with_batch_queue()
 
     def model_state_cls(self, model: nn.Module) -> type[ModelState] | None:
-        """The worker's ``ModelState`` for this model; None for upstream's choice."""
-        return None
+        """The worker's books on running requests, and what it feeds to the model.
 
-    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        """Calls the model, in the worker, once a step.
-
-        Args:
-            model: The live module, weights on the device.
-            inputs: The model's keyword arguments: ``input_ids`` and
-                ``positions`` ``[num_tokens]``, ``inputs_embeds``,
-                ``intermediate_tensors``. The forward context (attention
-                metadata, slot mapping) is set for exactly these tokens.
-
-        Returns:
-            What the model returns: hidden states ``[num_tokens, hidden_size]``
-            (on the last pipeline stage).
-        """
-        return model(**inputs)
-
-    def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Calls the model's head, in the worker of the last pipeline stage.
+        *Process:* worker, once, when the weights are loaded. Upstream's ``ModelState`` is told of
+        requests (``add_request``, ``remove_request``), prepares a step's inputs and attention
+        (``prepare_inputs``, ``prepare_attn``), and may put a sampler of its own in the place of
+        upstream's (``custom_sampler``). Derive it from ``DefaultModelState`` or from a diffusion
+        loop's. Whatever ``prepare_inputs`` returns is added to the inputs of :meth:`forward`:
+        that is how per-request values get there. It must not wait for the device.
 
         Args:
             model: The live module.
-            hidden_states: Rows of what :meth:`forward` returned, for the positions
-                that want logits, ``[rows, n]``.
 
         Returns:
-            Logits ``[rows, vocab_size]``.
+            A class; None for the model's own (``get_model_state_cls``), else upstream's.
+        """
+        return None
+
+    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        """Calls the model: the place for passes of one's own.
+
+        *Process:* worker, in its main thread, once a step, under ``torch.inference_mode``; also
+        for warm-up and profiling, on made-up tokens without requests, with attention left out.
+        It must not wait for the device (no ``.item()``, no printing of tensors) where steps are to
+        overlap.
+
+        The forward context (attention metadata, slot mapping) is set for exactly these tokens.
+        ``super().forward`` may be called several times: each call writes the keys and values of
+        the step's tokens anew, so the call whose cache entries are to stay comes last. Tokens
+        may be replaced by others, never added, dropped or moved.
+
+        A loop that overrides this method or :meth:`compute_logits` runs without CUDA graphs, which
+        would replay the model without it, and refuses them if asked for. ``torch.compile`` may stay
+        on; then hooks on the model's inner modules do not run.
+
+        Args:
+            model: The live module, weights on the device (a rank's shard of them).
+            inputs: The model's keyword arguments, a new dict every time: ``input_ids`` int32
+                ``[num_tokens]`` (None behind the first pipeline stage), ``positions`` int64
+                ``[num_tokens]`` (``[3, num_tokens]`` for models with sections), ``inputs_embeds``,
+                ``intermediate_tensors``, and what the model state added, which must be removed
+                before the model is called. ``num_tokens`` may count padding at the end.
+
+        Returns:
+            ``[num_tokens, n]`` on the last pipeline stage: hidden states, or whatever
+            :meth:`compute_logits` understands, such as several side by side. On an earlier
+            stage what the model returned, ``IntermediateTensors``.
+        """
+        if is_forward_context_available():
+            # Models with experts count their layers in it, once a call.
+            get_forward_context().moe_layer_index = 0
+        return model(**inputs)
+
+    def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Turns what :meth:`forward` returned into logits.
+
+        *Process:* worker of the last pipeline stage, after :meth:`forward`, under
+        ``torch.inference_mode``; also for prompt logprobs and warm-up. It must not wait for the
+        device. The model's head is a collective call under tensor parallelism, and its result
+        is whole on every rank.
+
+        Args:
+            model: The live module.
+            hidden_states: Rows of what :meth:`forward` returned, those that want logits,
+                ``[rows, n]``; there may be none.
+
+        Returns:
+            Logits ``[rows, vocab_size]``, before temperature, penalties and sampling.
         """
         head: Any = model.compute_logits
         return cast("torch.Tensor", head(hidden_states))
