@@ -15,131 +15,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from tests.engine.layouts import FAST_DLLM_V2, LLADA2, LLADA_MOE, SDAR_MOE
+
 TRAP = "raise SystemExit('code of a checkpoint was run')\n"
 Tensors = dict[str, torch.Tensor]
-
-SDAR_MOE: dict[str, Any] = {
-    "architectures": ["SDARMoeForCausalLM"],
-    "auto_map": {
-        "AutoConfig": "configuration_sdar_moe.SDARMoeConfig",
-        "AutoModel": "modeling_sdar_moe.SDARMoeModel",
-        "AutoModelForCausalLM": "modeling_sdar_moe.SDARMoeForCausalLM",
-    },
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "block_size": 16,
-    "decoder_sparse_step": 1,
-    "eos_token_id": 505,
-    "head_dim": 32,
-    "hidden_act": "silu",
-    "hidden_size": 96,
-    "intermediate_size": 192,
-    "mask_token_id": 507,
-    "max_position_embeddings": 32768,
-    "max_window_layers": 3,
-    "mlp_only_layers": [],
-    "model_type": "sdar_moe",
-    "moe_intermediate_size": 32,
-    "norm_topk_prob": True,
-    "num_attention_heads": 4,
-    "num_experts": 16,
-    "num_experts_per_tok": 4,
-    "num_hidden_layers": 3,
-    "num_key_value_heads": 2,
-    "output_router_logits": False,
-    "rms_norm_eps": 1e-6,
-    "rope_scaling": None,
-    "rope_theta": 1000000.0,
-    "router_aux_loss_coef": 0.001,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-    "use_sliding_window": False,
-    "vocab_size": 512,
-}
-
-# No mask id, no eos id, no use_rmsnorm: so are the published ones.
-LLADA2: dict[str, Any] = {
-    "architectures": ["LLaDA2MoeModelLM"],
-    "auto_map": {
-        "AutoConfig": "configuration_llada2_moe.LLaDA2MoeConfig",
-        "AutoModel": "modeling_llada2_moe.LLaDA2MoeModel",
-        "AutoModelForCausalLM": "modeling_llada2_moe.LLaDA2MoeModelLM",
-    },
-    "attention_dropout": 0.0,
-    "dtype": "float32",
-    "embedding_dropout": 0.0,
-    "first_k_dense_replace": 1,
-    "head_dim": 32,
-    "hidden_act": "silu",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "max_position_embeddings": 32768,
-    "max_window_layers": 28,
-    "model_type": "llada2_moe",
-    "moe_intermediate_size": 32,
-    "moe_router_enable_expert_bias": True,
-    "n_group": 8,
-    "norm_head": False,
-    "norm_topk_prob": True,
-    "num_attention_heads": 4,
-    "num_experts": 32,
-    "num_experts_per_tok": 8,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 1,
-    "num_shared_experts": 1,
-    "output_dropout": 0.0,
-    "output_router_logits": False,
-    "pad_token_id": 156892,
-    "partial_rotary_factor": 0.5,
-    "rms_norm_eps": 1e-6,
-    "rope_scaling": None,
-    "rope_theta": 600000,
-    "rotary_dim": 16,
-    "routed_scaling_factor": 2.5,
-    "router_dtype": "fp32",
-    "score_function": "sigmoid",
-    "sliding_window": 64,
-    "tie_word_embeddings": False,
-    "topk_group": 4,
-    "use_bias": False,
-    "use_cache": False,
-    "use_qkv_bias": False,
-    "use_sliding_window": False,
-    "vocab_size": 157184,
-}
-
-FAST_DLLM_V2: dict[str, Any] = {
-    "architectures": ["Fast_dLLM_QwenForCausalLM"],
-    "auto_map": {
-        "AutoConfig": "configuration.Fast_dLLM_QwenConfig",
-        "AutoModel": "modeling.Fast_dLLM_QwenModel",
-        "AutoModelForCausalLM": "modeling.Fast_dLLM_QwenForCausalLM",
-    },
-    "attention_dropout": 0.0,
-    "bd_size": 32,
-    "bos_token_id": 505,
-    "eos_token_id": 505,
-    "hidden_act": "silu",
-    "hidden_size": 128,
-    "intermediate_size": 192,
-    "mask_token_id": 507,
-    "max_position_embeddings": 32768,
-    "max_window_layers": 3,
-    "model_type": "Fast_dLLM_Qwen",
-    "num_attention_heads": 4,
-    "num_hidden_layers": 3,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-6,
-    "rope_scaling": None,
-    "rope_theta": 1000000.0,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-    "use_cache": False,
-    "use_sliding_window": False,
-    "vocab_size": 512,
-}
 
 
 def sdar_moe(folder: Path) -> Path:
@@ -209,6 +88,32 @@ def fast_dllm_v2(folder: Path) -> Path:
     make.ends("model.embed_tokens", c["vocab_size"], width)
     _write(folder, c, make.tensors)
     write_tokenizer(folder, "Qwen2Tokenizer", c["vocab_size"], eos=505, mask=507)
+    return folder
+
+
+def llada_moe(folder: Path, c: dict[str, Any] = LLADA_MOE) -> Path:
+    """Writes a tiny LLaDA-MoE checkpoint; returns the folder."""
+    heads, kv, width = c["num_attention_heads"], c["num_key_value_heads"], c["hidden_size"]
+    size = width // heads
+    make = _Maker(seed=14)
+    for layer in range(c["num_hidden_layers"]):
+        name = f"model.layers.{layer}."
+        for part, rows in (("q", heads), ("k", kv), ("v", kv)):
+            make.linear(f"{name}self_attn.{part}_proj", rows * size, width)
+        make.linear(name + "self_attn.o_proj", width, heads * size)
+        make.norm(name + "self_attn.q_norm", size)
+        make.norm(name + "self_attn.k_norm", size)
+        make.layer_norms(name, width)
+        if c["moe_layer_freq"][layer] == 0:
+            make.network(name + "mlp.", width, c["dense_intermediate_size"])
+            continue
+        make.linear(name + "mlp.gate", c["num_experts"], width, spread=2.0)
+        for expert in range(c["num_experts"]):
+            make.network(f"{name}mlp.experts.{expert}.", width, c["expert_intermediate_size"])
+    make.ends("model.embed_tokens", c["vocab_size"], width)
+    _write(folder, c, make.tensors)
+    mask = c.get("mask_token_id", 156895)
+    write_tokenizer(folder, "PreTrainedTokenizerFast", c["vocab_size"], eos=c["eos_token_id"], mask=mask)
     return folder
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaDA and Dream in plain PyTorch: the models, their published loops, Fast-dLLM's caches.
+"""LLaDA, LLaDA-MoE and Dream in plain PyTorch: the models, their published loops, Fast-dLLM's caches.
 
 One store of keys and values for the whole sequence; a forward pass recomputes some
 rows, writes theirs into the store and lets them see all of it. Recomputing every row
@@ -9,6 +9,7 @@ each time is the published loop; recomputing less is what the cache modes do.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,10 @@ class LladaReference(BidirectionalReference):
         return rms_norm(x, weights["ln_f.weight"], eps) @ weights["ff_out.weight"].T
 
 
-class DreamReference(BidirectionalReference):
-    """``DreamModel``: Qwen2.5's layers."""
+class LayeredReference(BidirectionalReference):
+    """Weights under ``model.layers``, as Qwen's and most models' are."""
 
-    shifted = True
+    mask_id_default: int | None = None
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -135,36 +136,44 @@ class DreamReference(BidirectionalReference):
         self.weights = {}
         for shard in folder.glob("*.safetensors"):
             self.weights |= {name: tensor.float() for name, tensor in load_file(shard).items()}
-        self.mask_id = self.config["mask_token_id"]
+        self.mask_id = self.config.get("mask_token_id", self.mask_id_default)
+        self.size = self.config["hidden_size"] // self.config["num_attention_heads"]
+
+    def projected(self, name: str, h: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Queries, keys and values before the rotation, each ``[tokens, heads, size]``."""
+        for part in "qkv":
+            yield self._linear(f"{name}{part}_proj", h).unflatten(1, (-1, self.size))
+
+    def mix(self, layer: int, name: str, h: torch.Tensor) -> torch.Tensor:
+        """What a layer adds after attention."""
+        return self._network(name, h)
 
     def forward(self, ids: list[int], rows: range, store: Store) -> torch.Tensor:
         """See :meth:`BidirectionalReference.forward`."""
         config = self.config
-        heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-        size = config["hidden_size"] // heads
         position = torch.arange(rows.start, rows.stop)
-        cos, sin = rotary(position, size, config["rope_theta"])
+        cos, sin = rotary(position, self.size, config["rope_theta"])
         x = self.weights["model.embed_tokens.weight"][torch.tensor(ids)[position]]
         for layer in range(config["num_hidden_layers"]):
             w = f"model.layers.{layer}."
             h = self._norm(w + "input_layernorm", x)
-            q, k, v = (
-                self._linear(f"{w}self_attn.{name}_proj", h).view(len(rows), -1, size).transpose(0, 1)
-                for name in "qkv"
-            )
+            q, k, v = (part.transpose(0, 1) for part in self.projected(w + "self_attn.", h))
             if layer == len(store):
-                store.append((torch.zeros(kv_heads, len(ids), size), torch.zeros(kv_heads, len(ids), size)))
+                shape = (len(k), len(ids), self.size)
+                store.append((torch.zeros(shape), torch.zeros(shape)))
             keys, values = store[layer]
             keys[:, position], values[:, position] = rotate(k, cos, sin), v
-            group = heads // kv_heads
+            group = len(q) // len(k)
             a = scaled_dot_product_attention(
                 rotate(q, cos, sin), keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
             )
             x = x + self._linear(w + "self_attn.o_proj", a.transpose(0, 1).reshape(len(rows), -1))
-            h = self._norm(w + "post_attention_layernorm", x)
-            inner = silu(self._linear(w + "mlp.gate_proj", h)) * self._linear(w + "mlp.up_proj", h)
-            x = x + self._linear(w + "mlp.down_proj", inner)
+            x = x + self.mix(layer, w + "mlp.", self._norm(w + "post_attention_layernorm", x))
         return self._linear("lm_head", self._norm("model.norm", x))
+
+    def _network(self, name: str, h: torch.Tensor) -> torch.Tensor:
+        inner = silu(self._linear(name + "gate_proj", h)) * self._linear(name + "up_proj", h)
+        return self._linear(name + "down_proj", inner)
 
     def _linear(self, name: str, h: torch.Tensor) -> torch.Tensor:
         h = h @ self.weights[name + ".weight"].T
@@ -172,6 +181,40 @@ class DreamReference(BidirectionalReference):
 
     def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, self.weights[name + ".weight"], self.config["rms_norm_eps"])
+
+
+class DreamReference(LayeredReference):
+    """``DreamModel``: Qwen2.5's layers."""
+
+    shifted = True
+
+
+class LladaMoeReference(LayeredReference):
+    """``LLaDAMoEModelLM``: one expert after the other."""
+
+    mask_id_default = 156895
+
+    def projected(self, name: str, h: torch.Tensor) -> Iterator[torch.Tensor]:
+        """See :meth:`LayeredReference.projected`: normed, then clipped."""
+        for part, x in zip("qkv", super().projected(name, h), strict=True):
+            if self.config["qk_layernorm"] and part in "qk":
+                x = self._norm(f"{name}{part}_norm", x)
+            limit = self.config["clip_qkv"]
+            yield x if limit is None else x.clamp(-limit, limit)
+
+    def mix(self, layer: int, name: str, h: torch.Tensor) -> torch.Tensor:
+        """See :meth:`LayeredReference.mix`."""
+        if self.config["moe_layer_freq"][layer] == 0:
+            return self._network(name, h)
+        weight, chosen = self._linear(name + "gate", h).softmax(-1).topk(self.config["num_experts_per_tok"])
+        if self.config["norm_topk_prob"]:
+            weight = weight / weight.sum(-1, keepdim=True)
+        total = torch.zeros_like(h)
+        for expert in range(self.config["num_experts"]):
+            rows, place = (chosen == expert).nonzero(as_tuple=True)
+            part = self._network(f"{name}experts.{expert}.", h[rows])
+            total[rows] += part * weight[rows, place, None]
+        return total
 
 
 def select(

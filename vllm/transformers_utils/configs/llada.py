@@ -3,7 +3,9 @@
 
 from typing import Any
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PretrainedConfig
+
+from vllm.transformers_utils.configs.llada_moe import LLaDAMoEConfig
 
 _NAMES = {
     "d_model": "hidden_size",
@@ -31,3 +33,10 @@ class LLaDAConfig(LlamaConfig):  # type: ignore[no-untyped-call]
             if theirs in kwargs:
                 kwargs[ours] = kwargs.pop(theirs)
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> PretrainedConfig:
+        """Reads a ``config.json``; LLaDA-MoE's says ``llada`` too, and has experts."""
+        if config_dict.get("num_experts") is None:
+            return super().from_dict(config_dict, **kwargs)
+        return LLaDAMoEConfig.from_dict(config_dict | {"model_type": LLaDAMoEConfig.model_type}, **kwargs)

@@ -123,6 +123,21 @@ FAMILIES = (
         threshold=0.9,
         tempered_confidence=False,
     ),
+    # Ships as model_type "llada": LLaDAConfig tells the two apart.
+    Family(
+        name="LLaDA-MoE",
+        architectures=("LLaDAMoEModelLM", "LLaDAMoeModelLM"),
+        model_type="lladamoe",
+        config_class="LLaDAMoEConfig",
+        config_module="vllm.transformers_utils.configs.llada_moe",
+        model=("llada_moe", "LLaDAMoEModelLM"),
+        loop="full_diffusion",
+        mask_token_id=156895,
+        block_length=32,
+        algorithm="low_confidence_static",
+        threshold=0.9,
+        tempered_confidence=False,
+    ),
     # Settings of the published examples (DreamLM/Dream); threshold of Fast-dLLM's.
     Family(
         name="Dream",
