@@ -86,7 +86,13 @@ class DiffusionParams:
     )
     trace: bool | None = parameter(
         "Tell for every token which denoising step of the request settled it, and its probability "
-        "in that step: `CompletionOutput.unmask_trace`.",
+        "in that step: `CompletionOutput.unmask_trace`, and a choice's `diffusion.trace` in a response.",
+        Flag(),
+        default="false",
+    )
+    stats: bool | None = parameter(
+        "Tell the request's denoising steps, tokens per forward and steps of each block: a choice's "
+        "`diffusion` in a response, `CompletionOutput.spec_decode_metrics.per_step_accepted` in Python.",
         Flag(),
         default="false",
     )
@@ -128,6 +134,7 @@ class Decoding:
     block_length: int
     threshold: float
     trace: bool
+    stats: bool = False
     values: Mapping[str, float] = field(default_factory=dict)
     cache: str | None = None
 
@@ -207,6 +214,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         block_length=block_length,
         threshold=float(threshold or 0.0),
         trace=bool(given.trace),
+        stats=bool(given.stats),
         values=values,
         cache=given.cache or config.cache,
     )
