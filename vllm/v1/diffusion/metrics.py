@@ -54,7 +54,11 @@ class DiffusionProm:
 
     def observe(self, stats: SpecDecodingStats, engine: int) -> None:
         """Takes in an engine step's statistics."""
-        for steps in stats.steps_per_block:
-            self._steps[engine].observe(steps)
-        for tokens in stats.tokens_per_forward:
-            self._tokens[engine].observe(tokens)
+        for values, histograms in (
+            (stats.steps_per_block, self._steps),
+            (stats.tokens_per_forward, self._tokens),
+        ):
+            if values:
+                add = histograms[engine].observe
+                for value in values:
+                    add(value)

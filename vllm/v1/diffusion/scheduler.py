@@ -67,7 +67,9 @@ class DiffusionScheduler(Scheduler):
             request.block_hashes.clear()
             request.update_block_hashes()
         # No speculation: a response then shows nothing in its terms.
-        request.spec_decode_metrics = RequestSpecDecodeMetrics(0, [0] * (self.num_spec_tokens + 1))
+        request.spec_decode_metrics = RequestSpecDecodeMetrics(
+            num_spec_tokens=0, histogram=[0] * (self.num_spec_tokens + 1)
+        )
         super().add_request(request)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
@@ -227,7 +229,11 @@ class DiffusionScheduler(Scheduler):
                 before = plan.denoised - 1 - int(rows[:, 0].max())
                 traces[request_id] = [(before + int(step), float(p)) for step, p in rows.tolist()]
             assert request.spec_decode_metrics is not None
-            request.spec_decode_metrics.observe(plan.block_length, committed, detailed=plan.decoding.stats)
+            request.spec_decode_metrics.observe(
+                num_draft_tokens=plan.block_length,
+                num_accepted=committed,
+                detailed=plan.decoding.stats,
+            )
             if self.log_stats:
                 self._stats.observe_draft(plan.block_length, committed)
                 if committed:
