@@ -35,6 +35,12 @@ class Case:
     top_p: float = 1.0
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
+    edit_threshold: float | None = None
+    max_post_steps: int | None = None
+    low_threshold: float | None = None
+    max_steps: int | None = None
+    exit_threshold: float | None = None
+    eos_early_stop: bool | None = None
 
     def sampling_params(self) -> Any:
         """As ``LLM.generate`` wants it, with a trace."""
@@ -59,6 +65,12 @@ class Case:
                 alg_temperature=self.alg_temperature,
                 eps=self.eps,
                 cache=self.cache,
+                edit_threshold=self.edit_threshold,
+                max_post_steps=self.max_post_steps,
+                low_threshold=self.low_threshold,
+                max_steps=self.max_steps,
+                exit_threshold=self.exit_threshold,
+                eos_early_stop=self.eos_early_stop,
                 trace=True,
             ).to_extra_args(),
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaDA2.0's published code gave these ids; the engine must give the same."""
+"""LLaDA2.0's and 2.1's published code gave these ids; the engine must give the same."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.reference.moe import Llada2Reference
 
 FOLDER = GOLDEN / "llada2"
 CASES = json.loads((FOLDER / "cases.json").read_text())["cases"]
+EDITED = json.loads((FOLDER / "cases_llada21_editing.json").read_text())["cases"]
 LLADA2_SETTINGS: dict[str, Any] = {"model": str(FOLDER), "diffusion_config": None}
 
 
@@ -31,6 +32,18 @@ def llada2() -> Iterator[Any]:
 def of_golden(case: dict[str, Any]) -> Case:
     """A golden case as a request; its parameters are the published code's."""
     params = case["params"]
+    if "editing_threshold" in params:
+        return Case(
+            prompt=tuple(case["prompt_ids"]),
+            max_tokens=params["gen_length"],
+            algorithm="edit",
+            block_length=params["block_length"],
+            threshold=params["threshold"],
+            edit_threshold=params["editing_threshold"],
+            max_post_steps=params["max_post_steps"],
+            temperature=params["temperature"],
+            stop_token_ids=(params["eos_id"],),
+        )
     return Case(
         prompt=tuple(case["prompt_ids"]),
         max_tokens=params["gen_length"],
@@ -49,17 +62,18 @@ def check(result: dict[str, Any], case: dict[str, Any]) -> None:
     count = len(case["output_ids"])
     assert result["token_ids"] == case["output_ids"]
     assert result["unmask_steps"] == case["unmask_step"][:count]
-    assert result["probabilities"] == pytest.approx(case["unmask_conf"][:count], abs=1e-4)
+    if case["unmask_conf"] is not None:
+        assert result["probabilities"] == pytest.approx(case["unmask_conf"][:count], abs=1e-4)
     assert result["steps"] == case["num_forward"]
 
 
 def test_alone(llada2: Any) -> None:
-    for case in CASES:
+    for case in CASES + EDITED:
         check(run(llada2, [of_golden(case)])[0], case)
 
 
 def test_batched(llada2: Any) -> None:
-    twice = CASES + CASES[::-1]
+    twice = CASES + EDITED + CASES[::-1] + EDITED[::-1]
     for result, case in zip(run(llada2, [of_golden(case) for case in twice]), twice, strict=True):
         check(result, case)
 

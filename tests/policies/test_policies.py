@@ -11,6 +11,8 @@ from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy, known_polici
 from vllm.v1.diffusion.policies.base import scheduled_count
 from vllm.v1.diffusion.rules import Rule
 
+SCHEDULED = {"low_confidence_static", "random", "sequential"}
+
 
 def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: int) -> int:
     """Denoising steps that the kernel takes to settle a block."""
@@ -48,7 +50,7 @@ def test_the_scheduler_is_told_the_steps_that_the_kernel_takes(name: str) -> Non
                 assert told == steps_taken(policy, masked, steps, block_length)
 
 
-@pytest.mark.parametrize("name", sorted(set(known_policies()) - {"low_confidence_static", "sequential"}))
+@pytest.mark.parametrize("name", sorted(set(known_policies()) - SCHEDULED))
 def test_what_the_model_decides_is_not_foretold(name: str) -> None:
     assert get_policy(name).steps_left(4, 0, 4, 4) is None
 
@@ -59,7 +61,7 @@ def test_a_block_is_shared_out_over_the_steps() -> None:
 
 
 def test_unknown_policies_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="entropy_bounded, factor, "):
+    with pytest.raises(ValueError, match=f"Known: {', '.join(known_policies())}"):
         get_policy("guess")
 
 

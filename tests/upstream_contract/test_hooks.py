@@ -71,6 +71,19 @@ def test_the_scheduler_calls_what_we_override() -> None:
     assert "self.make_stats" in calls_in(scheduler, "update_from_output")
 
 
+def test_upstream_ends_requests_that_have_no_grammar() -> None:
+    """Those whose policy failed are put beside them."""
+    scheduler = load("vllm.v1.core.sched.scheduler:Scheduler")
+    (body,) = (
+        n
+        for n in class_tree(scheduler).body
+        if isinstance(n, ast.FunctionDef) and n.name == "update_from_output"
+    )
+    text = ast.unparse(body)
+    assert "error_req_ids = set(self.grammar_compile_error_reqs)" in text
+    assert "self.finish_requests(error_req_ids, RequestStatus.FINISHED_ERROR)" in text
+
+
 def test_schedule_counts_the_step_before_it_looks_at_requests() -> None:
     """A request is skipped for one step by its next_decode_eligible_step."""
     scheduler = load("vllm.v1.core.sched.scheduler:Scheduler")

@@ -78,8 +78,10 @@ class CanvasStates:
         self._copy_parameters()
         self.decoding: dict[int, Decoding] = {}
         """How each slot's request is denoised."""
+        self.exiting: set[int] = set()
+        """Slots of requests that may exit a block early."""
         self.policies: dict[int, UnmaskingPolicy] = {}
-        """Policies without a rule of the kernel's, by slot."""
+        """By slot, the policies that do something a rule of the kernel's does not."""
         self._positions = torch.arange(width, device=device)
         self._added: list[int] = []
 
@@ -99,8 +101,11 @@ class CanvasStates:
         self.cached.np[slot] = decoding.cache in ("prefix", "dual")
         self.end.np[slot] = _NO_END if end is None else end
         self.decoding[slot] = decoding
+        self.exiting.discard(slot)
+        if decoding.exits:
+            self.exiting.add(slot)
         self.policies.pop(slot, None)
-        if policy.rule is Rule.GIVEN:
+        if policy.rule is Rule.GIVEN or policy.boosts:
             self.policies[slot] = policy
         self._added.append(slot)
 

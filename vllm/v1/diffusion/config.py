@@ -39,6 +39,15 @@ class MaskedDiffusionConfig(DiffusionConfig):
     entropy_bound: float | None = Field(default=None, gt=0)
     """Default bound on the summed entropy of a step's tokens, in nats."""
 
+    edit_threshold: float | None = Field(default=None, ge=0, le=1)
+    """Default probability above which ``edit`` rewrites a settled token."""
+
+    low_threshold: float | None = Field(default=None, ge=0, le=1)
+    """Default second threshold of ``hierarchical``."""
+
+    max_post_steps: int | None = Field(default=None, ge=0)
+    """Default steps that ``edit`` may take after a block's last mask."""
+
     cache: Literal["none", "prefix", "dual"] | None = None
     """What bidirectional families reuse between the steps of a block: nothing, the
     keys and values before it, or those before and after it (Fast-dLLM's names)."""
@@ -115,6 +124,9 @@ def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
         steps=given.steps,
         threshold=_first(given.threshold, family.threshold),
         entropy_bound=_first(given.entropy_bound, family.entropy_bound),
+        edit_threshold=given.edit_threshold,
+        low_threshold=given.low_threshold,
+        max_post_steps=given.max_post_steps,
         cache=(given.cache or "none") if bidirectional else None,
         mask_token_id=mask_token_id,
     )

@@ -34,6 +34,11 @@ class FullDenoisingSampler(DenoisingSampler):
             return None
         return self.canvases.cached.gpu[slots] & (self.canvases.step[slots] == 0)
 
+    def _rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        if not self.shifted:
+            return first
+        return first.clamp(min=1).where(self.canvases.cached.gpu[slots], first)
+
     def _computed(
         self,
         slots: torch.Tensor,

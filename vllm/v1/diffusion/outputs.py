@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.diffusion.window import FAILED
 
 
 class StepOutputs:
@@ -14,8 +17,9 @@ class StepOutputs:
 
     Attributes:
         tokens: int32 ``[requests, W]``; valid where the block settled.
-        trace: The step that settled each position and its probability then, float32
-            ``[requests, W, 2]``; None where no request denoises.
+        trace: The step that settled each position, counted back from the block's steps
+            so far (-1 for the last), and its token's probability when it was written,
+            float32 ``[requests, W, 2]``; None where no request denoises.
     """
 
     def __init__(self, num_requests: int, canvases: CanvasStates) -> None:
@@ -24,19 +28,23 @@ class StepOutputs:
         self.tokens = torch.zeros(shape, dtype=torch.int32, device=canvases.device)
         self.trace: torch.Tensor | None = None
 
-    def read(self, step: DenoisingStep, first: torch.Tensor) -> None:
+    def read(self, step: DenoisingStep, first: torch.Tensor, failed: Collection[int]) -> None:
         """Reads the canvases of the requests that denoised.
 
         Args:
             step: The step.
             first: Column of each request's first position that was not known when
                 the block began, int64 ``[R]``.
+            failed: Requests, by number, whose policy failed: ``FAILED`` in the trace.
         """
         canvases, slots = self.canvases, step.slots
         self.tokens[step.index] = from_column(canvases.tokens[slots].to(torch.int32), first)
         self.trace = torch.zeros(*self.tokens.shape, 2, device=canvases.device)
-        for field, values in enumerate((canvases.settled_at, canvases.confidence)):
-            self.trace[step.index, :, field] = from_column(values[slots].to(torch.float32), first)
+        settled_at = canvases.settled_at[slots] - canvases.step[slots, None]
+        for field, values in enumerate((settled_at, canvases.confidence[slots])):
+            self.trace[step.index, :, field] = from_column(values.to(torch.float32), first)
+        for i in failed:
+            self.trace[int(step.requests[i]), :, 0] = FAILED
 
 
 def from_column(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:

@@ -19,13 +19,18 @@ from vllm.v1.diffusion.parameter_fields import (
     parameters,
     require,
 )
-from vllm.v1.diffusion.policies import built_in_policies, get_policy
+from vllm.v1.diffusion.policies import UnmaskingPolicy, built_in_policies, get_policy
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
+
+_MOST_STEPS = 32768
+"""More than any block has positions; a step's number must fit beside a position's in 64 bits."""
+_OWN = Number(low=-1e30, high=1e30)
+"""What a policy's own numbers may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ class DiffusionParams:
     )
     steps: int | None = parameter(
         "Denoising steps a block.",
-        Number(low=1, whole=True),
+        Number(low=1, high=_MOST_STEPS, whole=True),
         default="`--diffusion-config`, else as many as the block has tokens",
     )
     block_length: int | None = parameter(
@@ -84,15 +89,40 @@ class DiffusionParams:
         default="`--diffusion-config`, else `none`",
         families=BIDIRECTIONAL,
     )
-    trace: bool | None = parameter(
-        "Tell for every token which denoising step of the request settled it, and its probability "
-        "in that step: `CompletionOutput.unmask_trace`, and a choice's `diffusion.trace` in a response.",
+    edit_threshold: float | None = parameter(
+        "Probability above which a settled token is rewritten.",
+        Number(low=0, high=1),
+        default="`--diffusion-config`, else 0.9",
+    )
+    low_threshold: float | None = parameter(
+        "Confidence above which the best position of a run of masks is settled.",
+        Number(low=0, high=1),
+        default="`--diffusion-config`, else 0.4",
+    )
+    max_post_steps: int | None = parameter(
+        "Steps that a block may take after its last mask, to rewrite tokens.",
+        Number(low=0, high=_MOST_STEPS, whole=True),
+        default="`--diffusion-config`, else 16",
+    )
+    max_steps: int | None = parameter(
+        "Most denoising steps a block; the last of them settles all that is left.",
+        Number(low=1, high=_MOST_STEPS, whole=True),
+        default="no limit",
+    )
+    exit_threshold: float | None = parameter(
+        "Early exit: a block whose masked positions all reach this confidence is settled at once.",
+        Number(low=0, high=1),
+        default="no early exit",
+    )
+    eos_early_stop: bool | None = parameter(
+        "Early exit: a block ends as soon as it holds an end token (or one of `stop_token_ids`) and no "
+        "mask before it. What is returned stays the same.",
         Flag(),
         default="false",
     )
-    stats: bool | None = parameter(
-        "Tell the request's denoising steps, tokens per forward and steps of each block: a choice's "
-        "`diffusion` in a response, `CompletionOutput.spec_decode_metrics.per_step_accepted` in Python.",
+    trace: bool | None = parameter(
+        "Tell for every token which denoising step of the request settled it, and its probability "
+        "in that step: `CompletionOutput.unmask_trace`.",
         Flag(),
         default="false",
     )
@@ -127,6 +157,9 @@ class Decoding:
 
     Attributes:
         values: The further numbers that the algorithm reads.
+        max_steps: Most denoising steps a block; None for no limit.
+        exit_threshold: Confidence at which a whole block is settled; None for never.
+        stop_ids: Tokens that end a block, as they end the text; empty for none.
     """
 
     algorithm: str
@@ -134,9 +167,21 @@ class Decoding:
     block_length: int
     threshold: float
     trace: bool
-    stats: bool = False
     values: Mapping[str, float] = field(default_factory=dict)
     cache: str | None = None
+    max_steps: int | None = None
+    exit_threshold: float | None = None
+    stop_ids: tuple[int, ...] = ()
+
+    @property
+    def foreseeable(self) -> bool:
+        """Whether only the algorithm and ``max_steps`` decide when a block ends."""
+        return self.exit_threshold is None and not self.stop_ids
+
+    @property
+    def exits(self) -> bool:
+        """Whether a block may end before its algorithm ends it."""
+        return self.max_steps is not None or not self.foreseeable
 
     def within(self, room: int) -> Decoding:
         """The same for a canvas of ``room`` tokens, which may be less than a block.
@@ -160,9 +205,17 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         ParameterError: A parameter is of the wrong type, out of range, or
             has no effect with the algorithm.
     """
-    given = DiffusionParams.from_extra_args(params.extra_args if params else None)
     served = config.block_length
     assert served is not None and config.algorithm is not None
+    extra = dict(params.extra_args or {}) if params else {}
+    algorithm: str = extra.get(PREFIX + "algorithm") or config.algorithm
+    policy = _policy(algorithm)
+    own = {
+        name: extra.pop(PREFIX + name)
+        for name in policy.defaults
+        if PREFIX + name in extra and not hasattr(DiffusionParams, name)
+    }
+    given = DiffusionParams.from_extra_args(extra)
     for one in parameters(given):
         one.check(getattr(given, one.name))
     block_length = given.block_length or served
@@ -180,11 +233,6 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         given.cache,
         "has no effect on this model, whose cache is exact",
     )
-    algorithm = given.algorithm or config.algorithm
-    try:
-        policy = get_policy(algorithm)
-    except ValueError as error:
-        raise ParameterError(str(error), parameter=PREFIX + "algorithm", value=algorithm) from error
     for name in sorted(set().union(*(get_policy(name).parameters for name in built_in_policies()))):
         value = getattr(given, name)
         require(
@@ -204,20 +252,55 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         None,
         f"must be given with diffusion_algorithm={algorithm!r}",
     )
-    values = {
-        name: default if (value := getattr(given, name)) is None else float(value)
-        for name, default in policy.defaults.items()
-    }
+    values = {}
+    for name, default in policy.defaults.items():
+        value = own.get(name, getattr(given, name, None))
+        require(value is None or value in _OWN, name, value, f"must be {_OWN}")
+        values[name] = float(_first(value, getattr(config, name, None), default))
     return Decoding(
         algorithm=algorithm,
         steps=given.steps or config.steps or policy.default_steps or block_length,
         block_length=block_length,
         threshold=float(threshold or 0.0),
         trace=bool(given.trace),
-        stats=bool(given.stats),
         values=values,
         cache=given.cache or config.cache,
+        max_steps=given.max_steps,
+        exit_threshold=given.exit_threshold,
+        stop_ids=_stop_ids(given, params, policy),
     )
+
+
+def _policy(algorithm: Any) -> UnmaskingPolicy:
+    require(isinstance(algorithm, str), "algorithm", algorithm, "must be the name of an unmasking policy")
+    try:
+        return get_policy(algorithm)
+    except ValueError as error:
+        raise ParameterError(str(error), parameter=PREFIX + "algorithm", value=algorithm) from error
+
+
+def _stop_ids(
+    given: DiffusionParams, params: SamplingParams | None, policy: UnmaskingPolicy
+) -> tuple[int, ...]:
+    """The tokens that end a block early."""
+    if not given.eos_early_stop or params is None:
+        return ()
+    name, value = "eos_early_stop", given.eos_early_stop
+    require(
+        not policy.rewrites,
+        name,
+        value,
+        f"has no effect with diffusion_algorithm={given.algorithm!r}, which may still rewrite the end token",
+    )
+    ids = tuple(params.stop_token_ids or ())
+    require(
+        bool(ids) or not params.ignore_eos, name, value, "has no effect with ignore_eos and no stop_token_ids"
+    )
+    return ids if params.eos_token_id is None else (*ids, params.eos_token_id)
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
 
 
 # What a sampling parameter may be, for it is then not asked for.

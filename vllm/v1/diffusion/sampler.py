@@ -11,8 +11,10 @@ import torch
 from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.choice import settle
+from vllm.v1.diffusion.exits import EarlyExits
 from vllm.v1.diffusion.logits import LogitsPipeline
 from vllm.v1.diffusion.outputs import StepOutputs
+from vllm.v1.diffusion.selection import PolicySelection
 from vllm.v1.diffusion.stats import StepStatistics
 from vllm.v1.diffusion.step import DenoisingStep
 from vllm.v1.worker.gpu.input_batch import InputBatch
@@ -55,7 +57,9 @@ class DenoisingSampler:
         self.req_states = sampler.req_states
         self.canvases = canvases
         self.overlaps = overlaps
-        self.logits = LogitsPipeline(sampler, canvases, keeps_filters)
+        self.policies = PolicySelection(canvases, sampler.sampling_states)
+        self.exits = EarlyExits(canvases)
+        self.logits = LogitsPipeline(sampler, canvases, self.policies, keeps_filters)
         self.statistics = StepStatistics(sampler.sampling_states, canvases, tempered_confidence)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> None:
@@ -94,16 +98,19 @@ class DenoisingSampler:
         outputs = StepOutputs(num_reqs, canvases)
 
         if (step := DenoisingStep.of(input_batch, canvases, self.overlaps)) is not None:
+            first = (known - start)[step.index].clamp(min=0)
+            self.policies.begin(step, first, self._rewritable(step.slots, first))
             stats = self.statistics(self.logits(logits, step), step)
             settled[step.index] = settle(
                 stats,
                 step,
                 canvases,
-                self.sampling_states.seeds.gpu,
+                self.policies,
+                self.exits,
                 self.overlaps,
                 self._takes_first_only(step.slots),
             )
-            outputs.read(step, (known - start)[step.index].clamp(min=0))
+            outputs.read(step, first, self.policies.failed)
             canvases.next_block(step.slots, settled[step.index])
         num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)
         computed = self._computed(slots, window_end, known, start, settled)
@@ -122,6 +129,15 @@ class DenoisingSampler:
         None stands for none of them, whatever the step.
         """
         return None
+
+    def _rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Column from which settled positions have a row of their own, int64 ``[R]``.
+
+        Args:
+            slots: The requests' slots.
+            first: Column of each request's first position that has not been emitted.
+        """
+        return first
 
     def _computed(
         self,

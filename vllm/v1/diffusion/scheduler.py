@@ -17,7 +17,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.params import resolve_decoding
-from vllm.v1.diffusion.window import RequestPlan, block_start, computed_after
+from vllm.v1.diffusion.window import FAILED, RequestPlan, block_start, computed_after
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
@@ -66,16 +66,11 @@ class DiffusionScheduler(Scheduler):
             request.cache_salt = f"{request.cache_salt or ''}|{salt}"
             request.block_hashes.clear()
             request.update_block_hashes()
-        # No speculation: a response then shows nothing in its terms.
-        request.spec_decode_metrics = RequestSpecDecodeMetrics(
-            num_spec_tokens=0, histogram=[0] * (self.num_spec_tokens + 1)
-        )
+        request.spec_decode_metrics = RequestSpecDecodeMetrics.new(self.num_spec_tokens)
         super().add_request(request)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        plan = self._plans.pop(request.request_id, None)
-        if plan and plan.denoised and self.log_stats:
-            self._stats.tokens_per_forward.append(request.num_output_tokens / plan.denoised)
+        self._plans.pop(request.request_id, None)
         return super()._free_request(request, *args, **kwargs)
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -182,6 +177,7 @@ class DiffusionScheduler(Scheduler):
         model_runner_output: ModelRunnerOutput,
     ) -> dict[int, EngineCoreOutputs]:
         """Processes a step's tokens; see upstream."""
+        failed = self._fail_requests(scheduler_output, model_runner_output)
         traces = self._observe(scheduler_output, model_runner_output)
         # Computed tokens were set when the window was scheduled: no draft token
         # is accepted or rejected here.
@@ -198,10 +194,36 @@ class DiffusionScheduler(Scheduler):
             if computed is not None:
                 request.num_computed_tokens = computed
         for output in (o for client in outputs.values() for o in client.outputs):
+            if output.request_id in failed:
+                output.stop_reason = failed[output.request_id]
             if output.request_id in traces:
                 trace = traces[output.request_id]
                 output.unmask_trace = trace[: len(output.new_token_ids)]
         return outputs
+
+    def _fail_requests(
+        self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput
+    ) -> dict[str, str]:
+        """Has upstream end the requests whose policy failed in the worker.
+
+        It ends those for which no grammar could be compiled; these go with them.
+
+        Returns:
+            What to tell their clients, by request.
+        """
+        trace = runner_output.unmask_trace
+        if trace is None or not (trace[:, 0, 0] == FAILED).any():
+            return {}
+        failed = {}
+        for request_id in scheduler_output.scheduled_spec_decode_tokens:
+            plan = self._plans.get(request_id)
+            if plan is not None and trace[runner_output.req_id_to_index[request_id], 0, 0] == FAILED:
+                failed[request_id] = (
+                    f"diffusion_algorithm={plan.decoding.algorithm!r} failed; the engine's log has the "
+                    f"cause (request {request_id})"
+                )
+        self.grammar_compile_error_reqs.update(failed)
+        return failed
 
     def _observe(
         self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput
@@ -211,6 +233,7 @@ class DiffusionScheduler(Scheduler):
         Returns:
             The settled blocks' traces, by request, of those that want one.
         """
+        self._denoising_stats = None
         traces: dict[str, list[tuple[int, float]]] = {}
         for request_id in scheduler_output.scheduled_spec_decode_tokens:
             request = self.requests.get(request_id)
@@ -222,32 +245,17 @@ class DiffusionScheduler(Scheduler):
             index = runner_output.req_id_to_index[request_id]
             committed = len(runner_output.sampled_token_ids[index])
             plan.denoised += 1
-            plan.block_denoised += 1
             if committed and plan.decoding.trace:
                 assert runner_output.unmask_trace is not None
                 rows = runner_output.unmask_trace[index, :committed]
-                before = plan.denoised - 1 - int(rows[:, 0].max())
-                traces[request_id] = [(before + int(step), float(p)) for step, p in rows.tolist()]
+                traces[request_id] = [(plan.denoised + int(step), float(p)) for step, p in rows.tolist()]
             assert request.spec_decode_metrics is not None
-            request.spec_decode_metrics.observe(
-                num_draft_tokens=plan.block_length,
-                num_accepted=committed,
-                detailed=plan.decoding.stats,
-            )
+            request.spec_decode_metrics.observe(num_draft_tokens=plan.block_length, num_accepted=committed)
             if self.log_stats:
-                self._stats.observe_draft(plan.block_length, committed)
-                if committed:
-                    self._stats.steps_per_block.append(plan.block_denoised)
-            if committed:
-                plan.block_denoised = 0
+                if self._denoising_stats is None:
+                    self._denoising_stats = SpecDecodingStats.new(self.num_spec_tokens)
+                self._denoising_stats.observe_draft(plan.block_length, committed)
         return traces
-
-    @property
-    def _stats(self) -> SpecDecodingStats:
-        """Statistics since they were last sent."""
-        if self._denoising_stats is None:
-            self._denoising_stats = SpecDecodingStats.new(self.num_spec_tokens)
-        return self._denoising_stats
 
     def make_stats(
         self, spec_decoding_stats: SpecDecodingStats | None = None, *args: Any, **kwargs: Any

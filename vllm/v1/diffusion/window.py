@@ -15,6 +15,9 @@ from enum import Enum
 from vllm.v1.diffusion.params import Decoding
 from vllm.v1.diffusion.policies import get_policy
 
+FAILED = 1
+"""Stands in a trace in the place of a step, which is negative, where a request's policy failed."""
+
 
 def block_start(position: int, block_length: int) -> int:
     """First position of the block that holds ``position``."""
@@ -66,8 +69,6 @@ class RequestPlan:
     """Denoising windows scheduled for that block."""
     denoised: int = 0
     """Denoising steps of the request whose output was processed."""
-    block_denoised: int = 0
-    """Those of them since a block settled."""
 
     @property
     def block_length(self) -> int:
@@ -133,6 +134,7 @@ class RequestPlan:
     def _outcome(self, masked: int) -> Outcome:
         decoding = self.decoding
         total = get_policy(decoding.algorithm).steps_left(masked, 0, decoding.steps, decoding.block_length)
-        if total is None:
+        if total is None or not decoding.foreseeable:
             return Outcome.UNKNOWN
+        total = min(total, decoding.max_steps or total)
         return Outcome.SETTLES if self.step >= total else Outcome.NOTHING

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,8 +16,7 @@ from vllm.v1.diffusion.rules import Rule
 class PositionStats:
     """What the model says about every canvas position, ``[requests, width]``.
 
-    Rows of positions that are not masked, or beyond a request's block, hold
-    unspecified values.
+    Rows of positions that the policy may not write hold unspecified values.
 
     Attributes:
         token: The token that would be written, int64.
@@ -43,11 +42,15 @@ class CanvasView:
         masked: Whether a position is still masked, bool ``[requests, width]``.
         step: Denoising steps already made on the block, int32 ``[requests]``.
         steps: Denoising steps asked for, int32 ``[requests]``.
-        block_length: Tokens a block, int32 ``[requests]``.
+        block_length: Tokens of the block, int32 ``[requests]``.
         threshold: The policy's threshold, float32 ``[requests]``.
-        seed: The requests' seeds, int64 ``[requests]``.
-        position: Positions of the tokens, int64 ``[requests, width]``.
+        settled: Positions of the response that earlier steps settled and that have not
+            been emitted: what may be rewritten. bool ``[requests, width]``.
+        seed: The requests' seeds, int64 ``[requests]``; see ``noise.py``.
+        position: Positions of the tokens in the sequence, int64 ``[requests, width]``.
         values: The numbers that the policy's ``defaults`` name, each float32 ``[requests]``.
+        memory: What the policy's ``make_memory`` made, for these requests: change it in
+            place. All zeros in the first step of a block.
     """
 
     tokens: torch.Tensor
@@ -56,28 +59,54 @@ class CanvasView:
     steps: torch.Tensor
     block_length: torch.Tensor
     threshold: torch.Tensor
+    settled: torch.Tensor
     seed: torch.Tensor
     position: torch.Tensor
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a step does to the canvases, where it is more than settling positions.
+
+    Attributes:
+        settle: Masked positions that get their token, bool ``[requests, width]``.
+        rewrite: Settled positions that get their token, likewise; None for none.
+            Only of a policy that ``rewrites``.
+        unfinished: Blocks that want another step though no mask is left, bool
+            ``[requests]``; None for none.
+    """
+
+    settle: torch.Tensor
+    rewrite: torch.Tensor | None = None
+    unfinished: torch.Tensor | None = None
 
 
 class UnmaskingPolicy:
     """Chooses which masked positions of a block are settled in a step.
 
-    A policy is stateless and made once a process. It either names a built-in
-    ``rule``, which the fused ``unmask`` kernel carries out, or implements
-    :meth:`select`.
+    A policy is made once a process and has no attributes that change: what it remembers
+    of a request is in the request's ``memory``. It either names a built-in ``rule``, which
+    the fused ``unmask`` kernel carries out, or implements :meth:`select`. All its methods
+    run on the device and must not wait for it.
+
+    Whatever a policy does, a block ends: where nothing was chosen for too long, the most
+    confident position is settled (``selection.py``). A policy that raises, or returns what
+    it must not, fails the requests that use it and no others.
     """
 
     rule: ClassVar[Rule] = Rule.GIVEN
     """The kernel's rule; ``GIVEN`` where :meth:`select` decides."""
 
     parameters: ClassVar[frozenset[str]] = frozenset()
-    """The fields of ``DiffusionParams`` that have an effect with this policy."""
+    """The fields of ``DiffusionParams`` that have an effect with this policy; those in
+    ``defaults`` are added."""
 
     defaults: ClassVar[Mapping[str, float]] = {}
     """Numbers that a request may set beside ``steps`` and the threshold, and their defaults:
-    ``CanvasView.values``."""
+    ``CanvasView.values``. A name that is no field of ``DiffusionParams`` is the policy's own;
+    a request sets it as ``diffusion_NAME``."""
 
     threshold_parameter: ClassVar[str] = "threshold"
     """The field that is handed to the policy as its threshold."""
@@ -85,20 +114,62 @@ class UnmaskingPolicy:
     default_steps: ClassVar[int | None] = None
     """Steps a block where none are asked for; None: as many as the block has tokens."""
 
-    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        """Chooses positions to settle, for a batch of requests.
+    rewrites: ClassVar[bool] = False
+    """Whether the policy rewrites settled positions: they get statistics too."""
 
-        Runs on the device and must not synchronise with the host. Positions
-        that are not masked are ignored. Where a request has nothing chosen for
-        ``steps + width`` steps, it would never end: choose at least one.
+    boosts: ClassVar[bool] = False
+    """Whether the policy adds to logits: :meth:`boost`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Counts the numbers with a default among the parameters."""
+        super().__init_subclass__(**kwargs)
+        cls.parameters = cls.parameters | cls.defaults.keys()
+
+    def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
+        """Makes what the policy remembers of each request between the steps of a block.
+
+        Called once, for as many requests as may run at a time.
+
+        Args:
+            requests: How many; the first dimension of every tensor.
+            width: Positions of a canvas.
+            device: Where the tensors belong.
 
         Returns:
-            bool ``[requests, width]``.
+            Tensors by name, or nothing.
+        """
+        return {}
+
+    def boost(self, stats: PositionStats, canvas: CanvasView) -> tuple[torch.Tensor, torch.Tensor]:
+        """Says what to add to which logits, before tokens and confidences are taken from them.
+
+        Called ahead of the step's choice if the policy ``boosts``.
+
+        Args:
+            stats: What the logits say as they are, at temperature 1.
+            canvas: The canvases.
+
+        Returns:
+            Token ids, int64, and what their logits grow by, float32, both
+            ``[requests, width, n]``. What is said of one id more than once adds up.
+        """
+        raise NotImplementedError(f"{type(self).__name__} boosts nothing")
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor | Choice:
+        """Chooses positions to settle, for a batch of requests.
+
+        Positions that are not masked are ignored.
+
+        Returns:
+            bool ``[requests, width]``, or a :class:`Choice`.
         """
         raise NotImplementedError(f"{type(self).__name__} names a rule")
 
     def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
         """How many denoising steps a block still needs.
+
+        For built-in policies: other packages' have it from :class:`ScheduledPolicy` or not
+        at all, since the engine plans by it.
 
         Args:
             masked: Masked positions left.
@@ -123,9 +194,24 @@ def scheduled_count(step: int, steps: int, block_length: int) -> int:
 
 
 class ScheduledPolicy(UnmaskingPolicy):
-    """A policy that settles a fixed number of positions a step."""
+    """A policy that settles a fixed number of positions a step, those of highest score."""
 
     parameters = frozenset({"steps"})
+
+    def score(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        """What positions are ranked by, ``[requests, width]``; NaN ranks last."""
+        raise NotImplementedError(f"{type(self).__name__} names a rule")
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        """Settles the scheduled number; see :meth:`UnmaskingPolicy.select`."""
+        lowest = torch.finfo(torch.float64).min
+        score = self.score(stats, canvas).double().nan_to_num(nan=lowest, neginf=lowest)
+        # Ties go to the lower position; what is not masked comes behind all that is.
+        score = score.masked_fill(~canvas.masked, -torch.inf)
+        rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        count = canvas.block_length // canvas.steps
+        count = (count + (canvas.step < canvas.block_length % canvas.steps)).clamp(min=1)
+        return rank < count[:, None]
 
     def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
         """See :meth:`UnmaskingPolicy.steps_left`."""

@@ -28,7 +28,7 @@ class LinearTimePolicy(UnmaskingPolicy):
     """
 
     defaults: ClassVar[Mapping[str, float]] = {"alg_temperature": 0.0, "eps": EPS}
-    parameters = frozenset({"alg_temperature", "eps", "steps"})
+    parameters = frozenset({"steps"})
 
     def score(self, stats: PositionStats) -> torch.Tensor:
         """How sure the model is of every position, float ``[requests, width]``."""

@@ -15,7 +15,7 @@ class Origin(UnmaskingPolicy):
     """Settles each position with the step's share as probability (Dream's default)."""
 
     defaults: ClassVar[Mapping[str, float]] = {"eps": EPS}
-    parameters = frozenset({"eps", "steps"})
+    parameters = frozenset({"steps"})
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""

@@ -6,31 +6,40 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 
-from vllm.v1.diffusion.policies.base import UnmaskingPolicy
+from vllm.v1.diffusion.policies.base import ScheduledPolicy, UnmaskingPolicy
 from vllm.v1.diffusion.policies.confidence_threshold import ConfidenceThreshold
+from vllm.v1.diffusion.policies.credit import Credit
+from vllm.v1.diffusion.policies.edit import Edit
 from vllm.v1.diffusion.policies.entropy import Entropy
 from vllm.v1.diffusion.policies.entropy_bounded import EntropyBounded
 from vllm.v1.diffusion.policies.factor import Factor
+from vllm.v1.diffusion.policies.hierarchical import Hierarchical
 from vllm.v1.diffusion.policies.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.low_confidence_static import LowConfidenceStatic
 from vllm.v1.diffusion.policies.maskgit_plus import MaskgitPlus
 from vllm.v1.diffusion.policies.origin import Origin
+from vllm.v1.diffusion.policies.random import Random
 from vllm.v1.diffusion.policies.sequential import Sequential
 from vllm.v1.diffusion.policies.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.threshold import Threshold
 from vllm.v1.diffusion.policies.topk_margin import TopkMargin
+from vllm.v1.diffusion.rules import Rule
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 
 _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "confidence_threshold": ConfidenceThreshold,
+    "credit": Credit,
+    "edit": Edit,
     "entropy": Entropy,
     "entropy_bounded": EntropyBounded,
     "low_confidence_dynamic": LowConfidenceDynamic,
     "low_confidence_static": LowConfidenceStatic,
     "factor": Factor,
+    "hierarchical": Hierarchical,
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
+    "random": Random,
     "sequential": Sequential,
     "sub_blocks": SubBlocks,
     "threshold": Threshold,
@@ -68,5 +77,22 @@ def get_policy(name: str) -> UnmaskingPolicy:
                 ) from error
             if not isinstance(policy, UnmaskingPolicy):
                 raise ValueError(f"diffusion_algorithm={name!r} ({entry_point.value}) is no UnmaskingPolicy.")
+            if (fault := _fault(policy)) is not None:
+                raise ValueError(f"diffusion_algorithm={name!r} ({entry_point.value}) {fault}.")
             return policy
     raise ValueError(f"Unknown diffusion_algorithm={name!r}. Known: {', '.join(known_policies())}.")
+
+
+def _fault(policy: UnmaskingPolicy) -> str | None:
+    """Why a policy of another package cannot be used; None if it can."""
+    cls = type(policy)
+    if cls.steps_left is ScheduledPolicy.steps_left:
+        # The engine plans by the schedule, so it must be the one that is kept.
+        if cls.select is not ScheduledPolicy.select:
+            return "is a ScheduledPolicy and must leave select() to it: score() ranks the positions"
+        if policy.rule not in (Rule.GIVEN, Rule.STATIC, Rule.SEQUENTIAL):
+            return f"is a ScheduledPolicy, and rule {policy.rule.name} keeps no schedule"
+    elif cls.steps_left is not UnmaskingPolicy.steps_left:
+        return "must not override steps_left(); derive from ScheduledPolicy to be planned ahead"
+    wrong = [f"{k}={v!r}" for k, v in policy.defaults.items() if not isinstance(v, int | float)]
+    return f"has defaults that are no numbers: {', '.join(wrong)}" if wrong else None

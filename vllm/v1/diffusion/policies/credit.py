@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``credit``: tokens that keep leading gain confidence."""
+
+import torch
+
+from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.rules import Rule
+
+DECAY = 0.8
+GAMMA = 0.2
+ALPHA = 0.7
+HORIZON = 96
+"""Steps that are remembered. What is older is below 5 * 0.8 ** 96 = 3e-9 of credit in all, which
+adding 1 in float32 loses."""
+
+
+class Credit(UnmaskingPolicy):
+    """Settles all at or above the threshold, and the best, with credit for past leaders (dInfer).
+
+    The credit C of a position's token is ``0.8 * C``, plus ``p1 ** 0.2`` in a step in which it
+    leads; logits grow by ``0.7 * log(C + 1)``. C is kept as the leaders of past steps.
+    """
+
+    rule = Rule.THRESHOLD
+    parameters = frozenset({"threshold"})
+    boosts = True
+
+    def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
+        """See :meth:`UnmaskingPolicy.make_memory`."""
+        shape = (requests, width, min(width, HORIZON))
+        return {
+            "leader": torch.zeros(shape, dtype=torch.int64, device=device),
+            "credit": torch.zeros(shape, dtype=torch.float32, device=device),
+        }
+
+    def boost(self, stats: PositionStats, canvas: CanvasView) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`UnmaskingPolicy.boost`."""
+        leader, credit = canvas.memory["leader"], canvas.memory["credit"]
+        credit *= DECAY
+        now = (canvas.step.long() % leader.shape[2])[:, None, None].expand(*leader.shape[:2], 1)
+        leader.scatter_(2, now, stats.token[..., None])
+        earned = torch.where(canvas.masked, stats.top1.pow(GAMMA), 0.0)
+        credit.scatter_(2, now, earned[..., None])
+        same = leader[..., :, None] == leader[..., None, :]
+        total = (same * credit[..., None, :]).sum(-1)
+        # A token that has led more than once grows once.
+        again = same.tril(-1).any(-1)
+        return leader, (ALPHA * (total + 1).log()).masked_fill(again, 0.0)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edit``: settled tokens are rewritten while the model is sure of others."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from vllm.v1.diffusion.policies.base import CanvasView, Choice, PositionStats, UnmaskingPolicy
+
+
+class Edit(UnmaskingPolicy):
+    """Settles all above the threshold, else the best, and rewrites settled tokens (LLaDA2.1).
+
+    A settled token of the open block is rewritten where another is proposed with a probability
+    above ``edit_threshold``. Once no mask is left, the block takes further steps until one of
+    them rewrites nothing, at most ``max_post_steps``. A prompt's tokens stay.
+    """
+
+    parameters = frozenset({"threshold"})
+    defaults: ClassVar[Mapping[str, float]] = {"edit_threshold": 0.9, "max_post_steps": 16}
+    rewrites = True
+
+    def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
+        """See :meth:`UnmaskingPolicy.make_memory`."""
+        return {"post_steps": torch.zeros(requests, dtype=torch.int32, device=device)}
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> Choice:
+        """See :meth:`UnmaskingPolicy.select`."""
+        confidence = torch.where(canvas.masked, stats.confidence, -1.0)
+        settle = confidence > canvas.threshold[:, None]
+        best = torch.zeros_like(settle).scatter_(1, confidence.argmax(dim=1, keepdim=True), True)
+        settle = torch.where(settle.any(dim=1, keepdim=True), settle, best)
+        rewrite = canvas.settled & (stats.token != canvas.tokens)
+        rewrite &= stats.confidence > canvas.values["edit_threshold"][:, None]
+        full = ~canvas.masked.any(dim=1)
+        post_steps = canvas.memory["post_steps"]
+        post_steps += full
+        more = post_steps < canvas.values["max_post_steps"]
+        return Choice(settle, rewrite, unfinished=more & (rewrite.any(dim=1) | ~full))

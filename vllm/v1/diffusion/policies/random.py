@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``random``: a fixed number of positions, drawn at random."""
+
+import torch
+
+from vllm.v1.diffusion.noise import uniform
+from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, ScheduledPolicy
+
+
+class Random(ScheduledPolicy):
+    """Settles n positions drawn at random (LLaDA ``remasking="random"``)."""
+
+    def score(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        """See :meth:`ScheduledPolicy.score`."""
+        return uniform(canvas.seed[:, None], canvas.position, canvas.step[:, None])

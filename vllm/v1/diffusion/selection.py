@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks the policies that are written in Python, and keeps what they remember.
+
+A policy may come from any package. What it returns is checked; if it raises or returns
+what it must not, its requests fail; if it chooses nothing for too long, the most confident
+position is settled for it. So every block ends, and the engine lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from vllm.logger import init_logger
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.ops import RowStats, row_stats
+from vllm.v1.diffusion.policies import CanvasView, Choice, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.step import DenoisingStep
+
+logger = init_logger(__name__)
+
+T = TypeVar("T")
+
+
+class Selection(NamedTuple):
+    """What the policies chose for the N rows and R requests of a step.
+
+    Attributes:
+        settle: Rows whose masked position is settled, bool ``[N]``.
+        rewrite: Rows whose settled position is written again, bool ``[N]``.
+        unfinished: Requests whose block wants another step, bool ``[R]``.
+    """
+
+    settle: torch.Tensor
+    rewrite: torch.Tensor
+    unfinished: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Requests of a step that share a policy.
+
+    Attributes:
+        members: Which of the step's R requests, n of them.
+        which: The same on the device, int64 ``[n]``.
+        slots: Their slots, ``[n]``.
+        rows: The row of each position, int64 ``[n, W]``; N, one past the last, for none.
+    """
+
+    policy: UnmaskingPolicy
+    members: list[int]
+    which: torch.Tensor
+    slots: torch.Tensor
+    rows: torch.Tensor
+
+
+class PolicySelection:
+    """Runs the policies of a worker's requests, step by step.
+
+    Attributes:
+        failed: The requests, by their number in the current step, whose policy failed.
+        first: Column of each request's first position that has not been emitted, int64 ``[R]``.
+    """
+
+    def __init__(self, canvases: CanvasStates, sampling_states: Any) -> None:
+        """Makes it.
+
+        Args:
+            canvases: The canvases of this worker's requests.
+            sampling_states: Upstream's ``SamplingStates``, for the seeds.
+        """
+        self.canvases = canvases
+        self.sampling_states = sampling_states
+        self.failed: set[int] = set()
+        self._memory: dict[UnmaskingPolicy, dict[str, torch.Tensor]] = {}
+        self._columns = torch.arange(canvases.width, device=canvases.device)
+        self._groups: list[_Group] = []
+        self.first = self._rewritable = self._columns
+
+    def begin(self, step: DenoisingStep, first: torch.Tensor, rewritable: torch.Tensor) -> None:
+        """Begins a step; rows that a policy may rewrite become active.
+
+        Args:
+            step: The step, changed.
+            first: Column of each request's first position that has not been emitted,
+                int64 ``[R]``.
+            rewritable: Column from which settled positions may be rewritten, likewise.
+        """
+        self.failed = set()
+        self.first, self._rewritable = first, rewritable
+        members: dict[UnmaskingPolicy, list[int]] = {}
+        for i, slot in enumerate(step.slots_np.tolist()):
+            if (policy := self.canvases.policies.get(slot)) is not None:
+                members.setdefault(policy, []).append(i)
+        self._groups = [self._group(step, policy, which) for policy, which in members.items()]
+        for group in self._groups:
+            if group.policy.rewrites:
+                active = _marked(step.active, group.rows, self._settled(step, group))
+                step.active.copy_(step.active | active)
+
+    @property
+    def boosted(self) -> list[int]:
+        """Requests of the step, by number, whose policy adds to logits."""
+        return [i for group in self._groups if group.policy.boosts for i in group.members]
+
+    def boost(self, logits: torch.Tensor, rows: torch.Tensor, step: DenoisingStep) -> None:
+        """Adds to logits what the policies say, in place.
+
+        Args:
+            logits: The logits of some rows, float32 ``[M, V]``, contiguous; among them
+                those of all requests in ``boosted``.
+            rows: Which of the step's rows, int64 ``[M]``.
+            step: The step.
+        """
+        groups = [group for group in self._groups if group.policy.boosts]
+        if not groups:
+            return
+        count, vocabulary = logits.shape
+        place = rows.new_zeros(len(step.active) + 1)
+        place[rows] = torch.arange(count, device=rows.device)
+        nothing = logits.new_zeros(count)
+        stats = row_stats(
+            logits, nothing, nothing + 1, rows, rows, step.active[rows], self.canvases.mask_token_id
+        )
+        stats = RowStats(*(values[place[:-1]] for values in stats))
+        for group in groups:
+            for part, (ids, growth) in self._ask(group, stats, step, _boost):
+                valid = self._masked(step, part)[..., None] & (ids >= 0) & (ids < vocabulary)
+                at = place[part.rows][..., None] * vocabulary + ids.clamp(0, vocabulary - 1)
+                growth = torch.where(valid, growth, 0.0)
+                logits.view(-1).scatter_add_(0, at.flatten(), growth.flatten())
+
+    def select(self, stats: RowStats, step: DenoisingStep) -> Selection | None:
+        """Lets the policies choose; None where none has to."""
+        groups = [group for group in self._groups if group.policy.rule is Rule.GIVEN]
+        if not groups:
+            return None
+        chosen = Selection(
+            torch.zeros_like(step.active), torch.zeros_like(step.active), torch.zeros_like(step.covered)
+        )
+        for group in groups:
+            for part, choice in self._ask(group, stats, step, _select):
+                masked = self._masked(step, part)
+                late = self._late(step, part)
+                settle = choice.settle & masked
+                best = _best(stats.sample_prob[part.rows.clamp(max=len(step.active) - 1)], masked)
+                settle |= best & (late & ~settle.any(dim=1))[:, None]
+                chosen.settle.logical_or_(_marked(step.active, part.rows, settle))
+                if choice.rewrite is not None:
+                    rewrite = choice.rewrite & self._settled(step, part)
+                    chosen.rewrite.logical_or_(_marked(step.active, part.rows, rewrite))
+                if choice.unfinished is not None:
+                    chosen.unfinished[part.which] = choice.unfinished & ~late
+        return chosen
+
+    def _group(self, step: DenoisingStep, policy: UnmaskingPolicy, members: list[int]) -> _Group:
+        which = async_tensor_h2d(members, dtype=torch.int64, device=step.slots.device)
+        first = step.row_start[which, None].to(torch.int64)
+        rows = first + self._columns
+        rows = torch.where(rows < step.row_start[which + 1, None], rows, len(step.active))
+        return _Group(policy, members, which, step.slots[which], rows)
+
+    def _ask(
+        self,
+        group: _Group,
+        stats: RowStats,
+        step: DenoisingStep,
+        question: Callable[[UnmaskingPolicy, PositionStats, CanvasView], T],
+    ) -> Iterator[tuple[_Group, T]]:
+        """Asks a group's policy; where that fails, once for each request alone."""
+        pending = [i for i in group.members if i not in self.failed]
+        if len(pending) < len(group.members):
+            group = self._group(step, group.policy, pending)
+        parts = [group] if pending else []
+        while parts:
+            part = parts.pop()
+            try:
+                view = self._view(step, part)
+                answer = question(part.policy, self._stats(stats, part), view)
+            except Exception:
+                if len(part.members) > 1:
+                    parts += [self._group(step, part.policy, [i]) for i in part.members]
+                    continue
+                self.failed.update(part.members)
+                logger.exception("%s failed; so does its request.", type(part.policy).__name__)
+                continue
+            for name, tensor in self._memory[part.policy].items():
+                tensor[part.slots] = view.memory[name]
+            yield part, answer
+
+    def _view(self, step: DenoisingStep, group: _Group) -> CanvasView:
+        canvases, slots = self.canvases, group.slots
+        return CanvasView(
+            tokens=canvases.tokens[slots],
+            masked=self._masked(step, group),
+            step=canvases.step[slots],
+            steps=canvases.steps.gpu[slots],
+            block_length=canvases.length[slots],
+            threshold=canvases.threshold.gpu[slots],
+            settled=self._settled(step, group),
+            seed=self.sampling_states.seeds.gpu[slots],
+            position=canvases.start[slots, None] + self._columns,
+            values={name: self._value(step, group, name) for name in group.policy.defaults},
+            memory=self._remembered(group),
+        )
+
+    def _stats(self, stats: RowStats, group: _Group) -> PositionStats:
+        rows = group.rows.clamp(max=len(stats.sample) - 1)
+        return PositionStats(
+            token=stats.sample[rows],
+            confidence=stats.sample_prob[rows],
+            entropy=stats.entropy[rows],
+            top1=stats.top1[rows],
+            top2=stats.top2[rows],
+        )
+
+    def _masked(self, step: DenoisingStep, group: _Group) -> torch.Tensor:
+        """Masked positions with an active row, bool ``[n, W]``."""
+        active = torch.nn.functional.pad(step.active, (0, 1))
+        return self.canvases.masked[group.slots] & active[group.rows]
+
+    def _settled(self, step: DenoisingStep, group: _Group) -> torch.Tensor:
+        """Settled positions that may be rewritten, bool ``[n, W]``."""
+        canvases, slots = self.canvases, group.slots
+        settled = (canvases.settled_at[slots] >= 0) & ~canvases.masked[slots]
+        settled &= self._columns >= self._rewritable[group.which, None]
+        return settled & (group.rows < len(step.active))
+
+    def _value(self, step: DenoisingStep, group: _Group, name: str) -> torch.Tensor:
+        """A number that the policy reads, float32 ``[n]``."""
+        decoding = self.canvases.decoding
+        values = [decoding[slot].values[name] for slot in step.slots_np[group.members].tolist()]
+        return async_tensor_h2d(values, dtype=torch.float32, device=step.slots.device)
+
+    def _late(self, step: DenoisingStep, group: _Group) -> torch.Tensor:
+        """Whether a block has taken more steps than any policy needs, bool ``[n]``."""
+        canvases, slots = self.canvases, group.slots
+        limit = canvases.steps.gpu[slots].to(torch.int64) + canvases.length[slots]
+        if "max_post_steps" in group.policy.defaults:
+            limit += self._value(step, group, "max_post_steps").to(torch.int64)
+        return canvases.step[slots] >= limit
+
+    def _remembered(self, group: _Group) -> dict[str, torch.Tensor]:
+        """A copy of what the policy remembers; zeros in the first step of a block."""
+        canvases, policy = self.canvases, group.policy
+        count = len(canvases.step)
+        if policy not in self._memory:
+            made = policy.make_memory(count, canvases.width, canvases.device)
+            if any(len(tensor) != count for tensor in made.values()):
+                raise ValueError(f"make_memory({count}, ...) returned another first dimension.")
+            self._memory[policy] = made
+        first = canvases.step[group.slots] == 0
+        return {
+            name: tensor[group.slots].masked_fill(first.view(-1, *[1] * (tensor.dim() - 1)), 0)
+            for name, tensor in self._memory[policy].items()
+        }
+
+
+def _boost(
+    policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView
+) -> tuple[torch.Tensor, torch.Tensor]:
+    ids, growth = policy.boost(stats, canvas)
+    shape = (*canvas.masked.shape, ids.shape[-1])
+    _check("boost's ids", ids, shape, torch.int64)
+    _check("boost's growth", growth, shape, torch.float32)
+    return ids, growth
+
+
+def _select(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> Choice:
+    answer = policy.select(stats, canvas)
+    choice = answer if isinstance(answer, Choice) else Choice(answer)
+    _check("settle", choice.settle, canvas.masked.shape, torch.bool)
+    if choice.rewrite is not None:
+        if not policy.rewrites:
+            raise ValueError("rewrite was given, but the policy does not say that it rewrites.")
+        _check("rewrite", choice.rewrite, canvas.masked.shape, torch.bool)
+    if choice.unfinished is not None:
+        _check("unfinished", choice.unfinished, canvas.masked.shape[:1], torch.bool)
+    return choice
+
+
+def _check(name: str, value: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if not isinstance(value, torch.Tensor) or value.shape != shape or value.dtype != dtype:
+        got = (
+            f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        )
+        raise ValueError(f"{name} must be {dtype} {list(shape)}, not {got}.")
+
+
+def _marked(like: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values of positions, ``[n, W]``, as values of rows, ``[N]``; other rows are false."""
+    marked = torch.zeros(len(like) + 1, dtype=torch.bool, device=like.device)
+    marked[rows] = values
+    return marked[:-1]
+
+
+def _best(confidence: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """The most confident masked position of each request, bool ``[n, W]``."""
+    score = confidence.nan_to_num(nan=-1.0).masked_fill(~masked, -2.0)
+    best = torch.zeros_like(masked).scatter_(1, score.argmax(dim=1, keepdim=True), True)
+    return best & masked
