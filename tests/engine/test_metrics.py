@@ -12,7 +12,7 @@ def counters(llm: Any) -> dict[str, float]:
     return {
         m.name.removeprefix("vllm:diffusion_"): m.value
         for m in llm.get_metrics()
-        if m.name.startswith("vllm:diffusion_")
+        if m.name.startswith("vllm:diffusion_num_")
     }
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,18 +52,16 @@ class Server:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from vllm.v1.diffusion import bundled_path
-
+@contextmanager
+def serving(model: str | Path, log: Path, *options: str) -> Iterator[Server]:
+    """Runs ``vllm serve`` until it is healthy, and ends it after."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", bundled_path()]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
     command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     # In float32 an answer does not depend on what else is in the batch.
-    command += ["--dtype", "float32", "--enforce-eager"]
+    command += ["--dtype", "float32", "--enforce-eager", *options]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ})
     running = Server(f"http://127.0.0.1:{port}", log, process)
@@ -77,6 +76,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             process.kill()
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    from vllm.v1.diffusion import bundled_path
+
+    with serving(bundled_path(), tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
+
+
 def _wait_until_healthy(server: Server) -> None:
     deadline = time.monotonic() + 300
     while True:
@@ -89,6 +96,11 @@ def _wait_until_healthy(server: Server) -> None:
             time.sleep(0.5)
 
 
+def client_of(server: Server) -> openai.OpenAI:
+    """The official client."""
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
 @pytest.fixture(scope="session")
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+    return client_of(server)

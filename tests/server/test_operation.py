@@ -24,6 +24,11 @@ def test_metrics(client, server):
     assert changes["vllm:diffusion_num_canvas_positions_total"] == (
         16 * changes["vllm:diffusion_num_denoising_steps_total"]
     )
+    steps = changes["vllm:diffusion_num_denoising_steps_total"]
+    assert changes["vllm:diffusion_steps_per_block_count"] == 2
+    assert changes["vllm:diffusion_steps_per_block_sum"] == steps
+    assert changes["vllm:diffusion_tokens_per_forward_count"] == 1
+    assert changes["vllm:diffusion_tokens_per_forward_sum"] == pytest.approx((len(SOLVED) + 1) / steps)
     assert changes["vllm:generation_tokens_total"] == len(SOLVED) + 1
     assert changes["vllm:prompt_tokens_total"] == len(SUDOKU)
 

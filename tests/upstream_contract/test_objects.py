@@ -24,6 +24,10 @@ OBJECTS = {
     ("req_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.states:RequestState",
     ("sampling_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.states:SamplingStates",
     ("params", "vllm.v1.diffusion.params"): "vllm.sampling_params:SamplingParams",
+    ("request", "vllm.v1.diffusion.report"): "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
+    ("output", "vllm.v1.diffusion.report"): "vllm.outputs:CompletionOutput",
+    ("metrics", "vllm.v1.diffusion.report"): "vllm.v1.metrics.stats:RequestSpecDecodeMetrics",
+    ("stats", "vllm.v1.diffusion.metrics"): "vllm.v1.spec_decode.metrics:SpecDecodingStats",
 }
 
 
@@ -50,6 +54,7 @@ def test_the_table_is_in_use() -> None:
                 "unmask_trace",
             },
         ),
+        ("vllm.v1.metrics.stats:RequestSpecDecodeMetrics", {"num_spec_tokens", "histogram"}),
     ],
 )
 def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> None:
@@ -62,6 +67,7 @@ def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> N
 FUNCTIONS = (
     "vllm.utils.torch_utils:async_tensor_h2d",
     "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",
+    "vllm.v1.metrics.utils:create_metric_per_engine",
     "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p",
     "vllm.v1.spec_decode.metrics:SpecDecodingStats.observe_draft",
     "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",

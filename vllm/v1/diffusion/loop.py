@@ -14,12 +14,14 @@ from vllm.platforms import current_platform
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.graphs import configure_graphs
 from vllm.v1.diffusion.params import check_extra_args, check_sampling_params, resolve_decoding
+from vllm.v1.diffusion.request_fields import check_request
 from vllm.v1.generation_loop.interface import GenerationLoop
 
 if TYPE_CHECKING:
     import torch.nn as nn
 
     from vllm.config import VllmConfig
+    from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
     from vllm.sampling_params import SamplingParams
     from vllm.v1.worker.gpu.model_states.interface import ModelState
 
@@ -69,6 +71,10 @@ class BlockDiffusionLoop(GenerationLoop):
         check_sampling_params(params)
         check_extra_args(params.extra_args, self.own_parameters)
         resolve_decoding(params, resolve_diffusion_config(vllm_config))
+
+    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.validate_request`."""
+        check_request(request, vllm_config)
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:
         """See :meth:`GenerationLoop.scheduler_cls`."""

@@ -122,7 +122,13 @@ class DiffusionParams:
     )
     trace: bool | None = parameter(
         "Tell for every token which denoising step of the request settled it, and its probability "
-        "in that step: `CompletionOutput.unmask_trace`.",
+        "in that step: `CompletionOutput.unmask_trace`, and a choice's `diffusion.trace` in a response.",
+        Flag(),
+        default="false",
+    )
+    stats: bool | None = parameter(
+        "Tell the request's denoising steps, tokens per forward and steps of each block: a choice's "
+        "`diffusion` in a response, `CompletionOutput.spec_decode_metrics.per_step_accepted` in Python.",
         Flag(),
         default="false",
     )
@@ -167,6 +173,7 @@ class Decoding:
     block_length: int
     threshold: float
     trace: bool
+    stats: bool = False
     values: Mapping[str, float] = field(default_factory=dict)
     cache: str | None = None
     max_steps: int | None = None
@@ -263,6 +270,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         block_length=block_length,
         threshold=float(threshold or 0.0),
         trace=bool(given.trace),
+        stats=bool(given.stats),
         values=values,
         cache=given.cache or config.cache,
         max_steps=given.max_steps,

@@ -66,11 +66,16 @@ class DiffusionScheduler(Scheduler):
             request.cache_salt = f"{request.cache_salt or ''}|{salt}"
             request.block_hashes.clear()
             request.update_block_hashes()
-        request.spec_decode_metrics = RequestSpecDecodeMetrics.new(self.num_spec_tokens)
+        # No speculation: a response then shows nothing in its terms.
+        request.spec_decode_metrics = RequestSpecDecodeMetrics(
+            num_spec_tokens=0, histogram=[0] * (self.num_spec_tokens + 1)
+        )
         super().add_request(request)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        self._plans.pop(request.request_id, None)
+        plan = self._plans.pop(request.request_id, None)
+        if plan and plan.denoised and self.log_stats:
+            self._stats.tokens_per_forward.append(request.num_output_tokens / plan.denoised)
         return super()._free_request(request, *args, **kwargs)
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -233,7 +238,6 @@ class DiffusionScheduler(Scheduler):
         Returns:
             The settled blocks' traces, by request, of those that want one.
         """
-        self._denoising_stats = None
         traces: dict[str, list[tuple[int, float]]] = {}
         for request_id in scheduler_output.scheduled_spec_decode_tokens:
             request = self.requests.get(request_id)
@@ -245,17 +249,31 @@ class DiffusionScheduler(Scheduler):
             index = runner_output.req_id_to_index[request_id]
             committed = len(runner_output.sampled_token_ids[index])
             plan.denoised += 1
+            plan.block_denoised += 1
             if committed and plan.decoding.trace:
                 assert runner_output.unmask_trace is not None
                 rows = runner_output.unmask_trace[index, :committed]
                 traces[request_id] = [(plan.denoised + int(step), float(p)) for step, p in rows.tolist()]
             assert request.spec_decode_metrics is not None
-            request.spec_decode_metrics.observe(num_draft_tokens=plan.block_length, num_accepted=committed)
+            request.spec_decode_metrics.observe(
+                num_draft_tokens=plan.block_length,
+                num_accepted=committed,
+                detailed=plan.decoding.stats,
+            )
             if self.log_stats:
-                if self._denoising_stats is None:
-                    self._denoising_stats = SpecDecodingStats.new(self.num_spec_tokens)
-                self._denoising_stats.observe_draft(plan.block_length, committed)
+                self._stats.observe_draft(plan.block_length, committed)
+                if committed:
+                    self._stats.steps_per_block.append(plan.block_denoised)
+            if committed:
+                plan.block_denoised = 0
         return traces
+
+    @property
+    def _stats(self) -> SpecDecodingStats:
+        """Statistics since they were last sent."""
+        if self._denoising_stats is None:
+            self._denoising_stats = SpecDecodingStats.new(self.num_spec_tokens)
+        return self._denoising_stats
 
     def make_stats(
         self, spec_decoding_stats: SpecDecodingStats | None = None, *args: Any, **kwargs: Any

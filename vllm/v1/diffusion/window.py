@@ -69,6 +69,8 @@ class RequestPlan:
     """Denoising windows scheduled for that block."""
     denoised: int = 0
     """Denoising steps of the request whose output was processed."""
+    block_denoised: int = 0
+    """Those of them since a block settled."""
 
     @property
     def block_length(self) -> int:

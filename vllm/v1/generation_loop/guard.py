@@ -7,7 +7,8 @@ a :class:`GenerationLoopError`, which the engine core turns into failed requests
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import torch.nn as nn
 
     from vllm.config import VllmConfig
+    from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
     from vllm.sampling_params import SamplingParams
     from vllm.v1.core.sched.interface import SchedulerInterface
     from vllm.v1.engine import EngineCoreOutputs
@@ -75,19 +77,30 @@ class GuardedLoop(GenerationLoop):
 
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_params`."""
-        try:
+        with self._refusing("validate_params"):
             self.loop.validate_params(params, vllm_config)
+
+    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.validate_request`."""
+        with self._refusing("validate_request"):
+            self.loop.validate_request(request, vllm_config)
+
+    @contextmanager
+    def _refusing(self, method: str) -> Iterator[None]:
+        """Whatever a plug-in raises refuses the request, and names the loop."""
+        try:
+            yield
         except Exception as error:
             if not is_plug_in(type(self.loop)):
                 raise
-            where = f"refused by generation_loop={self.name!r}, validate_params()"
+            where = f"refused by generation_loop={self.name!r}, {method}()"
             if isinstance(error, VLLMValidationError):
                 message = f"{error.args[0] if error.args else ''} ({where})"
                 raise RequestRefusedError(message, parameter=error.parameter, value=error.value) from error
             if isinstance(error, ValueError):
                 raise RequestRefusedError(f"{error} ({where})") from error
             logger.exception("A plug-in failed.")
-            raise RequestRefusedError(describe(self.name, "validate_params", error)) from error
+            raise RequestRefusedError(describe(self.name, method, error)) from error
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | str | None:
         """See :meth:`GenerationLoop.scheduler_cls`.

@@ -15,11 +15,11 @@ Where a method runs
     time, except ``validate_params``.
 
 Errors
-    What a loop raises at the start keeps the engine from starting; in ``validate_params`` it
-    refuses the request (HTTP 400); in a step it ends the requests of that step with
-    ``finish_reason="error"`` and a ``stop_reason`` that names the loop, the method, what was raised
-    and the request (HTTP 500). The engine goes on. Methods of a loop's scheduler, model state and
-    sampler are treated alike.
+    What a loop raises at the start keeps the engine from starting; in ``validate_params`` and
+    ``validate_request`` it refuses the request (HTTP 400); in a step it ends the requests of that
+    step with ``finish_reason="error"`` and a ``stop_reason`` that names the loop, the method, what
+    was raised and the request (HTTP 500). The engine goes on. Methods of a loop's scheduler, model
+    state and sampler are treated alike.
 
 Workers in lock step
     All tensor-parallel ranks of a stage call the same methods in the same order with the same
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import torch.nn as nn
 
     from vllm.config import VllmConfig
+    from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
     from vllm.sampling_params import SamplingParams
     from vllm.v1.core.sched.interface import SchedulerInterface
     from vllm.v1.engine import EngineCoreOutputs
@@ -91,6 +92,23 @@ class GenerationLoop:
         Raises:
             ValueError: A parameter is out of range or would have no effect. Name the parameter,
                 its value and what is allowed.
+        """
+
+    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
+        """Checks a request of the HTTP server before it is run.
+
+        For fields that never reach the sampling parameters; :meth:`validate_params` is called too,
+        later, and for every request.
+
+        *Process:* front end, in the server's event loop: it must not wait for anything.
+
+        Args:
+            request: The body: of a completion, a chat completion, a response or another.
+            vllm_config: The engine's configuration.
+
+        Raises:
+            ValueError: A field is out of range or would have no effect. Name it, its value and
+                what is allowed.
         """
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | str | None:
