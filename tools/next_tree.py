@@ -31,7 +31,7 @@ from build_support.metadata import version_module
 from build_support.overlay import copy_overlay
 from build_support.pin import load_pin
 
-ENGINE = ("tests/runner_v2/test_engine.py", "tests/generation_loop/test_processes.py")  # start one
+ENGINE = ("tests/runner_v2/test_engine.py", "tests/generation_loop/test_errors.py")  # start one
 SUITES = ("tests/upstream_contract", "tests/kernels", "tests/runner_v2", "tests/generation_loop")
 
 

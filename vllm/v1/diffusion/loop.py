@@ -69,8 +69,9 @@ class BlockDiffusionLoop(GenerationLoop):
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_params`."""
         check_sampling_params(params)
-        check_extra_args(params.extra_args, self.own_parameters)
-        resolve_decoding(params, resolve_diffusion_config(vllm_config))
+        config = resolve_diffusion_config(vllm_config)
+        check_extra_args(params.extra_args, self.own_parameters, config)
+        resolve_decoding(params, config)
 
     def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_request`."""

@@ -20,6 +20,7 @@ from vllm.v1.diffusion.parameter_fields import (
     require,
 )
 from vllm.v1.diffusion.policies import UnmaskingPolicy, built_in_policies, get_policy
+from vllm.v1.diffusion.policies.registry import check_importable
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -358,12 +359,15 @@ def check_sampling_params(params: SamplingParams) -> None:
             )
 
 
-def check_extra_args(extra_args: dict[str, Any] | None, own: Container[str]) -> None:
-    """Refuses keys of ``SamplingParams.extra_args`` that nobody reads.
+def check_extra_args(
+    extra_args: dict[str, Any] | None, own: Container[str], config: MaskedDiffusionConfig
+) -> None:
+    """Refuses at admission keys that nobody reads, and policies that must not be imported.
 
     Args:
-        extra_args: A request's.
+        extra_args: A request's ``SamplingParams.extra_args``.
         own: Keys that the generation loop reads beside those of ``DiffusionParams``.
+        config: The engine's resolved configuration.
 
     Raises:
         ParameterError: Names the first such key.
@@ -371,6 +375,12 @@ def check_extra_args(extra_args: dict[str, Any] | None, own: Container[str]) -> 
     for key, value in (extra_args or {}).items():
         if not key.startswith(PREFIX) and key not in own:
             raise _without_effect(key, value)
+    algorithm = (extra_args or {}).get(PREFIX + "algorithm")
+    if isinstance(algorithm, str):
+        try:
+            check_importable(algorithm, config.algorithm or "")
+        except ValueError as error:
+            raise ParameterError(str(error), parameter=PREFIX + "algorithm", value=algorithm) from error
 
 
 def _without_effect(key: str, value: Any) -> ParameterError:

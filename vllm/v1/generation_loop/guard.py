@@ -70,9 +70,12 @@ class GuardedLoop(GenerationLoop):
 
     def configure(self, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.configure`."""
+        calls_the_model = self.overrides("forward") or self.overrides("compute_logits")
+        if calls_the_model:  # Before a loop that it derives from chooses graphs.
+            _require_forward(self, vllm_config)
         with _naming(self, "configure"):
             self.loop.configure(vllm_config)
-        if self.overrides("forward") or self.overrides("compute_logits"):
+        if calls_the_model:
             _require_forward(self, vllm_config)
 
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:

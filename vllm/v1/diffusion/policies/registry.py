@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
+from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.diffusion.policies.base import ScheduledPolicy, UnmaskingPolicy
 from vllm.v1.diffusion.policies.confidence_threshold import ConfidenceThreshold
 from vllm.v1.diffusion.policies.credit import Credit
@@ -60,7 +64,7 @@ def known_policies() -> list[str]:
 
 @cache
 def get_policy(name: str) -> UnmaskingPolicy:
-    """The policy of that name.
+    """The policy of that name, or of that dotted path.
 
     Raises:
         ValueError: No such policy, or its package cannot be imported.
@@ -69,18 +73,47 @@ def get_policy(name: str) -> UnmaskingPolicy:
         return _BUILT_IN[name]()
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         if entry_point.name == name:
-            try:
-                policy = entry_point.load()()
-            except Exception as error:
-                raise ValueError(
-                    f"diffusion_algorithm={name!r} ({entry_point.value}) cannot be loaded: {error}"
-                ) from error
-            if not isinstance(policy, UnmaskingPolicy):
-                raise ValueError(f"diffusion_algorithm={name!r} ({entry_point.value}) is no UnmaskingPolicy.")
-            if (fault := _fault(policy)) is not None:
-                raise ValueError(f"diffusion_algorithm={name!r} ({entry_point.value}) {fault}.")
-            return policy
-    raise ValueError(f"Unknown diffusion_algorithm={name!r}. Known: {', '.join(known_policies())}.")
+            return _make(name, entry_point.value, entry_point.load)
+    if "." in name:
+        return _make(name, name, lambda: resolve_obj_by_qualname(name.replace(":", ".")))
+    raise ValueError(
+        f"Unknown diffusion_algorithm={name!r}. Known: {', '.join(known_policies())}; or "
+        "a dotted path to a class."
+    )
+
+
+def check_importable(name: str, served: str) -> None:
+    """Refuses a dotted path by which a request would have a module imported.
+
+    Args:
+        name: What a request asks for.
+        served: The engine's own algorithm, whose module its operator chose.
+
+    Raises:
+        ValueError: The module is neither that nor imported already.
+    """
+    module = name.replace(":", ".").rpartition(".")[0]
+    if module and name != served and module not in sys.modules and name not in known_policies():
+        raise ValueError(
+            f"diffusion_algorithm={name!r} names a module that is not imported: import it first, serve "
+            "it with --diffusion-config, or register it as an entry point."
+        )
+
+
+def _make(name: str, where: str, load: Callable[[], Any]) -> UnmaskingPolicy:
+    try:
+        cls = load()
+    except Exception as error:
+        raise ValueError(f"diffusion_algorithm={name!r} ({where}) cannot be loaded: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, UnmaskingPolicy)):
+        raise ValueError(f"diffusion_algorithm={name!r} ({where}) is no UnmaskingPolicy.")
+    try:
+        policy = cls()
+    except Exception as error:
+        raise ValueError(f"diffusion_algorithm={name!r} ({where}) cannot be made: {error}") from error
+    if (fault := _fault(policy)) is not None:
+        raise ValueError(f"diffusion_algorithm={name!r} ({where}) {fault}.")
+    return policy
 
 
 def _fault(policy: UnmaskingPolicy) -> str | None:

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``calm``: settles every position whose distribution is calm, the calmest at least."""
+
+import torch
+
+from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
+
+
+class Calm(UnmaskingPolicy):
+    """Settles masked positions whose entropy is below ``diffusion_threshold`` nats."""
+
+    parameters = frozenset({"threshold"})
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        entropy = torch.where(canvas.masked, stats.entropy, torch.inf)
+        calmest = torch.zeros_like(canvas.masked)
+        calmest.scatter_(1, entropy.argmin(dim=1, keepdim=True), True)
+        return calmest | (entropy < canvas.threshold[:, None])

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples in every mode of the engine; separate processes are the other files' mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.requests_ import GOLDEN_SDAR
+from tests.examples import test_layer_contrast as contrast
+from tests.examples import test_llada_guidance as guidance
+from tests.examples import test_unmasking_policy as policy
+from tests.generation_loop.elsewhere import generate
+
+TWO_RANKS = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+    "in_process": ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {}),
+    "async": ({}, {"async_scheduling": True}),
+    "tensor_parallel": (TWO_RANKS, {"tensor_parallel_size": 2}),
+    "pipeline_parallel": (TWO_RANKS, {"pipeline_parallel_size": 2}),
+    # A cluster of this process alone, which ends with it.
+    "ray": ({"RAY_ADDRESS": "local"}, {"distributed_executor_backend": "ray"}),
+}
+
+
+def run_policy(installed: Path, qwen3: str, **how: Any) -> None:
+    """The policy, against the reference."""
+    cases = policy.requests("calm")
+    (results,) = generate(
+        [cases],
+        installed=installed,
+        model=str(GOLDEN_SDAR),
+        diffusion_config={"block_length": policy.BLOCK},
+        **how,
+    )
+    assert [r["token_ids"] for r in results] == [policy.expected(case) for case in cases]
+
+
+def run_guidance(installed: Path, qwen3: str, **how: Any) -> None:
+    """Guidance, against the reference."""
+    cases = guidance.batch()
+    (results,) = generate([cases], installed=installed, **guidance.SETTINGS, **how)
+    assert [r["token_ids"] for r in results] == [guidance.expected(case) for case in cases]
+
+
+def run_contrast(installed: Path, qwen3: str, **how: Any) -> None:
+    """Contrast, against the reference."""
+    cases = contrast.batch()
+    (results,) = generate([cases], installed=installed, **contrast.settings(qwen3), **how)
+    assert [r["token_ids"] for r in results] == [contrast.expected(qwen3, case) for case in cases]
+
+
+# Not every pair: an engine takes its time to start, and a mode differs by the loop's kind.
+MATRIX = [
+    ("in_process", run_guidance),
+    ("in_process", run_contrast),
+    ("async", run_policy),
+    ("async", run_contrast),
+    ("tensor_parallel", run_policy),
+    ("tensor_parallel", run_guidance),
+    ("tensor_parallel", run_contrast),
+    ("pipeline_parallel", run_contrast),
+    ("ray", run_contrast),
+    ("ray", run_guidance),
+]
+
+
+@pytest.mark.parametrize(("mode", "example"), MATRIX, ids=lambda value: getattr(value, "__name__", value))
+def test_ids_are_the_references(mode: str, example: Callable[..., None], installed: Path, qwen3: str) -> None:
+    if mode == "ray" and find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    env, settings = MODES[mode]
+    example(installed, qwen3, env=env, **settings)
+
+
+@pytest.mark.parametrize("family", ["sdar", "llada"])
+def test_a_canvas_is_refused_in_a_pipeline(family: str) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    with pytest.raises(ValueError, match="pipeline_parallel_size > 1 is not supported with diffusion models"):
+        EngineArgs(model=str(GOLDEN_SDAR.parent / family), pipeline_parallel_size=2).create_engine_config()
