@@ -66,7 +66,7 @@ def measure(calls: Sequence[Callable[[], object]], device: str, repeat: int = 20
 
 def copy_bandwidth(device: str) -> float:
     """Bytes per second of a large copy, read and written bytes counted."""
-    size = (1 << 30) if device == "cuda" else (1 << 28)
+    size = (1 << 32) if device == "cuda" else (1 << 28)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / measure([lambda: target.copy_(source)], device, repeat=10)

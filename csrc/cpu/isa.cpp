@@ -20,15 +20,17 @@ const Variant kVariants[] = {
     {"avx512",
      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
-     {avx512::slice_stats, avx512::slice_find, avx512::slice_draw, avx512::attend}},
+     {avx512::slice_stats, avx512::slice_find, avx512::slice_mass, avx512::slice_draw,
+      avx512::attend}},
     {"avx2",
      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c"),
-     {avx2::slice_stats, avx2::slice_find, avx2::slice_draw, avx2::attend}},
+     {avx2::slice_stats, avx2::slice_find, avx2::slice_mass, avx2::slice_draw, avx2::attend}},
 #endif
     {"baseline",
      true,
-     {baseline::slice_stats, baseline::slice_find, baseline::slice_draw, baseline::attend}},
+     {baseline::slice_stats, baseline::slice_find, baseline::slice_mass, baseline::slice_draw,
+      baseline::attend}},
 };
 
 const IsaKernels& choose() {

@@ -4,6 +4,8 @@
 // `i % group` of the group at window position `i / group`.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 #include "block_causal.h"
@@ -52,6 +54,10 @@ __device__ __forceinline__ RowTile find_tile(const BlockCausalArgs& args, int32_
   tile.block_length = args.block_length[tile.request];
   return tile;
 }
+
+// The kernel for Hopper, and whether it is the one to use here.
+bool hopper_suits(const BlockCausalArgs& args);
+int block_causal_attention_hopper(const BlockCausalArgs& args, cudaStream_t stream);
 
 // How many tiles of `kRows` rows there may be.
 inline int64_t most_tiles(const BlockCausalArgs& args, int64_t rows) {

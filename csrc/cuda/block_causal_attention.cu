@@ -271,6 +271,7 @@ int launch_for_head(const BlockCausalArgs& args, cudaStream_t stream) {
 
 int block_causal_attention_cuda(const BlockCausalArgs& args, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
+  if (hopper_suits(args)) return block_causal_attention_hopper(args, on);
   return args.dtype == Dtype::kBFloat16 ? launch_for_head<Dtype::kBFloat16>(args, on)
                                         : launch_for_head<Dtype::kFloat16>(args, on);
 }

@@ -1,4 +1,4 @@
-// Eight consecutive logits in one go, whatever the alignment of the row.
+// A row's logits, eight at a time, whatever the alignment of the row.
 //
 // Which thread holds which ids must not depend on the row's address: the order of additions, and so
 // the rounding, would depend on the row's place in the batch. An unaligned row is therefore read in
@@ -11,10 +11,12 @@
 #include <cstdint>
 
 #include "common.h"
+#include "slice.h"
 
 namespace vllm_diffusion {
 
 constexpr int kVector = 8;
+constexpr int kVectors = kSliceIds / (32 * kVector);  // of a lane in a slice
 
 template <Dtype kDtype>
 struct Element;
@@ -25,10 +27,12 @@ struct Element<Dtype::kFloat32> {
 template <>
 struct Element<Dtype::kFloat16> {
   using type = __half;
+  using pair = __half2;
 };
 template <>
 struct Element<Dtype::kBFloat16> {
   using type = __nv_bfloat16;
+  using pair = __nv_bfloat162;
 };
 
 template <Dtype kDtype>
@@ -44,6 +48,15 @@ struct Packed {
     } else {
       return __bfloat162float(at[k]);
     }
+  }
+
+  // Entries k and k + 1 of 16 bits; k is even.
+  __device__ __forceinline__ auto pair(int k) const {
+    return *reinterpret_cast<const typename Element<kDtype>::pair*>(at + k);
+  }
+  template <typename Pair>
+  __device__ __forceinline__ void set_pair(int k, Pair value) {
+    *reinterpret_cast<Pair*>(at + k) = value;
   }
 
   __device__ __forceinline__ void set(int k, float value) {
@@ -100,5 +113,60 @@ __device__ __forceinline__ Packed<kDtype> load_vector(const typename Element<kDt
   }
   return out;
 }
+
+// One row. Vector `place` of a slice holds its ids kVector * place ... + 7. The banned id reads as
+// -inf.
+template <Dtype kDtype>
+struct Row {
+  using T = typename Element<kDtype>::type;
+  const T* logits;
+  int32_t vocab;
+  int32_t banned;
+  int alignment;
+
+  __device__ __forceinline__ int32_t first_id(int32_t slice, int place) const {
+    return slice * static_cast<int32_t>(kSliceIds) + place * kVector;
+  }
+
+  __device__ __forceinline__ void hide_banned(Packed<kDtype>& vector, int32_t first) const {
+    const int32_t at = banned - first;
+    if (at < 0 || at >= kVector) return;
+#pragma unroll
+    for (int k = 0; k < kVector; ++k)
+      if (k == at) vector.set(k, -INFINITY);
+  }
+
+  __device__ __forceinline__ Packed<kDtype> vector(int32_t slice, int place) const {
+    const int32_t first = first_id(slice, place);
+    Packed<kDtype> out = load_vector<kDtype>(logits, first, vocab, alignment);
+    hide_banned(out, first);
+    return out;
+  }
+
+  // All of a slice to a warp, vector 32 * j + lane to its lanes. A whole aligned slice takes no
+  // branch between its loads.
+  __device__ __forceinline__ void load(int32_t slice, Packed<kDtype> (&out)[kVectors]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (alignment == 16 && (slice + 1) * kSliceIds <= vocab) {
+#pragma unroll
+      for (int j = 0; j < kVectors; ++j)
+        copy_pieces<uint4, T>(out[j].at, logits + first_id(slice, 32 * j + lane));
+    } else {
+#pragma unroll
+      for (int j = 0; j < kVectors; ++j)
+        out[j] = load_vector<kDtype>(logits, first_id(slice, 32 * j + lane), vocab, alignment);
+    }
+    if (banned / kSliceIds == slice) {
+#pragma unroll
+      for (int j = 0; j < kVectors; ++j) hide_banned(out[j], first_id(slice, 32 * j + lane));
+    }
+  }
+
+  __device__ __forceinline__ float at(int32_t id) const {
+    Packed<kDtype> out;
+    out.at[0] = logits[id];
+    return out[0];
+  }
+};
 
 }  // namespace vllm_diffusion

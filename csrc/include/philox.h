@@ -1,10 +1,11 @@
 // Counter-based random bits and the Gumbel noise made of them, the same on host and device.
 //
 // Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC'11).
-// The draw of id v in a row with (seed, offset) is word v % 4 of the block with
+// The bits of id v in a row with (seed, offset) are word v % 4 of the block with
 //   key     = (seed low, seed high)
 //   counter = (offset low, offset high, v / 4, 0)
-// so it depends on nothing but the row's seed, its offset and the id.
+// so they depend on nothing but the row's seed, its offset and the id. A group of ids has bits too,
+// likewise, with 1 as the counter's last word.
 #pragma once
 
 #include <cmath>
@@ -25,10 +26,14 @@ VLLM_DIFFUSION_HD PhiloxKey philox_key(int64_t seed, int64_t offset) {
           static_cast<uint32_t>(o >> 32)};
 }
 
+constexpr uint32_t kIdStream = 0;
+constexpr uint32_t kGroupStream = 1;
+
 // Writes the four words of one block to out0 ... out3.
 VLLM_DIFFUSION_HD void philox_block(const PhiloxKey& key, uint32_t block, uint32_t& out0,
-                                    uint32_t& out1, uint32_t& out2, uint32_t& out3) {
-  uint32_t c0 = key.offset_low, c1 = key.offset_high, c2 = block, c3 = 0;
+                                    uint32_t& out1, uint32_t& out2, uint32_t& out3,
+                                    uint32_t stream = kIdStream) {
+  uint32_t c0 = key.offset_low, c1 = key.offset_high, c2 = block, c3 = stream;
   uint32_t k0 = key.seed_low, k1 = key.seed_high;
 #if defined(__CUDACC__)
 #pragma unroll
@@ -49,8 +54,13 @@ VLLM_DIFFUSION_HD void philox_block(const PhiloxKey& key, uint32_t block, uint32
   out3 = c3;
 }
 
-// No Gumbel value made of 32 bits is above this: 33 ln 2 = 22.8739, rounded up.
-constexpr float kGumbelMax = 22.875f;
+// The bits of the `index`-th id or group.
+VLLM_DIFFUSION_HD uint32_t philox_word(const PhiloxKey& key, int64_t index, uint32_t stream) {
+  uint32_t w0, w1, w2, w3;
+  philox_block(key, static_cast<uint32_t>(index / 4), w0, w1, w2, w3, stream);
+  const int64_t word = index % 4;
+  return word == 0 ? w0 : word == 1 ? w1 : word == 2 ? w2 : w3;
+}
 
 // Gumbel noise of 32 random bits, in float64: u = (bits + 1/2) / 2^32 lies strictly inside (0, 1),
 // and 1 - u stands for the uniform of the usual formula, so that the upper tail, the one an argmax

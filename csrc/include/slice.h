@@ -1,13 +1,24 @@
 // A row is worked through in slices of fixed length, merged in order: the result depends neither on
 // the number of threads nor on which of them did what. Shared by the CPU and the CUDA kernels.
+//
+// A slice is also a group of the draw, which has two stages: a group, with the probability of all
+// its ids, then an id of it. Both are Gumbel-max draws. What the groups weigh falls off the sums of
+// the softmax, so that random numbers are needed for the groups and the ids of one of them only,
+// instead of for every id of the row. Those weights are sums in float32: groups whose scores come
+// closer than kDrawMargin are summed again in float64, so that the draw does not depend on
+// rounding.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
 #include "common.h"
+#include "philox.h"
 
 namespace vllm_diffusion {
+
+constexpr int64_t kSliceIds = 2048;
+constexpr double kDrawMargin = 1e-4;  // the rounding of a group's score stays below 1e-5
 
 // What one slice of a row contributes. Sums are relative to the slice's own maximum: with
 // x = (l - max_all) / stat_temperature, z = sum e^x and s = sum x e^x.
@@ -17,10 +28,11 @@ struct SliceStats {
   float max_all;  // over all ids, the banned one too; -inf when every logit is
   float max1;     // the two highest logits of the ids that may be chosen
   float max2;
+  float mass;  // of those ids: sum of e^((l - max1) / temperature); 0 where no draw is wanted
 };
 
 VLLM_DIFFUSION_HD SliceStats empty_slice() {
-  return {0.0, 0.0, -INFINITY, -INFINITY, -INFINITY};
+  return {0.0, 0.0, -INFINITY, -INFINITY, -INFINITY, 0.0f};
 }
 
 // Widens the three maxima of `row` by those of `part`.
@@ -45,6 +57,15 @@ VLLM_DIFFUSION_HD void add_sums(SliceStats& row, const SliceStats& part, double 
   row.s += scale * (part.s + shift * part.z);
 }
 
+// Score of a group in the draw, relative to top / temperature, `top` being the row's highest logit
+// that may be chosen. -inf: nothing can be drawn from it.
+VLLM_DIFFUSION_HD double group_score(float max1, double mass, float top, float temperature,
+                                     uint32_t bits) {
+  if (!(mass > 0.0)) return -INFINITY;
+  const double lead = max1 == top ? 0.0 : (static_cast<double>(max1) - top) / temperature;
+  return lead + log(mass) + gumbel(bits);
+}
+
 // The published numbers of a row, from its merged slices.
 struct RowSummary {
   double inverse;  // 1 / stat_temperature
@@ -54,12 +75,25 @@ struct RowSummary {
   bool empty;   // every logit is -inf
 };
 
+VLLM_DIFFUSION_HD bool is_empty(const SliceStats& row) {
+  return row.z == 0.0;
+}
+
+VLLM_DIFFUSION_HD bool is_broken(const SliceStats& row, double inverse) {
+  return !(row.z < INFINITY) || row.max_all == INFINITY || !(inverse > 0.0);
+}
+
+// Whether there is a distribution, and an id to choose from it.
+VLLM_DIFFUSION_HD bool is_choosable(const SliceStats& row, double inverse) {
+  return !is_empty(row) && !is_broken(row, inverse) && row.max1 > -INFINITY;
+}
+
 VLLM_DIFFUSION_HD RowSummary summarize(const SliceStats& row, double inverse) {
   RowSummary out;
   out.inverse = inverse;
   out.max_all = row.max_all;
-  out.empty = row.z == 0.0;
-  out.broken = !(row.z < INFINITY) || row.max_all == INFINITY || !(inverse > 0.0);
+  out.empty = is_empty(row);
+  out.broken = is_broken(row, inverse);
   out.log_z = out.broken || out.empty ? 0.0 : log(row.z);
   return out;
 }

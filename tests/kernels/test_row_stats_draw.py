@@ -67,12 +67,30 @@ def test_rising_logits(device: torch.device) -> None:
     check_row_stats(logits.to(device), row_arguments(logits.to(device), 1.0))
 
 
+def test_groups_that_tie_but_for_rounding(device: torch.device) -> None:
+    """Two groups whose scores differ by 1e-7, less than float32's sums can tell: float64 decides."""
+    rows, group = 64, reference.GROUP_IDS
+    logits = make_logits(rows, 2 * group)
+    arguments = row_arguments(logits, 1.0)
+    noise = reference.gumbel_noise(arguments["seed"], arguments["offset"], 2, stream=1)
+    masses = logits.double().view(rows, 2, group).logsumexp(-1) + noise
+    lead = (masses[:, 0] - masses[:, 1])[:, None].repeat(1, group)
+    logits[:, group:] += lead.float()
+    scores = logits.double().view(rows, 2, group).logsumexp(-1) + noise
+    assert ((scores[:, 0] - scores[:, 1]).abs() < 2e-6).all()
+    moved = {name: value.to(device) for name, value in arguments.items()}
+    stats = check_row_stats(logits.to(device), moved)
+    assert 5 < int((stats.sample < group).sum()) < rows - 5
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_distribution(device: torch.device, temperature: float) -> None:
-    """Chi-square of 40000 draws against the softmax, at the 1e-6 level (fixed seed)."""
-    vocab, draws = 40, 40000
+@pytest.mark.parametrize("vocab", [40, 7000])
+def test_distribution(device: torch.device, temperature: float, vocab: int) -> None:
+    """Chi-square of draws against the softmax, at the 1e-6 level (fixed seed)."""
+    draws = 40000 if vocab == 40 else 8000
     row = make_logits(1, vocab, scale=1.5)[0]
     row[7] = -math.inf
+    row[40::97] += 6.0  # several likely ids in each group
     logits = row.repeat(draws, 1).to(device)
     offset = torch.arange(draws, device=device)
     ones = torch.ones(draws, device=device)

@@ -8,7 +8,7 @@
 namespace vllm_diffusion {
 namespace {
 
-constexpr int64_t kGroup = 256;  // ids looked at together; a multiple of kLanes and of 4
+constexpr int64_t kChunk = 256;  // ids looked at together; a multiple of kLanes and of 4
 constexpr float kMargin = 1e-3f;
 
 // Philox words in 64-bit lanes: only the low half of a lane counts, which is all that the
@@ -48,11 +48,11 @@ static inline void store_alternating(VecQ a, VecQ b, uint32_t* out) {
   std::memcpy(out, halves, sizeof(halves));
 }
 
-// philox_block for kGroup / 4 consecutive blocks.
+// philox_block for kChunk / 4 consecutive blocks.
 static void random_bits(const PhiloxKey& key, int64_t first_id, uint32_t* bits) {
   VecQ lane;
   for (int k = 0; k < kQuads; ++k) lane[k] = static_cast<uint64_t>(k);
-  for (int64_t q = 0; q < kGroup / 4; q += kChains * kQuads) {
+  for (int64_t q = 0; q < kChunk / 4; q += kChains * kQuads) {
     VecQ c0[kChains], c1[kChains], c2[kChains], c3[kChains];
     for (int i = 0; i < kChains; ++i) {
       c0[i] = VecQ{} + key.offset_low;
@@ -81,10 +81,10 @@ static void random_bits(const PhiloxKey& key, int64_t first_id, uint32_t* bits) 
   }
 }
 
-static float group_max(const float* buffer) {
+static float chunk_max(const float* buffer) {
   VecF top[kParts];
   for (int p = 0; p < kParts; ++p) top[p] = load(buffer + p * kWidth);
-  for (int64_t i = kLanes; i < kGroup; i += kLanes)
+  for (int64_t i = kLanes; i < kChunk; i += kLanes)
     for (int p = 0; p < kParts; ++p) top[p] = larger(top[p], load(buffer + i + p * kWidth));
   float out = -INFINITY;
   for (int p = 0; p < kParts; ++p)
@@ -115,35 +115,27 @@ static bool any_candidate(const float* logits, const uint32_t* bits, int64_t cou
 
 namespace VLLM_DIFFUSION_ISA {
 
-void slice_draw(const Slice& slice, float temperature, const PhiloxKey& key, float max1,
-                Draw& best) {
+void slice_draw(const Slice& slice, float temperature, const PhiloxKey& key, Draw& best) {
   const double t = static_cast<double>(temperature);
-  // Where nothing in sight can reach the best score, not even the bits are drawn.
-  const auto hopeless = [&](float top) {
-    return !(top > -INFINITY) ||
-           (best.id >= 0 && static_cast<double>(top) / t + kGumbelMax < best.score);
-  };
-  if (hopeless(max1)) return;
-
   Buffer buffer;
   const int64_t filled = fill(slice, buffer);
-  for (int64_t i = filled; i < (filled + kGroup - 1) / kGroup * kGroup; ++i)
+  for (int64_t i = filled; i < (filled + kChunk - 1) / kChunk * kChunk; ++i)
     buffer.at[i] = -INFINITY;
   const int64_t banned = banned_at(slice);
   if (banned >= 0) buffer.at[banned] = -INFINITY;
   const float inverse = temperature > 1e-30f ? 1.0f / temperature : 1e30f;
 
-  alignas(64) uint32_t bits[kGroup];
-  for (int64_t g = 0; g < slice.count; g += kGroup) {
+  alignas(64) uint32_t bits[kChunk];
+  for (int64_t g = 0; g < slice.count; g += kChunk) {
     const float* logits = buffer.at + g;
-    const float top = group_max(logits);
-    if (hopeless(top)) continue;
+    const float top = chunk_max(logits);
+    if (!(top > -INFINITY)) continue;
     random_bits(key, slice.begin + g, bits);
     const auto lead = [&] {
       return best.id < 0 ? -1e30f : static_cast<float>(best.score - top / t) - kMargin;
     };
-    if (!any_candidate(logits, bits, kGroup, top, inverse, lead())) continue;
-    for (int64_t i = 0; i < kGroup; i += kLanes) {
+    if (!any_candidate(logits, bits, kChunk, top, inverse, lead())) continue;
+    for (int64_t i = 0; i < kChunk; i += kLanes) {
       if (!any_candidate(logits + i, bits + i, kLanes, top, inverse, lead())) continue;
       for (int64_t k = i; k < i + kLanes; ++k) {
         if (logits[k] == -INFINITY) continue;

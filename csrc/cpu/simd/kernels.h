@@ -10,11 +10,7 @@
 
 namespace vllm_diffusion {
 
-// Ids per slice. Its float32 copy (16 KiB) stays in the first-level cache. A multiple of 4, so that
-// a Philox block never crosses slices.
-constexpr int64_t kSlice = 4096;
-
-// Part of a row: ids [begin, begin + count), count <= kSlice.
+// Part of a row: ids [begin, begin + count), count <= kSliceIds.
 struct Slice {
   const void* row;
   Dtype dtype;
@@ -37,11 +33,14 @@ struct AttendTile {
 };
 
 struct IsaKernels {
-  SliceStats (*stats)(const Slice& slice, float inverse_temperature);
+  // Scales are 1 / temperature, of the statistics and of the draw; 0 for the latter: no draw.
+  SliceStats (*stats)(const Slice& slice, float scale, float draw_scale);
   // Lowest id of the slice, the banned one aside, whose logit equals `value`; -1 if there is none.
   int64_t (*find)(const Slice& slice, float value);
-  // Advances `best` by the ids of the slice; `max1` is the slice's highest choosable logit.
-  void (*draw)(const Slice& slice, float temperature, const PhiloxKey& key, float max1, Draw& best);
+  // SliceStats::mass in float64; `max1` is the slice's highest choosable logit.
+  double (*mass)(const Slice& slice, float temperature, float max1);
+  // Advances `best` by the ids of the slice.
+  void (*draw)(const Slice& slice, float temperature, const PhiloxKey& key, Draw& best);
   // Attention of the tile's rows, written to `out`.
   void (*attend)(const BlockCausalArgs& args, const AttendTile& tile);
 };
@@ -50,13 +49,13 @@ struct IsaKernels {
 // Throws std::runtime_error for a name that is unknown or that the machine cannot run.
 const IsaKernels& isa_kernels();
 
-#define VLLM_DIFFUSION_DECLARE_ISA(name)                                                   \
-  namespace name {                                                                         \
-  SliceStats slice_stats(const Slice& slice, float inverse_temperature);                   \
-  int64_t slice_find(const Slice& slice, float value);                                     \
-  void slice_draw(const Slice& slice, float temperature, const PhiloxKey& key, float max1, \
-                  Draw& best);                                                             \
-  void attend(const BlockCausalArgs& args, const AttendTile& tile);                        \
+#define VLLM_DIFFUSION_DECLARE_ISA(name)                                                    \
+  namespace name {                                                                          \
+  SliceStats slice_stats(const Slice& slice, float scale, float draw_scale);                \
+  int64_t slice_find(const Slice& slice, float value);                                      \
+  double slice_mass(const Slice& slice, float temperature, float max1);                     \
+  void slice_draw(const Slice& slice, float temperature, const PhiloxKey& key, Draw& best); \
+  void attend(const BlockCausalArgs& args, const AttendTile& tile);                         \
   }
 
 VLLM_DIFFUSION_DECLARE_ISA(baseline)

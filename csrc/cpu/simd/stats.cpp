@@ -41,11 +41,44 @@ static bool any_nan(const float* buffer, int64_t count) {
   return false;
 }
 
+struct Exponentials {
+  double plain;     // sum of e^x, x = (l - base) * scale
+  double weighted;  // sum of x e^x
+};
+
+static Exponentials exponentials(const float* buffer, int64_t count, float base, float scale) {
+  VecF z[kParts] = {}, s[kParts] = {};
+  for (int64_t first = 0; first < count; first += kRun) {
+    const int64_t end = first + kRun < count ? first + kRun : count;
+    VecF run_z[kParts] = {}, run_s[kParts] = {};
+    for (int64_t i = first; i < end; i += kLanes) {
+      for (int p = 0; p < kParts; ++p) {
+        const VecF x = exp_clamp((load(buffer + i + p * kWidth) - base) * scale);
+        const VecF e = exp_nonpositive(x);
+        run_z[p] += e;
+        run_s[p] += e * x;
+      }
+    }
+    for (int p = 0; p < kParts; ++p) {
+      z[p] += run_z[p];
+      s[p] += run_s[p];
+    }
+  }
+  Exponentials out = {0.0, 0.0};
+  for (int p = 0; p < kParts; ++p) {
+    for (int k = 0; k < kWidth; ++k) {
+      out.plain += static_cast<double>(z[p][k]);
+      out.weighted += static_cast<double>(s[p][k]);
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 namespace VLLM_DIFFUSION_ISA {
 
-SliceStats slice_stats(const Slice& slice, float inverse_temperature) {
+SliceStats slice_stats(const Slice& slice, float scale, float draw_scale) {
   Buffer buffer;
   const int64_t count = fill(slice, buffer);
   const int64_t banned = banned_at(slice);
@@ -59,35 +92,30 @@ SliceStats slice_stats(const Slice& slice, float inverse_temperature) {
   out.max1 = top.first;
   out.max2 = top.second;
   out.max_all = banned_logit > top.first ? banned_logit : top.first;
+  const bool draws = draw_scale > 0.0f && out.max1 > -INFINITY;
+  const bool shared = draw_scale == scale && !(banned_logit > -INFINITY);
+  if (draws && !shared)
+    out.mass = static_cast<float>(exponentials(buffer.at, count, out.max1, draw_scale).plain);
   if (banned >= 0) buffer.at[banned] = banned_logit;
   if (out.max_all == -INFINITY) {
     if (any_nan(buffer.at, count)) out.z = NAN;
     return out;
   }
+  const Exponentials sums = exponentials(buffer.at, count, out.max_all, scale);
+  out.z = sums.plain;
+  out.s = sums.weighted;
+  if (draws && shared) out.mass = static_cast<float>(sums.plain);
+  return out;
+}
 
-  VecF z[kParts] = {}, s[kParts] = {};
-  for (int64_t first = 0; first < count; first += kRun) {
-    const int64_t end = first + kRun < count ? first + kRun : count;
-    VecF run_z[kParts] = {}, run_s[kParts] = {};
-    for (int64_t i = first; i < end; i += kLanes) {
-      for (int p = 0; p < kParts; ++p) {
-        const VecF x =
-            exp_clamp((load(buffer.at + i + p * kWidth) - out.max_all) * inverse_temperature);
-        const VecF e = exp_nonpositive(x);
-        run_z[p] += e;
-        run_s[p] += e * x;
-      }
-    }
-    for (int p = 0; p < kParts; ++p) {
-      z[p] += run_z[p];
-      s[p] += run_s[p];
-    }
-  }
-  for (int p = 0; p < kParts; ++p) {
-    for (int k = 0; k < kWidth; ++k) {
-      out.z += static_cast<double>(z[p][k]);
-      out.s += static_cast<double>(s[p][k]);
-    }
+double slice_mass(const Slice& slice, float temperature, float max1) {
+  Buffer buffer;
+  fill(slice, buffer);
+  const int64_t banned = banned_at(slice);
+  double out = 0.0;
+  for (int64_t i = 0; i < slice.count; ++i) {
+    if (i == banned || buffer.at[i] == -INFINITY) continue;
+    out += std::exp((static_cast<double>(buffer.at[i]) - max1) / temperature);
   }
   return out;
 }

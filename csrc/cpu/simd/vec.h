@@ -127,7 +127,7 @@ static inline VecF load_as_float(const void* row, int64_t at) {
 
 // A slice in float32, padded with -inf to whole groups of kLanes.
 struct Buffer {
-  alignas(64) float at[kSlice];
+  alignas(64) float at[kSliceIds];
 };
 
 template <Dtype kDtype>

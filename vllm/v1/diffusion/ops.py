@@ -67,10 +67,12 @@ def row_stats(
 
     Nothing of the size of ``logits`` is allocated. All tensors are on one device, CPU or CUDA.
 
-    The sample is ``argmax_v(logits[v] / temperature + g_v)``. ``g_v`` is Gumbel noise from word
-    ``v % 4`` of the Philox4x32-10 block with key ``seed`` and counter ``(offset, v // 4)``, scored in
-    float64. It depends on the row's seed, offset and logits only: not on its place in the batch, the
-    number of threads, the instruction set or the device.
+    The sample is drawn from ``softmax(logits / temperature)`` in two stages, each an argmax of float64
+    scores with Gumbel noise: a group k of 2048 neighbouring ids, by the log-sum-exp of its scaled
+    logits, then an id v of that group. The noise is word ``v % 4`` of the Philox4x32-10 block with key
+    ``seed`` and counter ``(offset, v // 4, 0)``, for a group ``(offset, k // 4, 1)``. The sample depends
+    on the row's seed, offset and logits only: not on its place in the batch, the number of threads, the
+    instruction set or the device.
 
     Args:
         logits: ``[N, V]``, float32, float16 or bfloat16. The ids of a row are contiguous; rows may

@@ -11,26 +11,30 @@ from torch import Tensor
 
 from vllm.v1.diffusion.rules import Rule
 
+GROUP_IDS = 2048
+"""Neighbouring ids that :func:`gumbel_draw` draws from together."""
+
 _MASK32 = 0xFFFFFFFF
 
 
-def philox_words(seed: Tensor, offset: Tensor, vocab: int) -> Tensor:
-    """Random words of every id: Philox4x32-10 (Salmon et al., SC'11).
+def philox_words(seed: Tensor, offset: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Random words of ids or groups: Philox4x32-10 (Salmon et al., SC'11).
 
     Args:
         seed: ``[N]`` int64, the key.
         offset: ``[N]`` int64, the low half of the counter.
-        vocab: V.
+        count: how many.
+        stream: the counter's last word: 0 for ids, 1 for groups.
 
     Returns:
-        ``[N, V]`` int64, values in ``0 ... 2**32 - 1``: word ``v % 4`` of block ``v // 4``.
+        ``[N, count]`` int64, values in ``0 ... 2**32 - 1``: word ``v % 4`` of block ``v // 4``.
     """
-    blocks = torch.arange((vocab + 3) // 4, device=seed.device)[None]
+    blocks = torch.arange((count + 3) // 4, device=seed.device)[None]
     key = [seed[:, None] & _MASK32, (seed[:, None] >> 32) & _MASK32]
     c0 = (offset[:, None] & _MASK32) + torch.zeros_like(blocks)
     c1 = ((offset[:, None] >> 32) & _MASK32) + torch.zeros_like(blocks)
     c2 = blocks.expand_as(c0)
-    c3 = torch.zeros_like(c0)
+    c3 = torch.full_like(c0, stream)
     for _ in range(10):
         # Products of two 32-bit numbers wrap into int64 with their 64 bits intact.
         a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
@@ -39,13 +43,30 @@ def philox_words(seed: Tensor, offset: Tensor, vocab: int) -> Tensor:
         c2 = ((a >> 32) & _MASK32) ^ c3 ^ key[1]
         c3 = a & _MASK32
         key = [(key[0] + 0x9E3779B9) & _MASK32, (key[1] + 0xBB67AE85) & _MASK32]
-    return torch.stack([c0, c1, c2, c3], dim=-1).flatten(1)[:, :vocab]
+    return torch.stack([c0, c1, c2, c3], dim=-1).flatten(1)[:, :count]
 
 
-def gumbel_noise(seed: Tensor, offset: Tensor, vocab: int) -> Tensor:
-    """Gumbel noise of every id, ``[N, V]`` float64, from :func:`philox_words`."""
-    u = (philox_words(seed, offset, vocab).double() + 0.5) * 2.0**-32
+def gumbel_noise(seed: Tensor, offset: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Gumbel noise, ``[N, count]`` float64, from :func:`philox_words`."""
+    u = (philox_words(seed, offset, count, stream).double() + 0.5) * 2.0**-32
     return -torch.log(-torch.log1p(-u))
+
+
+def gumbel_draw(scaled: Tensor, seed: Tensor, offset: Tensor) -> Tensor:
+    """Draws an id of each row of ``softmax(scaled)``, ``[N]`` int64.
+
+    A group of ``GROUP_IDS`` neighbours is drawn by the log-sum-exp of its ids, then an id of it; both
+    by Gumbel noise. The probability of an id is that of its group times its own within it.
+    """
+    rows, vocab = scaled.shape
+    groups = -(-vocab // GROUP_IDS)
+    padding = groups * GROUP_IDS - vocab
+    padded = torch.nn.functional.pad(scaled.double(), (0, padding), value=-torch.inf)
+    by_group = padded.view(rows, groups, GROUP_IDS).logsumexp(-1)
+    group = (by_group + gumbel_noise(seed, offset, groups, stream=1)).argmax(-1)
+    mine = torch.arange(vocab, device=scaled.device) // GROUP_IDS == group[:, None]
+    scores = scaled.double() + gumbel_noise(seed, offset, vocab)
+    return scores.masked_fill(~mine, -torch.inf).argmax(-1)
 
 
 def row_stats(
@@ -85,8 +106,7 @@ def row_stats(
 
     drawn = temperature > 0
     safe = torch.where(drawn, temperature, 1.0).double()
-    scores = choosable.double() / safe[:, None] + gumbel_noise(seed, offset, vocab)
-    sample = torch.where(drawn, scores.argmax(-1), argmax)
+    sample = torch.where(drawn, gumbel_draw(choosable.double() / safe[:, None], seed, offset), argmax)
 
     broken = lse.isnan() | (wide == torch.inf).any(-1)
     lse = lse.masked_fill(broken, torch.nan)

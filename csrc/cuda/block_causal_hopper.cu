@@ -1,0 +1,304 @@
+// block_causal_attention on Hopper: one warpgroup fetches keys and values, 128 at a time, two work
+// on 64 rows each. While a warpgroup weighs the scores of one tile, the matrix unit multiplies the
+// values of the tile before and, for the other warpgroup, whatever it has in flight.
+#include <cuda_runtime.h>
+
+#include "cuda/block_causal.cuh"
+#include "cuda/hopper_fetch.cuh"
+#include "cuda/wgmma.cuh"
+
+namespace vllm_diffusion {
+namespace {
+
+constexpr int kThreads = 3 * kGroupThreads;
+constexpr int kRows = 128;
+constexpr int kTurn = 3;  // named barriers kTurn and kTurn + 1; 1 and 2 are the warpgroups' own
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+template <Dtype kDtype, int kHead>
+class Rows {
+ public:
+  __device__ Rows(const BlockCausalArgs& args, const RowTile& tile, int32_t group,
+                  const Shared& shared)
+      : args_(args),
+        tile_(tile),
+        group_(group),
+        shared_(shared),
+        number_(static_cast<int>(threadIdx.x) / kGroupThreads - 1),
+        thread_(static_cast<int>(threadIdx.x) % kGroupThreads) {}
+
+  __device__ void run(int32_t end) {
+    end_ = end;
+    find_rows();
+    load_query();
+    const int32_t first = tile_.first + (number_ * 64 < tile_.rows ? number_ * 64 : 0);
+    const int32_t sure = row_end(first / group_);  // keys that every row sees
+    const int tiles = (end + kKeys - 1) / kKeys;
+    if (tiles > 0) attend(tiles, sure);
+    write();
+  }
+
+ private:
+  using L = HopperLayout<kHead>;
+
+  __device__ int32_t row_end(int32_t position) const {
+    return block_end(tile_.before + position, tile_.block_length, tile_.seq_len);
+  }
+
+  // The thread's two rows: their place, and which keys they see.
+  __device__ void find_rows() {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int32_t in_tile = number_ * 64 + thread_ / 32 * 16 + thread_ % 32 / 4 + 8 * h;
+      const int32_t row = tile_.first + in_tile;
+      position_[h] = in_tile < tile_.rows ? row / group_ : -1;
+      head_[h] = row % group_;
+      row_end_[h] = position_[h] >= 0 ? row_end(position_[h]) : end_;
+    }
+  }
+
+  __device__ void load_query() const {
+    const auto* query = static_cast<const uint16_t*>(args_.query);
+#pragma unroll
+    for (int i = 0; i < 64 * L::kPieces / kGroupThreads; ++i) {
+      const int at = i * kGroupThreads + thread_;
+      const int in_tile = number_ * 64 + at / L::kPieces, piece = at % L::kPieces;
+      const bool wanted = in_tile < tile_.rows;
+      const int32_t row = tile_.first + (wanted ? in_tile : 0);
+      const int64_t token = tile_.query_start + row / group_;
+      const int64_t head = static_cast<int64_t>(blockIdx.y) * group_ + row % group_;
+      copy_async(
+          shared_.query + piece / 8 * L::kPanel + swizzled(in_tile, piece % 8),
+          query + token * args_.query_token_stride + head * args_.query_head_stride + piece * 8,
+          wanted);
+    }
+    commit_copies();
+    wait_copies<0>();
+    fence_for_matrix_unit();
+    meet<kGroupThreads>(1 + number_);
+  }
+
+  __device__ void attend(int tiles, int32_t sure) {
+    float score[kKeys / 2], keep[2];
+    if (number_ == 1) pass<2 * kGroupThreads>(kTurn);  // the first turn is the other's
+    shared_.keys.wait_full(0);
+    meet<2 * kGroupThreads>(kTurn + number_);
+    warpgroup_begin();
+    multiply_keys(score, 0);
+    warpgroup_commit();
+    end_turn(0, tiles);
+    warpgroup_wait<0>();
+    hold(score);
+    shared_.keys.release(0);
+    if (kKeys > sure) mask(score, 0);
+    weigh(score, keep);
+    take_weights(score);
+#pragma unroll 1
+    for (int i = 1; i < tiles; ++i) {
+      shared_.keys.wait_full(i);
+      shared_.values.wait_full(i - 1);
+      meet<2 * kGroupThreads>(kTurn + number_);
+      hold(score);
+      hold(sum_);
+      warpgroup_begin();
+      multiply_keys(score, i);
+      warpgroup_commit();
+      multiply_values(i - 1);
+      warpgroup_commit();
+      end_turn(i, tiles);
+      warpgroup_wait<1>();
+      hold(score);
+      shared_.keys.release(i);
+      if ((i + 1) * kKeys > sure) mask(score, i * kKeys);
+      weigh(score, keep);
+      warpgroup_wait<0>();
+      hold(sum_);
+      shared_.values.release(i - 1);
+#pragma unroll
+      for (int k = 0; k < kHead / 2; ++k) sum_[k] *= keep[k / 2 % 2];
+      take_weights(score);
+    }
+    shared_.values.wait_full(tiles - 1);
+    hold(sum_);
+    warpgroup_begin();
+    multiply_values(tiles - 1);
+    warpgroup_commit();
+    warpgroup_wait<0>();
+    hold(sum_);
+  }
+
+  // Nobody waits for the turn after the last.
+  __device__ void end_turn(int index, int tiles) const {
+    if (number_ == 0 || index + 1 < tiles) pass<2 * kGroupThreads>(kTurn + 1 - number_);
+  }
+
+  // Of the score's columns 16 k ... + 15, as the instruction wants its first operand.
+  __device__ void take_weights(const float (&score)[kKeys / 2]) {
+#pragma unroll
+    for (int k = 0; k < kKeys / 4; ++k)
+      weight_[k / 4][k % 4] = pack<kDtype>(score[2 * k], score[2 * k + 1]);
+  }
+
+  __device__ void multiply_keys(float (&score)[kKeys / 2], int index) const {
+    const uint32_t query = shared_.query + number_ * 64 * kPanelRow;
+    const uint32_t keys = shared_.keys.tile(index);
+#pragma unroll
+    for (int k = 0; k < kHead / 16; ++k) {
+      const uint32_t offset = k / 4 * L::kPanel + k % 4 * 32;
+      warpgroup_mma<kDtype>(score, operand(query + offset), operand(keys + offset), k > 0);
+    }
+  }
+
+  __device__ void multiply_values(int index) {
+    const uint32_t values = shared_.values.tile(index);
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k)
+      warpgroup_mma<kDtype>(sum_, weight_[k], operand(values + k * 16 * kPanelRow, L::kPanel));
+  }
+
+  __device__ void mask(float (&score)[kKeys / 2], int first) const {
+#pragma unroll
+    for (int k = 0; k < kKeys / 2; ++k) {
+      const int key = first + k / 4 * 8 + thread_ % 4 * 2 + k % 2;
+      if (key >= row_end_[k / 2 % 2]) score[k] = -INFINITY;
+    }
+  }
+
+  // Turns scores into weights relative to the rows' running maxima; `keep` is what the sums so far
+  // count from now on.
+  __device__ void weigh(float (&score)[kKeys / 2], float (&keep)[2]) {
+    const float scale = args_.scale * kLog2E;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float top = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+        top = fmaxf(top, fmaxf(score[4 * n + 2 * h], score[4 * n + 2 * h + 1]));
+      top = fmaxf(max_[h], quad_max(top) * scale);
+      const float base = top == -INFINITY ? 0.0f : top;
+      keep[h] = exp2_approx(max_[h] - base);
+      max_[h] = top;
+      float total = 0.0f;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int k = 4 * n + 2 * h; k < 4 * n + 2 * h + 2; ++k) {
+          score[k] = exp2_approx(fmaf(score[k], scale, -base));
+          total += score[k];
+        }
+      }
+      total_[h] = total_[h] * keep[h] + total;
+    }
+  }
+
+  __device__ void write() const {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float total = quad_sum(total_[h]);
+      if (position_[h] < 0) continue;
+      const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+      const int64_t token = tile_.query_start + position_[h];
+      const int64_t head = static_cast<int64_t>(blockIdx.y) * group_ + head_[h];
+      uint16_t* out = static_cast<uint16_t*>(args_.out) + token * args_.out_token_stride +
+                      head * args_.out_head_stride + thread_ % 4 * 2;
+#pragma unroll
+      for (int d = 0; d < kHead / 8; ++d)
+        *reinterpret_cast<uint32_t*>(out + d * 8) =
+            pack<kDtype>(sum_[4 * d + 2 * h] * inverse, sum_[4 * d + 2 * h + 1] * inverse);
+    }
+  }
+
+  const BlockCausalArgs& args_;
+  const RowTile& tile_;
+  const int32_t group_;
+  const Shared& shared_;
+  const int number_, thread_;
+  int32_t end_ = 0;
+  int32_t position_[2], head_[2], row_end_[2];
+  uint32_t weight_[kKeys / 16][4];
+  float sum_[kHead / 2] = {};
+  float max_[2] = {-INFINITY, -INFINITY};
+  float total_[2] = {0.0f, 0.0f};
+};
+
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
+
+template <Dtype kDtype, int kHead>
+__global__ void __launch_bounds__(kThreads, 1)
+    hopper_kernel(const __grid_constant__ BlockCausalArgs args, int32_t group) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ unsigned char memory[];
+  __shared__ __align__(8) uint64_t barriers[4 * kStages];
+  using L = HopperLayout<kHead>;
+  // The last rows of a request have the most to do: they start first.
+  const auto index = static_cast<int32_t>(gridDim.x - 1 - blockIdx.x);
+  const RowTile tile = find_tile<kRows>(args, group, index);
+  if (tile.rows <= 0) return;
+  Shared shared;
+  shared.query = (shared_address(memory) + kAtom - 1) / kAtom * kAtom;
+  const uint32_t stages = shared.query + L::kTile, bars = shared_address(barriers);
+  shared.keys = {stages, bars, bars + kStages * 8, L::kTile};
+  shared.values = {stages + kStages * L::kTile, bars + 2 * kStages * 8, bars + 3 * kStages * 8,
+                   L::kTile};
+  if (threadIdx.x < kStages) {
+    for (const Ring& ring : {shared.keys, shared.values}) {
+      init_barrier(ring.full + threadIdx.x * 8, kGroupThreads);
+      init_barrier(ring.empty + threadIdx.x * 8, (kThreads - kGroupThreads) / 32);
+    }
+    fence_for_matrix_unit();
+  }
+  __syncthreads();
+  const int32_t last = (tile.first + tile.rows - 1) / group;
+  const int32_t end = block_end(tile.before + last, tile.block_length, tile.seq_len);
+  if (threadIdx.x < kGroupThreads) {
+    give_registers<40>();
+    Fetcher<kHead>(args, tile, shared).run(end);
+  } else {
+    take_registers<232>();
+    Rows<kDtype, kHead>(args, tile, group, shared).run(end);
+  }
+#endif
+}
+
+template <Dtype kDtype, int kHead>
+int launch(const BlockCausalArgs& args, cudaStream_t stream) {
+  constexpr int kBytes = HopperLayout<kHead>::kBytes;
+  const auto kernel = hopper_kernel<kDtype, kHead>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (error != cudaSuccess) return error;
+  const dim3 grid(static_cast<unsigned>(most_tiles(args, kRows)),
+                  static_cast<unsigned>(args.kv_heads));
+  kernel<<<grid, kThreads, kBytes, stream>>>(args,
+                                             static_cast<int32_t>(args.heads / args.kv_heads));
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+bool hopper_suits(const BlockCausalArgs& args) {
+  if (args.head_size != 64 && args.head_size != 128) return false;
+  // Keys and values are found together.
+  if (args.key_page_stride != args.value_page_stride ||
+      args.key_token_stride != args.value_token_stride ||
+      args.key_head_stride != args.value_head_stride)
+    return false;
+  // Half-empty tiles are better served by smaller ones.
+  if (args.tokens * (args.heads / args.kv_heads) < args.requests * (kRows / 2)) return false;
+  int device = 0, major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major == 9;
+}
+
+int block_causal_attention_hopper(const BlockCausalArgs& args, cudaStream_t stream) {
+  const bool wide = args.head_size == 128;
+  if (args.dtype == Dtype::kBFloat16)
+    return wide ? launch<Dtype::kBFloat16, 128>(args, stream)
+                : launch<Dtype::kBFloat16, 64>(args, stream);
+  return wide ? launch<Dtype::kFloat16, 128>(args, stream)
+              : launch<Dtype::kFloat16, 64>(args, stream);
+}
+
+}  // namespace vllm_diffusion
