@@ -17,7 +17,7 @@ EFFECTIVE = {
     "stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output",
     "detokenize", "skip_special_tokens", "spaces_between_special_tokens",
     "output_kind", "stream_interval", "output_text_buffer_length",
-    "skip_clone", "skip_reading_prefix_cache",
+    "skip_clone", "skip_reading_prefix_cache", "structured_outputs",
 }  # fmt: skip
 
 ASKED_FOR: dict[str, Any] = {
@@ -37,7 +37,6 @@ ASKED_FOR: dict[str, Any] = {
     "repetition_detection": SimpleNamespace(),
     "repetition_penalty": 1.2,
     "routed_experts_prompt_start": 3,
-    "structured_outputs": SimpleNamespace(),
     "thinking_token_budget": 0,
     "trace_decode_token_ids": [1],
     "watermarking": True,

@@ -80,7 +80,8 @@ def serving(model: str | Path, log: Path, *options: str) -> Iterator[Server]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     from vllm.v1.diffusion import bundled_path
 
-    with serving(bundled_path(), tmp_path_factory.mktemp("server") / "log") as running:
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with serving(bundled_path(), tmp_path_factory.mktemp("server") / "log", *tools) as running:
         yield running
 
 

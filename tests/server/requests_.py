@@ -25,6 +25,7 @@ def complete(client: openai.OpenAI, prompt: str = SUDOKU, **parameters: Any) -> 
 
 def chat(client: openai.OpenAI, content: str = SUDOKU, **parameters: Any) -> Any:
     """``/v1/chat/completions``."""
+    parameters = {"max_tokens": 32, **parameters}
     return client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": content}], max_tokens=32, **parameters
+        model=MODEL, messages=[{"role": "user", "content": content}], **parameters
     )

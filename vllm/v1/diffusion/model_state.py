@@ -16,6 +16,7 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
+from vllm.v1.diffusion.grammar_states import GrammarStates
 from vllm.v1.diffusion.params import resolve_decoding
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -56,6 +57,7 @@ class DiffusionModelState(DefaultModelState):
         mask_token_id = self.diffusion_config.mask_token_id
         assert width is not None and mask_token_id is not None
         self.canvases = CanvasStates(self.max_num_reqs, width, mask_token_id, device, self.aligned)
+        self.grammars = GrammarStates(vllm_config, self.canvases)
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
@@ -63,6 +65,7 @@ class DiffusionModelState(DefaultModelState):
         denoising = self.sampler_cls(
             sampler,
             self.canvases,
+            self.grammars,
             # A step may be in flight when the next one is planned.
             overlaps=self.vllm_config.max_concurrent_batches > 1,
             tempered_confidence=family.tempered_confidence,
@@ -78,6 +81,7 @@ class DiffusionModelState(DefaultModelState):
         if end is not None:
             decoding = decoding.within(end - new_req_data.prompt_len)
         self.canvases.add(req_index, decoding, end)
+        self.grammars.add(req_index, new_req_data, decoding.block_length)
 
     def canvas_end(self, new_req_data: NewRequestData) -> int | None:
         """Where the request's canvas ends; None where blocks follow blocks."""

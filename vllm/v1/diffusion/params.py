@@ -167,6 +167,7 @@ class Decoding:
         max_steps: Most denoising steps a block; None for no limit.
         exit_threshold: Confidence at which a whole block is settled; None for never.
         stop_ids: Tokens that end a block, as they end the text; empty for none.
+        constrained: Whether a grammar decides along which positions settle.
     """
 
     algorithm: str
@@ -180,16 +181,17 @@ class Decoding:
     max_steps: int | None = None
     exit_threshold: float | None = None
     stop_ids: tuple[int, ...] = ()
+    constrained: bool = False
 
     @property
     def foreseeable(self) -> bool:
         """Whether only the algorithm and ``max_steps`` decide when a block ends."""
-        return self.exit_threshold is None and not self.stop_ids
+        return self.exit_threshold is None and not self.stop_ids and not self.constrained
 
     @property
     def exits(self) -> bool:
         """Whether a block may end before its algorithm ends it."""
-        return self.max_steps is not None or not self.foreseeable
+        return self.max_steps is not None or self.exit_threshold is not None or bool(self.stop_ids)
 
     def within(self, room: int) -> Decoding:
         """The same for a canvas of ``room`` tokens, which may be less than a block.
@@ -277,6 +279,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         max_steps=given.max_steps,
         exit_threshold=given.exit_threshold,
         stop_ids=_stop_ids(given, params, policy),
+        constrained=params is not None and params.structured_outputs is not None,
     )
 
 
@@ -330,13 +333,11 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "repetition_detection": (None,),
     "repetition_penalty": (1.0,),
     "routed_experts_prompt_start": (0,),
-    "structured_outputs": (None,),
     "thinking_token_budget": (None, -1),
     "trace_decode_token_ids": (None, []),
     "watermarking": (None, False),
 }
 _ALSO_CALLED = {
-    "structured_outputs": "response_format, tool_choice",
     "logprobs": "top_logprobs, use_beam_search",
 }
 """What clients of the server may have written for it."""

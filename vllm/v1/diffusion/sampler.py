@@ -12,6 +12,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.choice import settle
 from vllm.v1.diffusion.exits import EarlyExits
+from vllm.v1.diffusion.grammar_states import GrammarStates
 from vllm.v1.diffusion.logits import LogitsPipeline
 from vllm.v1.diffusion.outputs import StepOutputs
 from vllm.v1.diffusion.selection import PolicySelection
@@ -37,6 +38,7 @@ class DenoisingSampler:
         self,
         sampler: Any,
         canvases: CanvasStates,
+        grammars: GrammarStates,
         overlaps: bool,
         tempered_confidence: bool,
         keeps_filters: bool,
@@ -46,6 +48,7 @@ class DenoisingSampler:
         Args:
             sampler: Upstream's sampler.
             canvases: The canvases of this worker's requests.
+            grammars: The grammars of those that have one.
             overlaps: Whether a window may have been scheduled before it was known
                 that the step before it settles the block.
             tempered_confidence: Whether confidence is the probability in the
@@ -56,6 +59,7 @@ class DenoisingSampler:
         self.sampling_states = sampler.sampling_states
         self.req_states = sampler.req_states
         self.canvases = canvases
+        self.grammars = grammars
         self.overlaps = overlaps
         self.policies = PolicySelection(canvases, sampler.sampling_states)
         self.exits = EarlyExits(canvases)
@@ -100,8 +104,9 @@ class DenoisingSampler:
         if (step := DenoisingStep.of(input_batch, canvases, self.overlaps)) is not None:
             first = (known - start)[step.index].clamp(min=0)
             self.policies.begin(step, first, self._rewritable(step.slots, first))
+            self.grammars.restrict(logits, step)
             stats = self.statistics(self.logits(logits, step), step)
-            settled[step.index] = settle(
+            done = settle(
                 stats,
                 step,
                 canvases,
@@ -110,6 +115,8 @@ class DenoisingSampler:
                 self.overlaps,
                 self._takes_first_only(step.slots),
             )
+            self.grammars.revise(done, stats, step, self.overlaps)
+            settled[step.index] = done
             outputs.read(step, first, self.policies.failed)
             canvases.next_block(step.slots, settled[step.index])
         num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)

@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.params import resolve_decoding
+from vllm.v1.diffusion.request_data import DiffusionRequestData
 from vllm.v1.diffusion.window import FAILED, RequestPlan, block_start, computed_after
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
@@ -59,7 +60,9 @@ class DiffusionScheduler(Scheduler):
     def add_request(self, request: Request) -> None:
         """Admits a request; see upstream."""
         decoding = resolve_decoding(request.sampling_params, self.diffusion_config)
-        self._plans[request.request_id] = RequestPlan(decoding)
+        plan = self._plans[request.request_id] = RequestPlan(decoding)
+        if (structured := request.structured_output_request) is not None:
+            plan.reasoning_ended = structured.reasoning_ended
         if decoding.block_length != self.diffusion_config.block_length:
             # The prompt's keys and values depend on the block length.
             salt = f"diffusion_block_length={decoding.block_length}"
@@ -105,11 +108,23 @@ class DiffusionScheduler(Scheduler):
             else:
                 budget -= needed
         output = super().schedule(*args, **kwargs)
+        output.scheduled_new_reqs = [self._described(data) for data in output.scheduled_new_reqs]
         if postponed:
             # First come first next time: windows are never cut to fit a budget.
             still = [r for r in postponed if r in self.running]
             self.running = still + [r for r in self.running if r not in still]
         return output
+
+    def _described(self, data: NewRequestData) -> NewRequestData:
+        """Adds what the worker needs to know of a request with a grammar."""
+        structured = self.requests[data.req_id].structured_output_request
+        if structured is None:
+            return data
+        return DiffusionRequestData(
+            **vars(data),
+            reasoning_ended=self._plans[data.req_id].reasoning_ended,
+            reasoning_parser_kwargs=structured.reasoning_parser_kwargs,
+        )
 
     def _has_whole_chunks_left(self, request: Request) -> bool:
         """Whether more of the prompt than its last block is uncomputed."""
@@ -281,6 +296,10 @@ class DiffusionScheduler(Scheduler):
         """Adds the step's denoising statistics; see upstream."""
         stats, self._denoising_stats = self._denoising_stats, None
         return super().make_stats(spec_decoding_stats or stats, *args, **kwargs)
+
+    def get_grammar_bitmask(self, scheduler_output: SchedulerOutput) -> GrammarOutput | None:
+        """What may come next depends on the canvas, which the worker has: it sees to that."""
+        return None
 
     def update_draft_token_ids(self, draft_token_ids: DraftTokenIds) -> None:
         """The canvas lives on the device: nothing to do."""

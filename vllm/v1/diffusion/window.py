@@ -67,6 +67,8 @@ class RequestPlan:
     """Start of the block that the last denoising window worked on."""
     step: int = 0
     """Denoising windows scheduled for that block."""
+    reasoning_ended: bool | None = None
+    """With a grammar: whether the prompt ends the reasoning, if anybody looked."""
     denoised: int = 0
     """Denoising steps of the request whose output was processed."""
     block_denoised: int = 0

@@ -1,0 +1,61 @@
+"""Grammars over HTTP: response formats, choices, forced tools; whole and streamed."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.server.requests_ import chat, complete
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "town": {"enum": ["Rome", "Oslo"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["town", "days"],
+    "additionalProperties": False,
+}
+JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True}}
+SUDOKU = "[1-4]{4}(/[1-4]{4}){3}"
+
+
+def test_a_grammar_that_agrees_changes_nothing(client):
+    plain = complete(client).choices[0]
+    held = complete(client, structured_outputs={"regex": SUDOKU}).choices[0]
+    assert (held.text, held.finish_reason) == (plain.text, plain.finish_reason)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.2])
+def test_completions(client, temperature):
+    def text(**constraint) -> str:
+        choice = complete(
+            client, max_tokens=200, temperature=temperature, structured_outputs=constraint
+        ).choices[0]
+        assert choice.finish_reason == "stop"
+        return choice.text
+
+    assert text(choice=["yes", "no"]) in ("yes", "no")
+    assert re.fullmatch("[a-z]{3}(-[a-z]{3}){2}", text(regex="[a-z]{3}(-[a-z]{3}){2}"))
+    assert re.fullmatch(r"\[\d(,\d)*\]", text(grammar='root ::= "[" [0-9] ("," [0-9]){0,9} "]"'))
+
+
+def test_too_short_says_so(client):
+    choice = complete(client, max_tokens=7, structured_outputs={"regex": "[a-z]{20}"}).choices[0]
+    assert choice.finish_reason == "length" and re.fullmatch("[a-z]{7}", choice.text)
+
+
+def test_chat_response_format(client):
+    answer = chat(client, response_format=JSON_SCHEMA, max_tokens=400)
+    jsonschema.validate(json.loads(answer.choices[0].message.content), SCHEMA)
+    chunks = [
+        chunk.choices[0].delta.content or ""
+        for chunk in chat(client, response_format=JSON_SCHEMA, max_tokens=400, stream=True)
+        if chunk.choices
+    ]
+    assert len([c for c in chunks if c]) > 1  # A block each.
+    assert "".join(chunks) == answer.choices[0].message.content

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grammars of a worker's requests, and what they change of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from vllm.config import VllmConfig
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.grammar import CanvasGrammar
+from vllm.v1.diffusion.grammar_compiler import GrammarCompiler
+from vllm.v1.diffusion.ops import RowStats
+from vllm.v1.diffusion.step import DenoisingStep
+
+
+class GrammarStates:
+    """Restricts logits before a step settles positions, corrects canvases after it.
+
+    A step that holds a request with a grammar waits for the device once; no other does.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, canvases: CanvasStates) -> None:
+        """Makes the states.
+
+        Args:
+            vllm_config: The engine's configuration.
+            canvases: The canvases of this worker's requests.
+        """
+        self.canvases = canvases
+        self._compiler = GrammarCompiler(vllm_config)
+        self._starting: dict[int, Callable[[], CanvasGrammar]] = {}
+        self._grammars: dict[int, CanvasGrammar] = {}
+
+    def add(self, slot: int, data: NewRequestData, block_length: int) -> None:
+        """Takes a slot for a request, whether or not it has a grammar."""
+        self._grammars.pop(slot, None)
+        self._starting.pop(slot, None)
+        if (compiled := self._compiler.start(data)) is not None:
+            known = len(data.prefill_token_ids or [])
+            column = known % block_length if self.canvases.aligned else 0
+            self._starting[slot] = lambda: CanvasGrammar(compiled(), block_length, column)
+
+    def restrict(self, logits: torch.Tensor, step: DenoisingStep) -> None:
+        """Leaves, where a request's text has been read to, the tokens that may come next.
+
+        Args:
+            logits: The step's logits ``[N, V]``, changed.
+            step: The step.
+        """
+        first_row = np.cumsum(step.row_counts) - step.row_counts
+        restricted = [
+            (first_row[i] + grammar.column, bits)
+            for i, grammar in self._members(step)
+            if (bits := grammar.cursor.allowed) is not None
+        ]
+        if not restricted:
+            return
+        device, size = logits.device, logits.shape[1]
+        rows = async_tensor_h2d([row for row, _ in restricted], dtype=torch.int64, device=device)
+        words = async_tensor_h2d(np.stack([bits for _, bits in restricted]), device=device)
+        bit = torch.arange(32, dtype=torch.int32, device=device)
+        allowed = (words[:, :, None] >> bit & 1).flatten(1)[:, :size] != 0
+        forbidden = torch.ones(len(restricted), size, dtype=torch.bool, device=device)
+        forbidden[:, : allowed.shape[1]] = ~allowed
+        logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)
+
+    def revise(self, settled: torch.Tensor, stats: RowStats, step: DenoisingStep, overlaps: bool) -> None:
+        """Reads what a step has settled: masks again, fills in, corrects.
+
+        Args:
+            settled: Which requests' blocks have no mask left, bool ``[R]``, changed.
+            stats: The rows' statistics and tokens.
+            step: The step.
+            overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
+        """
+        if not (members := self._members(step)):
+            return
+        canvases, device, width = self.canvases, settled.device, self.canvases.width
+        which = async_tensor_h2d([i for i, _ in members], dtype=torch.int64, device=device)
+        slots = step.slots[which]
+        rows = step.row_start[which].to(torch.int64)[:, None] + torch.arange(width, device=device)
+        rows = rows.clamp(max=len(stats.sample) - 1)
+        tokens, masked, sample = canvases.tokens[slots], canvases.masked[slots], stats.sample[rows]
+        covered = step.covered[which, None]
+        seen = torch.cat([tokens, sample, masked, covered], dim=1).cpu().numpy()
+
+        for (i, grammar), row in zip(members, seen, strict=True):
+            if overlaps and not row[-1]:
+                continue
+            count = int(step.row_counts[i])
+            block, open_ = row[:count].tolist(), (row[2 * width :][:count] != 0).tolist()
+            proposal = int(row[width + grammar.column])
+            row[-1] &= grammar.revise(block, open_, proposal, covered=bool(row[-1]))
+            row[:count], row[2 * width :][:count] = block, open_
+
+        revised = async_tensor_h2d(seen, device=device)
+        new_tokens, still_masked = revised[:, :width], revised[:, 2 * width : 3 * width] != 0
+        written = ~still_masked & (masked | (new_tokens != tokens))
+        # A token that was written in the place of the model's had no alternative.
+        certain = torch.where(sample == new_tokens, stats.sample_prob[rows], 1.0)
+        step_now = canvases.step[slots][:, None] - 1
+        settled_at = torch.where(still_masked, -1, canvases.settled_at[slots])
+        canvases.settled_at[slots] = torch.where(written, step_now, settled_at)
+        canvases.confidence[slots] = torch.where(written, certain, canvases.confidence[slots])
+        canvases.tokens[slots] = torch.where(still_masked, canvases.mask_token_id, new_tokens)
+        canvases.masked[slots] = still_masked
+        settled[which] = revised[:, -1] != 0
+
+    def _members(self, step: DenoisingStep) -> list[tuple[int, CanvasGrammar]]:
+        """The requests with a grammar: their place among the step's R, and it."""
+        if not self._grammars and not self._starting:
+            return []
+        members = []
+        for i, slot in enumerate(step.slots_np.tolist()):
+            if (starting := self._starting.pop(slot, None)) is not None:
+                self._grammars[slot] = starting()
+            if (grammar := self._grammars.get(slot)) is not None:
+                members.append((i, grammar))
+        return members
