@@ -66,11 +66,11 @@ def build(folder: Path, name: str, settings: dict[str, Any]) -> str:
     """Make a proposal's commit on a branch of its own; return its patch."""
     start = f"proposal/{settings['after']}" if "after" in settings else gitrepo.BASE
     gitrepo.git(folder, "checkout", "--quiet", "--force", "-b", f"proposal/{name}", start)
-    if "patch" in settings:
-        if not gitrepo.merge(folder, f"series/{settings['patch']}"):
-            raise BuildError(f"{settings['patch']} conflicts with the release when alone; split the patch.")
-        for path in settings.get("without", []):
-            gitrepo.git(folder, "checkout", "HEAD", "--", path)
+    for patch in settings.get("patches", []):
+        if not gitrepo.merge(folder, f"series/{patch}"):
+            raise BuildError(f"{patch} conflicts with the release when alone; split the patch.")
+    for path in settings.get("without", []):
+        gitrepo.git(folder, "checkout", "HEAD", "--", path)
     for copy in settings.get("copy", []):
         _copy(folder, name, copy)
     files = PROPOSALS / name / "files"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.build.conftest import Repo
 
 SETTINGS = """\
-patch = "core-hook"
+patches = ["core-hook"]
 [[copy]]
 from = "vllm/diffusion/__init__.py"
 to = "vllm/loops"
@@ -64,7 +64,7 @@ def test_one_proposal_stands_on_another(repo: Repo) -> None:
 
 
 def test_a_file_may_be_left_out(repo: Repo) -> None:
-    patch = propose(repo, settings='patch = "core-hook"\nwithout = ["vllm/engine/core.py"]\n')
+    patch = propose(repo, settings='patches = ["core-hook"]\nwithout = ["vllm/engine/core.py"]\n')
     assert run(repo).returncode == 0
     assert "line12" not in patch.read_text() and "tests/test_core.py" in patch.read_text()
 

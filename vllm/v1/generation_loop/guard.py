@@ -105,14 +105,16 @@ class GuardedLoop(GenerationLoop):
             logger.exception("A plug-in failed.")
             raise RequestRefusedError(describe(self.name, method, error)) from error
 
-    def scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | str | None:
+    def scheduler_cls(self, vllm_config: VllmConfig) -> str | None:
         """See :meth:`GenerationLoop.scheduler_cls`.
 
         Returns:
-            A plug-in's class is replaced by the path of :func:`make_scheduler`.
+            The path of the class; of :func:`make_scheduler` where it is a plug-in's.
         """
         cls = self._scheduler_cls(vllm_config)
-        return _SCHEDULER if cls is not None and is_plug_in(cls) else cls
+        if cls is None:
+            return None
+        return _SCHEDULER if is_plug_in(cls) else f"{cls.__module__}.{cls.__qualname__}"
 
     def _scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | None:
         from vllm.utils.import_utils import resolve_obj_by_qualname

@@ -5,6 +5,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.nn as nn
 
 from vllm.v1.generation_loop import (
@@ -14,7 +15,12 @@ from vllm.v1.generation_loop import (
     known_generation_loops,
     registry,
 )
+from vllm.v1.generation_loop.errors import GenerationLoopError
 from vllm.v1.worker.gpu.model_states import resolve_model_state_cls
+from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+
+SCHEDULER = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
 
 
 class Counting(GenerationLoop):
@@ -27,10 +33,10 @@ class Counting(GenerationLoop):
         self.configured += 1
 
     def scheduler_cls(self, vllm_config):
-        return "somewhere.Scheduler"
+        return SCHEDULER
 
     def model_state_cls(self, model):
-        return dict
+        return DefaultModelState
 
 
 class FromTomorrow(GenerationLoop):
@@ -82,9 +88,9 @@ def test_a_loop_by_dotted_path_decides(monkeypatch):
     made = config(dotted(Counting))
     monkeypatch.setattr(registry, "_load", lambda name: Counting)
     configure_generation_loop(made)
-    assert get_generation_loop(made).configured == 1
-    assert made.scheduler_config.scheduler_cls == "somewhere.Scheduler"
-    assert resolve_model_state_cls(made, nn.Identity()) is dict
+    assert get_generation_loop(made).loop.configured == 1
+    assert made.scheduler_config.scheduler_cls == SCHEDULER
+    assert resolve_model_state_cls(made, nn.Identity()) is DefaultModelState
 
 
 def test_the_users_scheduler_is_kept(monkeypatch):
@@ -98,7 +104,7 @@ def test_an_entry_point_is_found(monkeypatch):
     entry = SimpleNamespace(name="counting", load=lambda: Counting)
     monkeypatch.setattr(registry, "_entry_points", lambda: [entry])
     assert known_generation_loops() == ["autoregressive", "counting"]
-    assert type(get_generation_loop(config("counting"))) is Counting
+    assert type(get_generation_loop(config("counting")).loop) is Counting
 
 
 @pytest.mark.parametrize(
@@ -118,3 +124,20 @@ def test_a_loop_for_another_interface_is_refused(monkeypatch):
     monkeypatch.setattr(registry, "_load", lambda name: FromTomorrow)
     with pytest.raises(ValueError, match="version 99 of the interface"):
         get_generation_loop(config("tomorrow"))
+
+
+class Failing(GenerationLoop):
+    def validate_params(self, params, vllm_config):
+        raise KeyError("a table")
+
+    def forward(self, model, inputs):
+        raise KeyError("a layer")
+
+
+def test_what_a_loop_raises_names_it(monkeypatch):
+    monkeypatch.setattr(registry, "_load", lambda name: Failing)
+    loop = get_generation_loop(config("failing"))
+    with pytest.raises(ValueError, match=r"'failing': validate_params\(\) raised Key"):
+        loop.validate_params(None, None)
+    with pytest.raises(GenerationLoopError, match=r"forward\(\) raised KeyError"):
+        loop.forward(nn.Identity(), {"positions": torch.zeros(1)})

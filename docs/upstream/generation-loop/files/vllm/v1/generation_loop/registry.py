@@ -66,7 +66,12 @@ def _make(name: str) -> GenerationLoop:
     loop = cls()
     if not isinstance(loop, GenerationLoop):
         raise ValueError(f"generation_loop={name!r} is not a GenerationLoop: {cls!r}")
-    return loop
+    if type(loop) is GenerationLoop:
+        return loop  # Nothing to guard, nothing in between.
+
+    from vllm.v1.generation_loop.guard import GuardedLoop
+
+    return GuardedLoop(name, loop)
 
 
 def _load(name: str) -> type[GenerationLoop]:
