@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools import compatibility
 
 _DOCS = Path(__file__).resolve().parent.parent / "docs"
 _MADE = "<!-- Made by tools/reference_docs.py (make docs) from {source}. Do not edit. -->"
@@ -80,7 +85,16 @@ def parameters_page() -> str:
     )
 
 
-PAGES: dict[str, Callable[[], str]] = {"parameters.md": parameters_page}
+def compatibility_page() -> str:
+    """Return docs/compatibility.md: every field of upstream's requests and its verdict."""
+    made = _MADE.format(source="upstream's requests, by trying them (tools/compatibility.py)")
+    return "\n\n".join(["# Compatibility", made, compatibility.page()])
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "compatibility.md": compatibility_page,
+    "parameters.md": parameters_page,
+}
 
 
 def main() -> int:
@@ -88,6 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether the pages are current")
     check = parser.parse_args().check
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     stale = []
     for name, page in PAGES.items():
         path, text = _DOCS / name, page() + "\n"

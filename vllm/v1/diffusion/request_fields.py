@@ -25,7 +25,6 @@ ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "suffix": ("",),
 }
 """OpenAI's fields that vLLM does not have, and values that ask for what happens anyway."""
 
@@ -72,9 +71,10 @@ RULES = {
         lambda request, config: request.truncate_prompt_tokens is not None,
         "has no effect without truncate_prompt_tokens",
     ),
+    "kv_transfer_params": Rule((None, {}), _never, "is not supported with diffusion models"),
+    "ec_transfer_params": Rule((None, {}), _never, "is not supported with diffusion models"),
     "return_token_offsets": Rule((None, False), _never, "has an effect on the render endpoints only"),
     "mm_payload": Rule(("tensors",), _never, "has an effect on the render endpoints only"),
-    "return_mm_kwargs": Rule((None, True), _never, "has an effect on the render endpoints only"),
     "media_io_kwargs": Rule((None, {}), _never, "has no effect: diffusion models read text only"),
     "mm_processor_kwargs": Rule((None, {}), _never, "has no effect: diffusion models read text only"),
 }

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``docs/compatibility.md`` against the running server: what it calls refused is, in these words."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+
+from tests.server.conftest import MODEL
+from tests.server.requests_ import SOLVED, SUDOKU
+from tools.compatibility import KINDS, Row, request_rows, shown
+from vllm.v1.diffusion.request_fields import ASKS_NOTHING, LABELS, RULES
+
+
+@pytest.fixture(scope="module")
+def ask(client):
+    def send(kind: str, fields: dict) -> str:
+        body = {"max_tokens": 32, "extra_body": fields, "model": MODEL}
+        if kind == "completions":
+            return client.completions.create(prompt=SUDOKU, **body).choices[0].text
+        messages = [{"role": "user", "content": SUDOKU}]
+        return client.chat.completions.create(messages=messages, **body).choices[0].message.content
+
+    return send
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_refused_field_is_refused_in_these_shown(ask, kind):
+    rows: list[Row] = [row for row in request_rows(kind) if row.message]
+    assert len(rows) > 10
+    wrong = []
+    for row in rows:
+        try:
+            ask(kind, row.entry.example)
+        except openai.BadRequestError as error:
+            body = error.body
+            told = shown(body["message"] if isinstance(body, dict) else str(body))
+            if not told.startswith(row.message):
+                wrong.append((row.field, row.message, told))
+        else:
+            wrong.append((row.field, row.message, "accepted"))
+    assert not wrong
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_an_example_and_no_refusal_is_accepted(ask, kind):
+    for row in request_rows(kind):
+        if row.entry.example is not None and row.message is None:
+            ask(kind, row.entry.example)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_that_ask_for_nothing_are_accepted(ask, kind):
+    given = {name: values[-1] for name, values in ASKS_NOTHING.items()}
+    given |= {name: rule.neutral[-1] for name, rule in RULES.items() if name not in ("media_io_kwargs",)}
+    if kind == "completions":
+        given = {k: v for k, v in given.items() if k != "mm_processor_kwargs"}
+    labels = {name: "x" for name in (*LABELS, "user", "session_id") if name != "metadata"}
+    assert ask(kind, {**given, **labels, "metadata": {"run": "7"}, "request_id": "abc"}) == SOLVED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("fields", "named", "hint"),
+    [
+        ({"diffusion_steps": 4}, "diffusion_steps", "members of vllm_xargs"),
+        ({"guided_regex": "a"}, "guided_regex", "structured_outputs"),
+        ({"temprature": 1}, "temprature", ""),
+        ({"best_of": 2}, "best_of", ""),
+        ({"stream_options": {"x": 1}, "stream": True}, "stream_options.x", ""),
+    ],
+)
+def test_an_unknown_field_is_refused(ask, kind, fields, named, hint):
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(kind, fields)
+    assert refused.value.body["param"] == named
+    assert shown(refused.value.body["message"]).startswith(f"{named} is no field that this server knows.")
+    assert hint in refused.value.body["message"]
