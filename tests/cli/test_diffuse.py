@@ -205,6 +205,34 @@ def test_what_cannot_be_used_is_told_in_a_line(in_this_process, arguments, named
     assert named in errors[0]
 
 
+def test_every_parameter_is_an_option():
+    """Their names, types and help come from ``DiffusionParams``, whatever is added to it."""
+    from vllm.entrypoints.cli.diffuse import DiffuseSubcommand
+    from vllm.v1.diffusion.cli.options import diffusion_params
+    from vllm.v1.diffusion.parameter_fields import Flag, Name, Number, Text, parameters
+    from vllm.v1.diffusion.params import DiffusionParams
+
+    values = {
+        Flag: lambda _: None,
+        Text: lambda _: "a",
+        Name: lambda kind: kind.names[-1],
+        Number: lambda _: 1,
+    }
+    known = [p for p in parameters(DiffusionParams) if p.name not in ("trace", "stats")]
+    given = {p.name: values[type(p.allowed)](p.allowed) for p in known if type(p.allowed) in values}
+    assert len(given) > 12
+    words = [w for n, v in given.items() for w in (f"--{n.replace('_', '-')}", v) if w is not None]
+    parser = argparse.ArgumentParser()
+    DiffuseSubcommand().subparser_init(parser.add_subparsers())
+    asked = diffusion_params(parser.parse_args(["diffuse", *map(str, words)]))
+    expected = {name: True if value is None else value for name, value in given.items()}
+    assert asked == DiffusionParams(**expected, trace=True)
+    assert diffusion_params(parser.parse_args(["diffuse"])) == DiffusionParams(trace=True)
+    with pytest.raises(SystemExit) as done:
+        parser.parse_args(["diffuse", "--help"])
+    assert done.value.code == 0
+
+
 def test_an_autoregressive_model_is_refused(in_this_process, tmp_path):
     config = json.loads((GOLDEN / "config.json").read_text())
     config |= {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}

@@ -45,6 +45,8 @@ class DiffuseSubcommand(CLISubcommand):
         self, subparsers: argparse._SubParsersAction[FlexibleArgumentParser]
     ) -> FlexibleArgumentParser:
         """Declares the options; everything is imported by now."""
+        from vllm.v1.diffusion.cli.options import add_decoding_options
+
         _importing.close()
         parser = subparsers.add_parser(
             self.name,
@@ -104,12 +106,7 @@ class DiffuseSubcommand(CLISubcommand):
         how.add_argument("--top-k", type=int)
         how.add_argument("--top-p", type=float)
         how.add_argument("--seed", type=int, help="Of the sampling and of the demo's puzzles.")
-        how.add_argument("--algorithm", help="Unmasking policy.")
-        how.add_argument("--steps", type=int, help="Denoising steps a block.")
-        how.add_argument("--block-length", type=int, help="Tokens a block.")
-        how.add_argument("--threshold", type=float, help="Confidence threshold.")
-        how.add_argument("--factor", type=float, help="As the policy of this name reads it.")
-        how.add_argument("--entropy-bound", type=float, help="Entropy settled a step, in nats.")
+        add_decoding_options(how)
         return parser
 
 

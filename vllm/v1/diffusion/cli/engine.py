@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm.v1.diffusion.bundled import bundled_path
+from vllm.v1.diffusion.cli.options import diffusion_params
 from vllm.v1.diffusion.cli.pieces import Piece, pieces
-from vllm.v1.diffusion.params import DiffusionParams, resolve_decoding
+from vllm.v1.diffusion.params import resolve_decoding
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -146,15 +147,6 @@ def _sampling_params(config: VllmConfig, args: argparse.Namespace) -> SamplingPa
     for name in ("max_tokens", "temperature", "top_k", "top_p", "seed"):
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
-    diffusion = DiffusionParams(
-        algorithm=args.algorithm,
-        steps=args.steps,
-        block_length=args.block_length,
-        threshold=args.threshold,
-        factor=args.factor,
-        entropy_bound=args.entropy_bound,
-        trace=True,
-    )
-    params = SamplingParams(**values, extra_args=diffusion.to_extra_args())
+    params = SamplingParams(**values, extra_args=diffusion_params(args).to_extra_args())
     get_generation_loop(config).validate_params(params, config)
     return params
