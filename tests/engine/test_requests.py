@@ -39,22 +39,27 @@ def test_bad_diffusion_parameter(engine: Any, extra_args: dict[str, Any], named:
 
 
 @pytest.mark.parametrize(
-    "params",
+    ("params", "named"),
     [
-        {"min_p": 0.1},
-        {"min_tokens": 3},
-        {"presence_penalty": 0.5},
-        {"frequency_penalty": 0.5},
-        {"repetition_penalty": 1.2},
-        {"logprobs": 1},
-        {"prompt_logprobs": 1},
-        {"logit_bias": {1: 2.0}},
-        {"allowed_token_ids": [1]},
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"seed": 2**63}, "seed"),
+        ({"logit_bias": {508: 1.0}}, "logit_bias"),
+        ({"logit_bias": {5: float("nan")}}, "logit_bias"),
+        ({"logit_bias": {i: -float("inf") for i in range(512) if i != 508}}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(range(512), 0.0), "allowed_token_ids": list(range(512)) * 3}, "1024"),
+        ({"allowed_token_ids": [508]}, "allowed_token_ids"),
+        ({"allowed_token_ids": [4, 508], "logit_bias": {4: -float("inf")}}, "allowed_token_ids"),
+        ({"allowed_token_ids": [4], "min_tokens": 1, "stop_token_ids": [4]}, "allowed_token_ids"),
+        ({"min_tokens": 1, "stop_token_ids": list(range(129))}, "stop_token_ids"),
+        (
+            {"logprobs": 4, "max_tokens": 1, "watermarking": False, "detokenize": False},
+            "use_beam_search",
+        ),
     ],
+    ids=lambda value: str(value)[:40],
 )
-def test_what_would_have_no_effect_is_refused(engine: Any, params: dict[str, Any]) -> None:
-    (name,) = params
-    with pytest.raises(ValueError, match=name):
+def test_sampling_parameters_that_cannot_be_met(engine: Any, params: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
         engine.generate(PROMPT, SamplingParams(**params), use_tqdm=False)
 
 

@@ -26,6 +26,10 @@ OBJECTS = {
     ("data", "vllm.v1.diffusion.grammar_compiler"): "vllm.v1.diffusion.request_data:DiffusionRequestData",
     ("structured", "vllm.v1.diffusion"): "vllm.v1.structured_output.request:StructuredOutputRequest",
     ("manager", "vllm.v1.diffusion"): "vllm.v1.structured_output:StructuredOutputManager",
+    ("penalties_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.penalties:PenaltiesState",
+    ("bias_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.logit_bias:LogitBiasState",
+    ("token_ids_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.logprob:LogprobTokenIdsState",
+    ("params", "vllm.v1.diffusion.admission"): "vllm.sampling_params:SamplingParams",
     ("params", "vllm.v1.diffusion.params"): "vllm.sampling_params:SamplingParams",
     ("request", "vllm.v1.diffusion.report"): "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
     ("output", "vllm.v1.diffusion.report"): "vllm.outputs:CompletionOutput",
@@ -58,6 +62,13 @@ def test_the_table_is_in_use() -> None:
             },
         ),
         ("vllm.v1.metrics.stats:RequestSpecDecodeMetrics", {"num_spec_tokens", "histogram"}),
+        (
+            "vllm.v1.worker.gpu.sample.logits_processor.interface:LogitsContext",
+            {
+                *("expanded_idx_mapping", "idx_mapping", "idx_mapping_np", "expanded_local_pos"),
+                *("input_ids", "pos", "seq_lens_upper_bound_np"),
+            },
+        ),
     ],
 )
 def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> None:
@@ -74,7 +85,10 @@ FUNCTIONS = (
     "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p",
     "vllm.v1.spec_decode.metrics:SpecDecodingStats.observe_draft",
     "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",
-    "vllm.v1.worker.gpu.sample.states:SamplingStates.get_top_k_top_p",
+    "vllm.v1.worker.gpu.sample.logprob:compute_token_logprobs",
+    "vllm.v1.worker.gpu.sample.logprob:compute_topk_scores",
+    "vllm.v1.worker.gpu.sample.penalties:apply_penalties",
+    "vllm.v1.worker.gpu.sample.states:SamplingStates.apply_min_p",
 )
 
 

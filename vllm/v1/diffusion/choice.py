@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 
+from vllm.v1.diffusion.bad_words import BadWords
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.exits import EarlyExits
 from vllm.v1.diffusion.ops import RowStats, unmask
@@ -20,6 +21,7 @@ def settle(
     policies: PolicySelection,
     exits: EarlyExits,
     overlaps: bool,
+    bad_words: BadWords,
     first_only: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Lets each request's rule or policy choose, and writes what it chose to the canvas.
@@ -31,6 +33,7 @@ def settle(
         policies: The policies that have no rule of the kernel's.
         exits: What ends a block before its rule or policy does.
         overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
+        bad_words: May take back what was written.
         first_only: Requests whose block's first position is settled and no other,
             whatever their policy, bool ``[R]``; None for none.
 
@@ -48,8 +51,6 @@ def settle(
         steps[slots] = torch.where(fills, 1, steps[slots])
     if overlaps:
         rule = rule.clone()
-    if overlaps:
-        rule = rule.clone()
         rule[slots] = torch.where(step.covered, rule[slots], int(Rule.GIVEN))
     selection = policies.select(stats, step)
     picked = selection.settle if selection is not None else None
@@ -63,6 +64,7 @@ def settle(
         by_row = torch.repeat_interleave(first_only, step.row_start.diff(), output_size=len(step.active))
         picked = torch.where(by_row, step.active & (step.row_column == 0), picked)
     written, made = canvases.masked[cell], canvases.step[slots]
+    before = bad_words.snapshot(step)
     remaining = unmask(
         stats.sample,
         stats.sample_prob,
@@ -90,6 +92,9 @@ def settle(
     if overlaps:
         canvases.step[slots] = torch.where(step.covered, canvases.step[slots], made)
     canvases.confidence[cell] = torch.where(written, stats.sample_prob, canvases.confidence[cell])
+    if before is not None:
+        taken_back = bad_words.take_back(step, before)
+        done &= ~(taken_back & before.masked).any(dim=1)
     ended = exits.ended(step, policies.first)
     return done if ended is None else done | (ended & step.covered)
 

@@ -10,10 +10,14 @@ import torch
 
 from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.bad_words import BadWords
 from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.penalties import penalize
 from vllm.v1.diffusion.selection import PolicySelection
 from vllm.v1.diffusion.step import DenoisingStep
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
+from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 
 
 class StepLogits(NamedTuple):
@@ -22,16 +26,23 @@ class StepLogits(NamedTuple):
     Attributes:
         raw: The model's, ``[N, V]``, in its dtype.
         rows: Rows that were changed, int64 ``[M]``, ascending; None for none.
+        rows_np: The same on the host.
         processed: Those rows, changed, float32 ``[M, V]``.
     """
 
     raw: torch.Tensor
     rows: torch.Tensor | None = None
+    rows_np: np.ndarray | None = None
     processed: torch.Tensor | None = None
 
 
 class LogitsPipeline:
-    """Changes the rows of requests that ask for it, on a copy; other rows cost nothing."""
+    """Changes the rows of requests that ask for it, on a copy; other rows cost nothing.
+
+    What a policy adds comes first, then all in upstream's order: ``allowed_token_ids``,
+    ``logit_bias`` and ``min_tokens``; penalties; bad words; and what ``min_p``, ``top_k``
+    and ``top_p`` drop.
+    """
 
     def __init__(
         self, sampler: Any, canvases: CanvasStates, policies: PolicySelection, keeps_filters: bool
@@ -48,8 +59,14 @@ class LogitsPipeline:
         self.policies = policies
         self.keeps_filters = keeps_filters
         self.sampling_states = sampler.sampling_states
+        self.penalties_state = sampler.penalties_state
+        self.bias_state = next(p for p in sampler.logits_processors if isinstance(p, LogitBiasState))
+        self.requests = sampler.req_states
         self.canvases = canvases
-        self._needed = np.zeros(len(sampler.sampling_states.num_logprobs), dtype=bool)
+        self.bad_words = BadWords(canvases, self.requests)
+        num_slots = len(self.sampling_states.num_logprobs)
+        # What a request asks for, by slot.
+        self._bad_words, self._filters, self._needed = np.zeros((3, num_slots), dtype=bool)
 
     def add_request(self, slot: int, params: SamplingParams) -> None:
         """Notes a request's sampling parameters."""
@@ -59,11 +76,20 @@ class LogitsPipeline:
             params = params.clone()
             params.top_k, params.top_p = filters
         states.add_request(slot, params)
-        self._needed[slot] = states.top_k.np[slot] != states.vocab_size or states.top_p.np[slot] != 1.0
+        self._filters[slot] = (
+            states.top_k.np[slot] != states.vocab_size
+            or states.top_p.np[slot] != 1.0
+            or states.min_p.np[slot] != 0.0
+        )
+        self._bad_words[slot] = self.bad_words.add_request(slot, params)
+        self._needed[slot] = self._filters[slot] | self._bad_words[slot]
+        self._needed[slot] |= self.bias_state.add_request(slot, params)
+        self._needed[slot] |= self.penalties_state.add_request(slot, params)
 
     def apply_staged_writes(self) -> None:
         """Makes the noted parameters visible to the device."""
-        self.sampling_states.apply_staged_writes()
+        for state in (self.sampling_states, self.bias_state, self.penalties_state):
+            state.apply_staged_writes()
 
     def __call__(self, logits: torch.Tensor, step: DenoisingStep) -> StepLogits:
         """Processes a step's logits, ``[N, V]``; they are left as they are."""
@@ -75,25 +101,57 @@ class LogitsPipeline:
         rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=logits.device)
         processed = logits[rows].float()
         self.policies.boost(processed, rows, step)
-        self._filter(processed, step.row_slot[rows], step.slots_np[needed])
-        return StepLogits(logits, rows, processed)
+        slot, slots_np = step.row_slot[rows], step.slots_np[needed]
+        column = step.row_column[rows]
+        self._bias(processed, slot, column, slots_np)
+        if (penalized := self.penalties_state.use_penalty[slots_np]).any():
+            slots = async_tensor_h2d(slots_np[penalized], dtype=torch.int64, device=logits.device)
+            penalize(processed, slot, column, slots, self.penalties_state, self.canvases, self.requests)
+        counts = step.row_counts * needed
+        if self._bad_words[slots_np].any():
+            first = async_tensor_h2d(np.cumsum(counts) - counts, dtype=torch.int64, device=logits.device)
+            self.bad_words.ban(processed, first, step)
+        if (filtered := self._filters[slots_np]).all():
+            self._filter(processed, slot, slots_np)
+        elif filtered.any():
+            some = np.flatnonzero(np.repeat(filtered, step.row_counts[needed]))
+            index = async_tensor_h2d(some, dtype=torch.int64, device=logits.device)
+            part = processed[index]
+            self._filter(part, slot[index], slots_np[filtered])
+            processed[index] = part
+        return StepLogits(logits, rows, rows_np, processed)
+
+    def _bias(
+        self, logits: torch.Tensor, slot: torch.Tensor, column: torch.Tensor, slots_np: np.ndarray
+    ) -> None:
+        """Applies allowed ids, biases and the ban on early stop tokens, in place."""
+        context = LogitsContext(
+            expanded_idx_mapping=slot,
+            idx_mapping=slot,
+            idx_mapping_np=slots_np,
+            expanded_local_pos=column,
+            input_ids=column,
+            # Upstream's row predicts the position after its own.
+            pos=self.canvases.start[slot] + column - 1,
+            seq_lens_upper_bound_np=slots_np,
+        )
+        self.bias_state.apply(logits, context)
 
     def _filter(self, logits: torch.Tensor, slot: torch.Tensor, slots_np: np.ndarray) -> None:
-        """Drops what top-k and top-p exclude at the row's temperature, in place.
+        """Drops what min-p, top-k and top-p exclude at the row's temperature, in place.
 
-        In a row that asks for either, the mask token, which is never chosen, takes no place
-        among the kept.
+        The mask token, which is never chosen, takes no place among the kept.
         """
         states = self.sampling_states
-        asks = (states.top_k.np[slots_np] != states.vocab_size) | (states.top_p.np[slots_np] != 1.0)
-        if not asks.any():
-            return
         temperature = states.temperature.gpu[slot]
         scaled = logits / torch.where(temperature == 0, 1.0, temperature)[:, None]
-        filtered = (states.top_k.gpu[slot] != states.vocab_size) | (states.top_p.gpu[slot] != 1.0)
-        scaled[:, self.canvases.mask_token_id].masked_fill_(filtered, -torch.inf)
-        top_k, top_p = states.get_top_k_top_p(slot, slots_np)
-        if self.keeps_filters and top_k is not None:
+        scaled[:, self.canvases.mask_token_id] = -torch.inf
+        states.apply_min_p(scaled, slot, slots_np)
+        some_k, some_p = states.top_k.np[slots_np] != states.vocab_size, states.top_p.np[slots_np] != 1.0
+        top_k = states.top_k.gpu[slot] if some_k.any() else None
+        top_p = states.top_p.gpu[slot] if some_p.any() else None
+        if self.keeps_filters and top_k is not None and top_p is not None:
             scaled, top_p = apply_top_k_top_p(scaled, None, top_p), None
-        scaled = apply_top_k_top_p(scaled, top_k, top_p)
+        if top_k is not None or top_p is not None:
+            scaled = apply_top_k_top_p(scaled, top_k, top_p)
         logits.masked_fill_(scaled == -torch.inf, -torch.inf)

@@ -11,9 +11,10 @@ import torch
 from vllm import envs
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
+from vllm.v1.diffusion.admission import check_sampling_params
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.graphs import configure_graphs
-from vllm.v1.diffusion.params import check_extra_args, check_sampling_params, resolve_decoding
+from vllm.v1.diffusion.params import check_extra_args, resolve_decoding
 from vllm.v1.diffusion.request_fields import check_request
 from vllm.v1.generation_loop.interface import GenerationLoop
 
@@ -68,7 +69,7 @@ class BlockDiffusionLoop(GenerationLoop):
 
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_params`."""
-        check_sampling_params(params)
+        check_sampling_params(params, vllm_config)
         config = resolve_diffusion_config(vllm_config)
         check_extra_args(params.extra_args, self.own_parameters, config)
         resolve_decoding(params, config)

@@ -48,7 +48,8 @@ class StepOutputs:
 
 
 def from_column(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-    """Moves column ``first[i]`` of row i to the front; ``[n, W]``, ``[n]``."""
+    """Moves column ``first[i]`` of row i to the front; ``[n, W, ...]``, ``[n]``."""
     width = values.shape[1]
     columns = torch.arange(width, device=values.device) + first[:, None]
-    return values.gather(1, columns.clamp(max=width - 1))
+    rows = torch.arange(len(values), device=values.device)[:, None]
+    return values[rows, columns.clamp(max=width - 1)]

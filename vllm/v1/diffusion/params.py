@@ -168,6 +168,8 @@ class Decoding:
         exit_threshold: Confidence at which a whole block is settled; None for never.
         stop_ids: Tokens that end a block, as they end the text; empty for none.
         constrained: Whether a grammar decides along which positions settle.
+        vetoes: Whether a step may take back what it settled (bad words of several
+            tokens).
     """
 
     algorithm: str
@@ -182,11 +184,13 @@ class Decoding:
     exit_threshold: float | None = None
     stop_ids: tuple[int, ...] = ()
     constrained: bool = False
+    vetoes: bool = False
 
     @property
     def foreseeable(self) -> bool:
         """Whether only the algorithm and ``max_steps`` decide when a block ends."""
-        return self.exit_threshold is None and not self.stop_ids and not self.constrained
+        changed = self.vetoes or self.constrained
+        return not changed and self.exit_threshold is None and not self.stop_ids
 
     @property
     def exits(self) -> bool:
@@ -280,6 +284,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         exit_threshold=given.exit_threshold,
         stop_ids=_stop_ids(given, params, policy),
         constrained=params is not None and params.structured_outputs is not None,
+        vetoes=bool(params and any(len(word) > 1 for word in params.bad_words_token_ids or ())),
     )
 
 
@@ -313,51 +318,6 @@ def _stop_ids(
 
 def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
-
-
-# What a sampling parameter may be, for it is then not asked for.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "allowed_token_ids": (None,),
-    "bad_words": (None, []),
-    "flat_logprobs": (False,),
-    "frequency_penalty": (0.0,),
-    "logit_bias": (None, {}),
-    "logprob_token_ids": (None, []),
-    "logprobs": (None,),
-    "min_p": (0.0,),
-    "min_tokens": (0,),
-    "presence_penalty": (0.0,),
-    "prompt_logprob_start": (None,),
-    "prompt_logprob_token_ids": (None,),
-    "prompt_logprobs": (None,),
-    "repetition_detection": (None,),
-    "repetition_penalty": (1.0,),
-    "routed_experts_prompt_start": (0,),
-    "thinking_token_budget": (None, -1),
-    "trace_decode_token_ids": (None, []),
-    "watermarking": (None, False),
-}
-_ALSO_CALLED = {
-    "logprobs": "top_logprobs, use_beam_search",
-}
-"""What clients of the server may have written for it."""
-
-
-def check_sampling_params(params: SamplingParams) -> None:
-    """Refuses what block diffusion would otherwise ignore.
-
-    Raises:
-        ParameterError: Names the first such parameter.
-    """
-    for name, neutral in _UNSUPPORTED.items():
-        value = getattr(params, name, neutral[0])
-        if value not in neutral:
-            alias = _ALSO_CALLED.get(name)
-            raise ParameterError(
-                f"{name}={value!r}{f' ({alias})' if alias else ''} is not supported with diffusion models.",
-                parameter=name,
-                value=value,
-            )
 
 
 def check_extra_args(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from vllm.v1.diffusion.choice import settle
 from vllm.v1.diffusion.exits import EarlyExits
 from vllm.v1.diffusion.grammar_states import GrammarStates
 from vllm.v1.diffusion.logits import LogitsPipeline
+from vllm.v1.diffusion.logprobs import CanvasLogprobs
 from vllm.v1.diffusion.outputs import StepOutputs
 from vllm.v1.diffusion.selection import PolicySelection
 from vllm.v1.diffusion.stats import StepStatistics
@@ -27,12 +27,10 @@ class DenoisingSampler:
 
     The runner calls it where it would call upstream's sampler, whose per-request
     sampling parameters it uses. Each part is a module: ``logits``, ``stats``,
-    ``choice``, ``outputs``.
+    ``choice``, ``logprobs``, ``outputs``.
     """
 
     compute_nans = False
-    # The runner counts no tokens for penalties where this is None.
-    penalties_state = SimpleNamespace(output_bin_counts=None)
 
     def __init__(
         self,
@@ -56,7 +54,9 @@ class DenoisingSampler:
                 (LLaDA).
             keeps_filters: Whether top-k and top-p act at temperature 0 too (Dream).
         """
+        # The runner reads these two, and counts emitted tokens for the penalties.
         self.sampling_states = sampler.sampling_states
+        self.penalties_state = sampler.penalties_state
         self.req_states = sampler.req_states
         self.canvases = canvases
         self.grammars = grammars
@@ -65,14 +65,17 @@ class DenoisingSampler:
         self.exits = EarlyExits(canvases)
         self.logits = LogitsPipeline(sampler, canvases, self.policies, keeps_filters)
         self.statistics = StepStatistics(sampler.sampling_states, canvases, tempered_confidence)
+        self.logprobs = CanvasLogprobs(sampler, canvases)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> None:
         """Notes a request's sampling parameters."""
         self.logits.add_request(req_idx, sampling_params)
+        self.logprobs.add_request(req_idx, sampling_params)
 
     def apply_staged_writes(self) -> None:
         """Makes the noted parameters visible to the device."""
         self.logits.apply_staged_writes()
+        self.logprobs.apply_staged_writes()
 
     def __call__(
         self,
@@ -100,12 +103,16 @@ class DenoisingSampler:
         start, length = canvases.start[slots], canvases.length[slots]
         settled = slots.new_zeros(num_reqs, dtype=torch.bool)
         outputs = StepOutputs(num_reqs, canvases)
+        logprobs = None
 
         if (step := DenoisingStep.of(input_batch, canvases, self.overlaps)) is not None:
             first = (known - start)[step.index].clamp(min=0)
             self.policies.begin(step, first, self._rewritable(step.slots, first))
             self.grammars.restrict(logits, step)
-            stats = self.statistics(self.logits(logits, step), step)
+            processed = self.logits(logits, step)
+            stats = self.statistics(processed, step)
+            cell = (step.row_slot, step.row_column)
+            open_, tokens = canvases.masked[cell], canvases.tokens[cell]
             done = settle(
                 stats,
                 step,
@@ -113,17 +120,21 @@ class DenoisingSampler:
                 self.policies,
                 self.exits,
                 self.overlaps,
+                self.logits.bad_words,
                 self._takes_first_only(step.slots),
             )
             self.grammars.revise(done, stats, step, self.overlaps)
             settled[step.index] = done
+            written = ~canvases.masked[cell] & (open_ | (canvases.tokens[cell] != tokens))
+            self.logprobs.record(processed, step, written)
             outputs.read(step, first, self.policies.failed)
-            canvases.next_block(step.slots, settled[step.index])
+            logprobs = self.logprobs.read(step, first, num_reqs)
+            canvases.next_block(step.slots, done)
         num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)
         computed = self._computed(slots, window_end, known, start, settled)
         return SamplerOutput(
             sampled_token_ids=outputs.tokens,
-            logprobs_tensors=None,
+            logprobs_tensors=logprobs,
             num_nans=None,
             num_sampled=num_sampled,
             num_rejected=(window_end - computed).to(torch.int32),

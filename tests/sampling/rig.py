@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The denoising sampler between a made-up model and a made-up runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from vllm import SamplingParams
+from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.params import Decoding
+from vllm.v1.diffusion.sampler import DenoisingSampler
+from vllm.v1.worker.gpu.sample.sampler import Sampler
+from vllm.v1.worker.gpu.states import RequestState
+
+VOCABULARY = 40
+MASK = 39
+WIDTH = 8
+MAX_LENGTH = 64
+
+
+def model(key: int, position: int, step: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The logits of a position: random, the same in every batch, ``[VOCABULARY]``."""
+    rng = np.random.default_rng([key, position, step])
+    return torch.tensor(rng.normal(0, 2, VOCABULARY), dtype=torch.float32).to(dtype)
+
+
+@dataclass
+class Wish:
+    """A request."""
+
+    params: SamplingParams
+    prompt: list[int]
+    key: int = 0
+    """What the model's logits depend on."""
+    algorithm: str = "low_confidence_static"
+    steps: int = 4
+    block_length: int = 4
+    threshold: float = 0.5
+
+    def decoding(self) -> Decoding:
+        """As the worker has it."""
+        return Decoding(self.algorithm, self.steps, self.block_length, self.threshold, trace=True)
+
+
+@dataclass
+class Told:
+    """What was emitted for a request."""
+
+    tokens: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    """The step of its block that settled each token."""
+    confidence: list[float] = field(default_factory=list)
+    logprobs: list[tuple[list[int], list[float], int]] = field(default_factory=list)
+    """Ids and scores, the token's own first, and its rank."""
+
+
+class Rig:
+    """Runs requests block after block; slots are given from the highest down."""
+
+    def __init__(
+        self,
+        aligned: bool = True,
+        tempered: bool = True,
+        mode: str = "raw_logprobs",
+        dtype: torch.dtype = torch.float32,
+        num_slots: int = 6,
+    ) -> None:
+        device = torch.device("cpu")
+        self.dtype = dtype
+        self.requests = RequestState(num_slots, MAX_LENGTH, 256, WIDTH, VOCABULARY, device)
+        sampler = Sampler(
+            SimpleNamespace(reasoning_config=None),  # type: ignore[arg-type]
+            num_slots,
+            VOCABULARY,
+            device,
+            self.requests,
+            logprobs_mode=mode,  # type: ignore[arg-type]
+        )
+        self.canvases = CanvasStates(num_slots, WIDTH, MASK, device, aligned)
+        no_grammars: Any = SimpleNamespace(restrict=lambda *_: None, revise=lambda *_: None)
+        self.sampler = DenoisingSampler(sampler, self.canvases, no_grammars, False, tempered, False)
+        self.live: dict[str, tuple[int, Wish, Told]] = {}
+        self._count = 0
+
+    def add(self, wish: Wish, output: list[int] | None = None) -> str:
+        """Admits a request, or resumes one that has had ``output``; its name."""
+        name = str(self._count)
+        self._count += 1
+        tokens = wish.prompt + (output or [])
+        self.requests.add_request(name, len(wish.prompt), tokens, 0, 64)
+        slot = self.requests.req_id_to_index[name]
+        self.canvases.add(slot, wish.decoding())
+        self.sampler.add_request(slot, wish.params)
+        self.requests.apply_staged_writes()
+        self.sampler.apply_staged_writes()
+        self.canvases.apply_added(self.requests)
+        self.live[name] = (slot, wish, Told())
+        return name
+
+    def remove(self, name: str) -> None:
+        """Ends a request."""
+        self.requests.remove_request(name)
+        del self.live[name]
+
+    def step(self) -> Any:
+        """One denoising step of all requests; what the sampler returned."""
+        slots = np.array([slot for slot, _, _ in self.live.values()], dtype=np.int32)
+        start, length = self.canvases.start[slots], self.canvases.length[slots]
+        steps = (self.canvases.step[slots] + 1).tolist()
+        counts = length.numpy()
+        rows = []
+        for (slot, wish, _), first, count in zip(self.live.values(), start.tolist(), counts, strict=True):
+            at = int(self.canvases.step[slot])
+            rows += [model(wish.key, first + i, at, self.dtype) for i in range(count)]
+        logits = torch.stack(rows)
+        before = logits.clone()
+        batch: Any = SimpleNamespace(
+            num_reqs=len(slots),
+            idx_mapping=torch.from_numpy(slots).long(),
+            idx_mapping_np=slots,
+            cu_num_logits_np=np.concatenate(([0], np.cumsum(counts))),
+            expanded_idx_mapping=torch.from_numpy(np.repeat(slots, counts)),
+            expanded_local_pos=torch.from_numpy(
+                np.concatenate([np.arange(c, dtype=np.int32) for c in counts])
+            ),
+            seq_lens=(start + length).to(torch.int32),
+        )
+        output = self.sampler(logits, batch)
+        assert torch.equal(logits, before), "the raw logits were changed"
+        self._emit(output, steps)
+        return output
+
+    def run(self, wishes: list[Wish], num_tokens: int) -> list[Told]:
+        """Runs requests in one batch until each has so many tokens."""
+        names = [self.add(wish) for wish in wishes]
+        told = [self.live[name][2] for name in names]
+        for _ in range(40 * num_tokens):
+            for name in list(self.live):
+                if len(self.live[name][2].tokens) >= num_tokens:
+                    self.remove(name)
+            if not self.live:
+                return told
+            self.step()
+        raise AssertionError("a block never settled")
+
+    def _emit(self, output: Any, steps: list[int]) -> None:
+        """What the runner and the scheduler do with a step's output.
+
+        Args:
+            output: The sampler's.
+            steps: Steps that each request has made on its block.
+        """
+        lists = output.logprobs_tensors.tolists() if output.logprobs_tensors else None
+        bins = self.sampler.penalties_state.output_bin_counts
+        for i, (slot, wish, told) in enumerate(self.live.values()):
+            count = int(output.num_sampled[i])
+            tokens = output.sampled_token_ids[i, :count].tolist()
+            length = int(self.requests.total_len.gpu[slot])
+            self.requests.all_token_ids.gpu[slot, length : length + count] = torch.tensor(tokens)
+            self.requests.total_len.gpu[slot] += count
+            for token in tokens:
+                bins[slot, token] += 1
+            told.tokens += tokens
+            told.steps += (output.unmask_trace[i, :count, 0].int() + steps[i]).tolist()
+            told.confidence += output.unmask_trace[i, :count, 1].tolist()
+            if count and wish.params.num_logprobs is not None:
+                part = lists.slice_request(i, count)
+                told.logprobs += zip(
+                    part.logprob_token_ids.tolist(),
+                    part.logprobs.tolist(),
+                    part.sampled_token_ranks.tolist(),
+                    strict=True,
+                )

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log probabilities are those of the step that settled the token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.sampling.reference_ import distribution
+from tests.sampling.rig import MASK, VOCABULARY, Rig, Told, Wish, model
+from tests.sampling.test_parameters import PROMPT, params
+
+
+def row(wish: Wish, told: Told, i: int, mode: str) -> torch.Tensor:
+    """Scores of all tokens at the step that settled output token i, float64."""
+    position = len(wish.prompt) + i
+    raw = model(wish.key, position, told.steps[i]).double()
+    if mode.startswith("processed"):
+        start = position // wish.block_length * wish.block_length
+        known = [*wish.prompt, *told.tokens]
+        block = [
+            known[p] if p < len(wish.prompt) or told.steps[p - len(wish.prompt)] < told.steps[i] else None
+            for p in range(start, start + wish.block_length)
+        ]
+        raw = distribution(wish, raw, position, [*known[:start], *block])
+        raw = raw / (wish.params.temperature or 1.0)
+    return raw if mode.endswith("logits") else raw.log_softmax(-1)
+
+
+@pytest.mark.parametrize("mode", ["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"])
+def test_modes(mode: str) -> None:
+    options: list[dict[str, Any]] = [
+        {"logprobs": 3},
+        {"logprobs": 0, "temperature": 0.7, "seed": 1},
+        {"logprobs": 5, "temperature": 0.7, "seed": 2, "top_k": 7, "presence_penalty": 1.0},
+        {"logprob_token_ids": [7, 3, 30, 31], "repetition_penalty": 1.4},
+        {},
+        {"logprobs": VOCABULARY},
+    ]
+    wishes = [
+        Wish(params(**some), PROMPT, key=40 + i, steps=2, block_length=4) for i, some in enumerate(options)
+    ]
+    for wish, told in zip(wishes, Rig(mode=mode).run(wishes, 10), strict=True):
+        count, listed = wish.params.num_logprobs, wish.params.logprob_token_ids
+        assert len(told.logprobs) == (0 if count is None else len(told.tokens))
+        for i, (ids, scores, rank) in enumerate(told.logprobs):
+            want = row(wish, told, i, mode)
+            allowed = want.clone()
+            allowed[MASK] = -torch.inf
+            assert ids[0] == told.tokens[i]
+            assert rank == int((allowed >= allowed[ids[0]]).sum())
+            assert ids[1 : count + 1] == (listed or allowed.topk(count).indices.tolist())[:count]
+            for token, score in zip(ids[: count + 1], scores, strict=False):
+                expected = float(allowed[token])
+                assert score == pytest.approx(expected, abs=1e-4)
+
+
+def test_tables_grow_and_shrink_while_blocks_are_open() -> None:
+    """A request of another width comes and goes; the first one's rows survive."""
+    rig = Rig()
+    first = Wish(params(logprobs=2), PROMPT, key=50, steps=4, block_length=4)
+    name = rig.add(first)
+    told = rig.live[name][2]
+    for key, width in ((51, VOCABULARY), (52, 1), (53, None), (54, 3), (55, 0)):
+        other = rig.add(Wish(params(logprobs=width), PROMPT, key=key, block_length=8))
+        for _ in range(3):
+            rig.step()
+        rig.remove(other)
+    (alone,) = Rig().run([first], len(told.tokens))
+    assert told.tokens == alone.tokens
+    assert [(ids[:3], scores[:3], rank) for ids, scores, rank in told.logprobs] == alone.logprobs
+    assert len(told.logprobs) == len(told.tokens) > 8
+
+
+def test_a_second_look_wins_after_a_preemption() -> None:
+    """The open block starts over; nothing of its first attempt is told."""
+    wish = Wish(params(logprobs=1), PROMPT, key=60, steps=4, block_length=8)
+    rig = Rig()
+    name = rig.add(wish)
+    rig.step()
+    rig.remove(name)
+    rig.add(wish)
+    (told,) = [told for _, _, told in rig.live.values()]
+    while not told.tokens:
+        rig.step()
+    (alone,) = Rig().run([wish], len(told.tokens))
+    assert told.logprobs == alone.logprobs

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter that changes logits, alone and together, against float64."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from tests.sampling.reference_ import decode
+from tests.sampling.rig import MASK, Rig, Wish
+from vllm import SamplingParams
+
+STOPS = [3, 5, 7, 11]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "repetition": {"repetition_penalty": 1.9},
+    "presence": {"presence_penalty": 1.5},
+    "frequency": {"frequency_penalty": -0.9},
+    "bias": {"logit_bias": {4: 6.0, 9: -3.0, 20: 4.5}},
+    "allowed": {"allowed_token_ids": [1, 2, 3, 5, 8, 13, 21, 34]},
+    "min_tokens": {"min_tokens": 6, "stop_token_ids": STOPS},
+    "bad_words": {"bad_words": [[13], [1, 2], [2, 1], [5, 5], [4, 20], [20, 20, 4], [21, 34]]},
+}
+PROMPT = [1, 2, 3, 4, 20, 3]
+
+
+def params(**options: Any) -> SamplingParams:
+    """Greedy unless told otherwise; bad words as tokens."""
+    words = options.pop("bad_words", None)
+    made = SamplingParams(**{"temperature": 0.0, **options})
+    made._bad_words_token_ids = words
+    return made
+
+
+def assert_same(told: Any, want: Any, context: object) -> None:
+    """Tokens and steps exactly, confidences nearly."""
+    assert told.tokens == want.tokens, context
+    assert told.steps == want.steps, context
+    assert told.confidence == pytest.approx(want.confidence, abs=2e-5), context
+
+
+def wishes() -> list[Wish]:
+    """Each option alone, in pairs, and all of them, with several shapes."""
+    names = [n for n in OPTIONS if n != "none"]
+    groups = [("none",), *itertools.combinations(names, 1), *itertools.combinations(names, 2), tuple(names)]
+    made = []
+    for i, group in enumerate(groups):
+        options = {key: value for name in group for key, value in OPTIONS[name].items()}
+        how = {"algorithm": "threshold", "threshold": 0.2} if i % 2 else {"steps": (1, 2, 3)[i % 3]}
+        made.append(
+            Wish(params(**options), PROMPT[: 3 + i % 4], key=i, block_length=(4, 8, 1, 2)[i % 4], **how)
+        )
+    return made
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_alone_and_together(aligned: bool) -> None:
+    """With blocks that begin anywhere (full diffusion) and at their multiples."""
+    for wish in wishes():
+        (told,) = Rig(aligned=aligned, tempered=aligned).run([wish], 12)
+        assert_same(told, decode(wish, 12, aligned), wish)
+
+
+def test_in_mixed_batches() -> None:
+    """The same, six at a time, through slots that others have used."""
+    rig, all_wishes = Rig(), wishes()
+    for i in range(0, len(all_wishes), 6):
+        batch = all_wishes[i : i + 6]
+        for wish, told in zip(batch, rig.run(batch, 12), strict=True):
+            assert_same(told, decode(wish, 12), wish)
+
+
+def test_the_mask_token_is_never_chosen() -> None:
+    """Though the model prefers it, in every filter too."""
+    for options in (
+        {},
+        {"logit_bias": {MASK: 50.0}},
+        {"temperature": 1.0, "top_k": 1, "logit_bias": {MASK: 50.0}},
+        {"temperature": 1.0, "top_p": 0.01, "logit_bias": {MASK: 50.0}},
+        {"temperature": 1.0, "min_p": 1.0, "logit_bias": {MASK: 50.0}},
+    ):
+        seen = Rig().run([Wish(params(seed=1, **options), PROMPT, key=3, steps=1)], 16)[0]
+        greedy = Rig().run([Wish(params(), PROMPT, key=3, steps=1)], 16)[0]
+        assert MASK not in seen.tokens
+        if options:
+            # One token is left, or none is drawn: the best that can be generated.
+            assert seen.tokens == greedy.tokens
+
+
+def test_no_bad_word_stands_in_the_text() -> None:
+    """Words of the 5 commonest tokens, everything settled at once, borders included."""
+    pool = [0, 1, 2, 3, 4]
+    words = [list(w) for w in itertools.product(pool, repeat=2) if w[0] != w[1]] + [[0, 0, 0], [9]]
+    for key in range(30):
+        options = params(
+            allowed_token_ids=[*pool, 9, 10],
+            logit_bias={10: -3.0},
+            bad_words=words,
+            temperature=1.0,
+            seed=key,
+        )
+        wish = Wish(options, PROMPT, key=key, steps=1, block_length=(2, 4, 8)[key % 3])
+        (told,) = Rig().run([wish], 24)
+        text = told.tokens
+        for word in words:
+            assert all(text[i : i + len(word)] != word for i in range(len(text))), (word, text)
+
+
+def test_bad_words_look_at_the_output_only() -> None:
+    """As upstream: a prompt's tokens begin no word."""
+    first = Rig().run([Wish(params(), PROMPT, key=1, block_length=1)], 1)[0].tokens[0]
+    options = params(bad_words=[[PROMPT[-1], first]])
+    assert Rig().run([Wish(options, PROMPT, key=1, block_length=1)], 1)[0].tokens == [first]
+
+
+@pytest.mark.parametrize("name", ["repetition", "presence", "bad_words", "min_tokens", "bias"])
+def test_after_a_preemption(name: str) -> None:
+    """A request that comes back with its output goes on as if nothing had happened."""
+    wish = Wish(params(**OPTIONS[name]), PROMPT, key=21, block_length=4)
+    whole = decode(wish, 18)
+    rig = Rig()
+    head = rig.run([wish], 6)[0]
+    assert len(head.tokens) == 6
+    rig.add(wish, output=head.tokens)
+    (told,) = [told for _, _, told in rig.live.values()]
+    while len(told.tokens) < 12:
+        rig.step()
+    assert head.tokens + told.tokens == whole.tokens

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which sampling parameters a request may carry: refused where they cannot take effect."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.parameter_fields import ParameterError
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
+    from vllm.sampling_params import SamplingParams
+
+_NO_PROMPT_LOGPROBS = (
+    "is not supported: a diffusion model predicts masked positions, and none of a prompt's is masked"
+)
+_UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "prompt_logprob_start": ((None,), _NO_PROMPT_LOGPROBS),
+    "prompt_logprob_token_ids": ((None,), _NO_PROMPT_LOGPROBS),
+    "prompt_logprobs": ((None,), _NO_PROMPT_LOGPROBS),
+    "routed_experts_prompt_start": ((0,), "is not supported with diffusion models"),
+    "thinking_token_budget": (
+        (None, -1),
+        "is not supported: a block's tokens settle in any order, so none of them is the last thought",
+    ),
+    "trace_decode_token_ids": ((None, []), "is not supported with diffusion models"),
+    "watermarking": ((None, False), "is not supported with diffusion models"),
+}
+"""Parameters without effect: the values that ask for nothing, and why others are refused."""
+
+# Rows of upstream's tables in vllm/v1/worker/gpu/sample/logit_bias.py.
+_MOST_IDS = {"allowed_token_ids": 1024, "logit_bias": 1024}
+_MOST_STOP_IDS = 128
+_SEEDS = range(-(2**63), 2**63)
+
+
+def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> None:
+    """Refuses what block diffusion would ignore or could not do.
+
+    Args:
+        params: As the client gave them.
+        vllm_config: The engine's configuration.
+
+    Raises:
+        ParameterError: Names the first such parameter.
+    """
+    check_supported(params)
+    if _of_beam_search(params):
+        raise _error("use_beam_search", True, "is not supported: a block's tokens do not extend a prefix")
+    if params.seed is not None and params.seed not in _SEEDS:
+        raise _error("seed", params.seed, "must fit into 64 bits")
+    for name, most in _MOST_IDS.items():
+        value = getattr(params, name)
+        if value is not None and len(value) > most:
+            raise _error(name, f"({len(value)} entries)", f"may hold {most} at most")
+    for name in ("bad_words", "allowed_token_ids"):
+        if params.structured_outputs is not None and getattr(params, name):
+            reason = (
+                "is not supported with structured outputs: a grammar may have to write a token of its own"
+            )
+            raise _error(name, getattr(params, name), reason)
+    if params.bad_words or params.min_tokens or params.allowed_token_ids or params.logit_bias:
+        _check_bans(params, vllm_config)
+
+
+def check_supported(params: SamplingParams) -> None:
+    """Refuses parameters that diffusion does not know.
+
+    Raises:
+        ParameterError: Names the first of them.
+    """
+    for name, (neutral, reason) in _UNSUPPORTED.items():
+        value = getattr(params, name, neutral[0])
+        if not any(value is n or (type(value) is type(n) and value == n) for n in neutral):
+            raise _error(name, value, reason)
+
+
+def _of_beam_search(params: SamplingParams) -> bool:
+    """Whether upstream's beam search made them: it asks for one token after the other."""
+    logprobs = params.logprobs or 0
+    made = params.watermarking is False and not params.detokenize and params.max_tokens == 1
+    return made and logprobs > 0 and logprobs % 2 == 0
+
+
+def _check_bans(params: SamplingParams, vllm_config: VllmConfig) -> None:
+    """Refuses a request some of whose positions could be left without a token."""
+    mask = resolve_diffusion_config(vllm_config).mask_token_id
+    assert mask is not None
+    model_config = vllm_config.model_config
+    vocab_size = model_config.get_vocab_size()
+    banned = {mask}
+    for token, bias in (params.logit_bias or {}).items():
+        if not bias < math.inf or (token == mask and bias > 0):
+            why = "is the mask token, which is never generated" if token == mask else "must be below infinity"
+            raise _error("logit_bias", {token: bias}, why)
+        if bias == -math.inf:
+            banned.add(token)
+    words, stops = _resolved(params, model_config)
+    for word in words:
+        if max(word) >= vocab_size:
+            raise _error("bad_words", params.bad_words, f"has tokens beyond the model's {vocab_size}")
+        # A longer word bans any of its tokens in some neighbourhood.
+        banned.update(word)
+    if params.min_tokens:
+        if len(stops) > _MOST_STOP_IDS:
+            raise _error(
+                "stop_token_ids", f"({len(stops)} with end tokens)", f"may hold {_MOST_STOP_IDS} at most"
+            )
+        banned.update(stops)
+    allowed = params.allowed_token_ids
+    if banned.issuperset(range(vocab_size) if allowed is None else allowed):
+        name = next(n for n in ("allowed_token_ids", "bad_words", "logit_bias") if getattr(params, n))
+        raise _error(
+            name,
+            getattr(params, name),
+            "may leave a position without any token: at least one must be left that is not the mask "
+            "token, in no bad word, not biased to minus infinity and, with min_tokens, no stop token",
+        )
+
+
+def _resolved(params: SamplingParams, model_config: ModelConfig) -> tuple[list[list[int]], set[int]]:
+    """The bad words' tokens and all stop tokens, as upstream will find them."""
+    resolved = params.clone()
+    tokenizer = cached_tokenizer_from_config(model_config)
+    resolved.update_from_generation_config(
+        model_config.try_get_generation_config(), getattr(tokenizer, "eos_token_id", None)
+    )
+    if tokenizer is not None:
+        resolved.update_from_tokenizer(tokenizer)
+    elif params.bad_words:
+        raise _error("bad_words", params.bad_words, "needs a tokenizer, which skip_tokenizer_init leaves out")
+    return resolved.bad_words_token_ids or [], resolved.all_stop_token_ids
+
+
+def _error(name: str, value: Any, reason: str) -> ParameterError:
+    return ParameterError(f"{name}={value!r} {reason}.", parameter=name, value=value)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the step that settled a position said about its token, kept until the block leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from vllm.config.model import PROCESSED_LOGPROBS_MODES
+from vllm.sampling_params import SamplingParams
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.logits import StepLogits
+from vllm.v1.diffusion.outputs import from_column
+from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.outputs import LogprobsTensors
+from vllm.v1.worker.gpu.sample.logprob import compute_token_logprobs, compute_topk_scores
+
+
+class CanvasLogprobs:
+    """Log probabilities of the open blocks of the requests that want them.
+
+    Such a request holds a *lane* of the tables: ids and scores ``[lanes, W, K]``, the
+    token's own first, and ranks ``[lanes, W]``. The tables are as large as the requests
+    that were seen at a time needed.
+    """
+
+    def __init__(self, sampler: Any, canvases: CanvasStates) -> None:
+        """Makes the tables, empty.
+
+        Args:
+            sampler: Upstream's sampler: what each request asks for, and the mode.
+            canvases: The canvases of this worker's requests.
+        """
+        self.sampling_states = sampler.sampling_states
+        self.token_ids_state = sampler.logprob_token_ids_state
+        self.mode = sampler.logprobs_mode
+        self.canvases = canvases
+        self._wanted = np.zeros(len(self.sampling_states.num_logprobs), dtype=np.int64)
+        """Columns that each slot's request needs; 0: it wants no log probabilities."""
+        self._lanes = np.zeros_like(self._wanted)
+        self._ids, self._scores, self._ranks = self._tables(0, 0)
+
+    def add_request(self, slot: int, params: SamplingParams) -> None:
+        """Notes what a request wants; after ``sampling_states`` has."""
+        self.token_ids_state.add_request(slot, params)
+        self._wanted[slot] = 0
+        if params.num_logprobs is None:
+            return
+        listed = len(params.logprob_token_ids or ())
+        self._wanted[slot] = 1 + max(int(self.sampling_states.num_logprobs[slot]), listed)
+        holders = np.flatnonzero(self._wanted)
+        taken = set(self._lanes[holders[holders != slot]].tolist())
+        self._lanes[slot] = next(lane for lane in range(len(taken) + 1) if lane not in taken)
+        lanes, columns = int(self._lanes[holders].max()) + 1, int(self._wanted.max())
+        if lanes > len(self._ids) or columns > self._ids.shape[2] or 4 * columns < self._ids.shape[2]:
+            self._resize(max(lanes, 2 * len(self._ids)), columns)
+
+    def apply_staged_writes(self) -> None:
+        """Makes the noted token ids visible to the device."""
+        self.token_ids_state.apply_staged_writes()
+
+    def record(self, logits: StepLogits, step: DenoisingStep, settled: torch.Tensor) -> None:
+        """Keeps what a step says about the positions it settled.
+
+        Args:
+            logits: The step's logits.
+            step: The step.
+            settled: Rows whose position got its token in this step, bool ``[N]``.
+        """
+        wanted = self._wanted[step.slots_np] > 0
+        if not wanted.any():
+            return
+        slots_np = step.slots_np[wanted]
+        device = settled.device
+        rows_np = step.rows_of(wanted)
+        rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=device)
+        lane_np = np.repeat(self._lanes[slots_np], step.row_counts[wanted])
+        lane = async_tensor_h2d(lane_np, dtype=torch.int64, device=device)
+        slot, column = step.row_slot[rows], step.row_column[rows]
+        scores = self._scored(
+            self._rows(logits, rows, rows_np, slot),
+            self.canvases.tokens[slot, column],
+            slot,
+            slots_np,
+        )
+        now = settled[rows]
+        columns = scores.logprobs.shape[1]
+        for table, new in (
+            (self._ids[..., :columns], scores.logprob_token_ids.to(torch.int32)),
+            (self._scores[..., :columns], scores.logprobs),
+            (self._ranks, scores.selected_token_ranks.to(torch.int32)),
+        ):
+            keep = now[:, None] if new.dim() > 1 else now
+            table[lane, column] = torch.where(keep, new, table[lane, column])
+
+    def read(self, step: DenoisingStep, first: torch.Tensor, num_requests: int) -> LogprobsTensors | None:
+        """The tables of a step's requests, from each block's first new position.
+
+        Args:
+            step: The step.
+            first: Column of that position, int64 ``[R]``.
+            num_requests: Requests in the batch.
+
+        Returns:
+            W rows for each request that wants them, none for the others, as
+            ``cu_num_generated_tokens`` says; None if nobody does.
+        """
+        wanted = self._wanted[step.slots_np] > 0
+        if not wanted.any():
+            return None
+        lanes_np = self._lanes[step.slots_np[wanted]]
+        lane = async_tensor_h2d(lanes_np, dtype=torch.int64, device=first.device)
+        which = async_tensor_h2d(np.flatnonzero(wanted), dtype=torch.int64, device=first.device)
+        columns = int(self._wanted[step.slots_np].max())
+        rows = np.zeros(num_requests + 1, dtype=np.int64)
+        rows[step.requests[wanted] + 1] = self.canvases.width
+        ids, scores, ranks = (
+            from_column(table[lane], first[which]).flatten(0, 1)
+            for table in (self._ids[..., :columns], self._scores[..., :columns], self._ranks)
+        )
+        return LogprobsTensors(ids, scores, ranks, cu_num_generated_tokens=rows.cumsum().tolist())
+
+    def _rows(
+        self, logits: StepLogits, rows: torch.Tensor, rows_np: np.ndarray, slot: torch.Tensor
+    ) -> torch.Tensor:
+        """A copy of some rows, raw or, where the engine is told so, processed and tempered."""
+        chosen = logits.raw[rows]
+        if self.mode not in PROCESSED_LOGPROBS_MODES:
+            return chosen
+        chosen = chosen.float()
+        if logits.rows_np is not None:
+            assert logits.processed is not None
+            _, *places = np.intersect1d(rows_np, logits.rows_np, return_indices=True)
+            to, source = (async_tensor_h2d(p, dtype=torch.int64, device=chosen.device) for p in places)
+            chosen[to] = logits.processed[source]
+        temperature = self.sampling_states.temperature.gpu[slot]
+        return chosen.div_(torch.where(temperature == 0, 1.0, temperature)[:, None])
+
+    def _scored(
+        self, logits: torch.Tensor, token: torch.Tensor, slot: torch.Tensor, slots_np: np.ndarray
+    ) -> LogprobsTensors:
+        """Ids, scores and ranks of rows, ``[n, V]``.
+
+        The mask token stays in the normaliser, as in a token's confidence, but has no
+        rank and is not among the best: it is never generated.
+        """
+        mask = self.canvases.mask_token_id
+        held = logits[:, mask].clone()
+        logits[:, mask] = -torch.inf
+        scores = compute_topk_scores(
+            logits,
+            max(0, self.sampling_states.max_num_logprobs(slots_np)),
+            token,
+            logprob_token_ids_state=self.token_ids_state,
+            expanded_idx_mapping=slot,
+            max_per_req_token_ids=self.token_ids_state.max_num_token_ids(slots_np),
+            logits_mode=True,
+        )
+        if self.mode.endswith("logits"):
+            return scores
+        logits[:, mask] = held
+        values = compute_token_logprobs(logits, scores.logprob_token_ids)
+        return scores._replace(logprobs=values.masked_fill_(scores.logprobs == -torch.inf, -torch.inf))
+
+    def _resize(self, lanes: int, columns: int) -> None:
+        """Makes tables of another size, with what the old ones held."""
+        old = (self._ids, self._scores, self._ranks)
+        self._ids, self._scores, self._ranks = new = self._tables(lanes, columns)
+        for table, before in zip(new, old, strict=True):
+            common = tuple(slice(min(a, b)) for a, b in zip(table.shape, before.shape, strict=True))
+            table[common] = before[common]
+
+    def _tables(self, lanes: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        shape, device = (lanes, self.canvases.width, columns), self.canvases.device
+        ids = torch.zeros(shape, dtype=torch.int32, device=device)
+        ranks = torch.zeros(shape[:2], dtype=torch.int32, device=device)
+        return ids, torch.zeros(shape, dtype=torch.float32, device=device), ranks
