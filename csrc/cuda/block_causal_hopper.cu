@@ -1,6 +1,7 @@
 // block_causal_attention on Hopper: one warpgroup fetches keys and values, 128 at a time, two work
 // on 64 rows each. While a warpgroup weighs the scores of one tile, the matrix unit multiplies the
-// values of the tile before and, for the other warpgroup, whatever it has in flight.
+// values of the tile before. The two take turns in giving it work: one weighs while the other's
+// products are made.
 #include <cuda_runtime.h>
 
 #include "cuda/block_causal.cuh"
@@ -83,6 +84,7 @@ class Rows {
     float score[kKeys / 2], keep[2];
     if (number_ == 1) pass<2 * kGroupThreads>(kTurn);  // the first turn is the other's
     shared_.keys.wait_full(0);
+    fence_for_matrix_unit();
     meet<2 * kGroupThreads>(kTurn + number_);
     warpgroup_begin();
     multiply_keys(score, 0);
@@ -94,38 +96,50 @@ class Rows {
     if (kKeys > sure) mask(score, 0);
     weigh(score, keep);
     take_weights(score);
+    // Two loops: a branch around the mask would end the overlap.
+    int i = 1;
 #pragma unroll 1
-    for (int i = 1; i < tiles; ++i) {
-      shared_.keys.wait_full(i);
-      shared_.values.wait_full(i - 1);
-      meet<2 * kGroupThreads>(kTurn + number_);
-      hold(score);
-      hold(sum_);
-      warpgroup_begin();
-      multiply_keys(score, i);
-      warpgroup_commit();
-      multiply_values(i - 1);
-      warpgroup_commit();
-      end_turn(i, tiles);
-      warpgroup_wait<1>();
-      hold(score);
-      shared_.keys.release(i);
-      if ((i + 1) * kKeys > sure) mask(score, i * kKeys);
-      weigh(score, keep);
-      warpgroup_wait<0>();
-      hold(sum_);
-      shared_.values.release(i - 1);
-#pragma unroll
-      for (int k = 0; k < kHead / 2; ++k) sum_[k] *= keep[k / 2 % 2];
-      take_weights(score);
-    }
+    for (; i < tiles && (i + 1) * kKeys <= sure; ++i) step<false>(score, i, tiles);
+#pragma unroll 1
+    for (; i < tiles; ++i) step<true>(score, i, tiles);
     shared_.values.wait_full(tiles - 1);
+    fence_for_matrix_unit();
     hold(sum_);
     warpgroup_begin();
     multiply_values(tiles - 1);
     warpgroup_commit();
     warpgroup_wait<0>();
     hold(sum_);
+  }
+
+  // The scores of tile `index`, and the values of the tile before it.
+  template <bool kMasked>
+  __device__ __forceinline__ void step(float (&score)[kKeys / 2], int index, int tiles) {
+    shared_.keys.wait_full(index);
+    shared_.values.wait_full(index - 1);
+    fence_for_matrix_unit();
+    meet<2 * kGroupThreads>(kTurn + number_);
+    hold(score);
+    hold(sum_);
+    warpgroup_begin();
+    multiply_keys(score, index);
+    warpgroup_commit();
+    multiply_values(index - 1);
+    warpgroup_commit();
+    end_turn(index, tiles);
+    warpgroup_wait<1>();
+    hold(score);
+    shared_.keys.release(index);
+    if constexpr (kMasked) mask(score, index * kKeys);
+    float keep[2];
+    weigh(score, keep);
+    hold(score);
+    warpgroup_wait<0>();
+    hold(sum_);
+    shared_.values.release(index - 1);
+#pragma unroll
+    for (int k = 0; k < kHead / 2; ++k) sum_[k] *= keep[k / 2 % 2];
+    take_weights(score);
   }
 
   // Nobody waits for the turn after the last.

@@ -31,7 +31,6 @@ struct Ring {
   }
   __device__ __forceinline__ void wait_full(int i) const {
     wait(full + i % kStages * 8, i / kStages & 1);
-    fence_for_matrix_unit();
   }
   __device__ __forceinline__ void fill(int i) const { arrive_after_copies(full + i % kStages * 8); }
   __device__ __forceinline__ void release(int i) const {
@@ -92,15 +91,36 @@ class Fetcher {
   }
 
   __device__ void fetch(const void* cache, int64_t place, uint32_t to) const {
-    const int thread = static_cast<int>(threadIdx.x);
-    const int piece = thread % L::kPieces;
+    const int thread = static_cast<int>(threadIdx.x), piece = thread % L::kPieces;
     const auto* from = static_cast<const uint16_t*>(cache) + piece * 8;
-    to += piece / 8 * L::kPanel;
+    to += piece / 8 * L::kPanel + swizzled(thread / L::kPieces, piece % 8);
+    if (__all_sync(0xffffffffu, place >= 0)) {
+      copy<true>(from, place, to);
+    } else {
+      copy<false>(from, place, to);
+    }
+  }
+
+  // A pass after the other, a few at a time: the shuffles of one need not wait for the copies of
+  // another. Passes are whole atoms apart, where rows are permuted alike.
+  template <bool kAll>
+  __device__ void copy(const uint16_t* from, int64_t place, uint32_t to) const {
+    constexpr int kBatch = 4;
 #pragma unroll
-    for (int i = 0; i < L::kPieces; ++i) {
-      const int64_t at = __shfl_sync(0xffffffffu, place, i * kRowsOfWarp + lane() / L::kPieces);
-      copy_async(to + swizzled(i * kRowsAtOnce + thread / L::kPieces, piece % 8),
-                 from + (at >= 0 ? at : 0), at >= 0);
+    for (int i = 0; i < L::kPieces; i += kBatch) {
+      int64_t at[kBatch];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b)
+        at[b] = __shfl_sync(0xffffffffu, place, (i + b) * kRowsOfWarp + lane() / L::kPieces);
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const uint32_t row = to + (i + b) * kRowsAtOnce * kPanelRow;
+        if constexpr (kAll) {
+          copy_async(row, from + at[b]);
+        } else {
+          copy_async(row, from + (at[b] >= 0 ? at[b] : 0), at[b] >= 0);
+        }
+      }
     }
   }
 

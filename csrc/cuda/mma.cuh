@@ -71,7 +71,12 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&out)[4], uin
                : "r"(address));
 }
 
-// 16 bytes to shared memory in the background; zeros, and nothing read, where `wanted` is false.
+// 16 bytes to shared memory in the background.
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+// The same; zeros, and nothing read, where `wanted` is false.
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool wanted) {
   const int bytes = wanted ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
