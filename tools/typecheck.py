@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``mypy --strict`` on the overlay as installed, where upstream's modules stand beside it.
+"""Runs ``mypy --strict`` on the overlay as installed, and on the examples, upstream's modules beside them.
 
 In the source folder ``vllm/`` is only the overlay, so mypy would not find what it imports. The modules
 are therefore named, and looked up in the environment, from a folder in which there is no ``vllm``.
@@ -27,6 +27,11 @@ def modules() -> list[str]:
     return [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
 
 
+def examples() -> list[Path]:
+    """Return the files of the example packages."""
+    return sorted((paths.ROOT / "examples").glob("*/**/*.py"))
+
+
 def missing() -> list[str]:
     """Return the overlay's files that the installed tree lacks."""
     spec = importlib.util.find_spec("vllm")
@@ -41,10 +46,12 @@ def main() -> int:
         return 1
     named = [argument for module in modules() for argument in ("-m", module)]
     cache = paths.ROOT / "build" / "mypy"
+    mypy = [sys.executable, "-m", "mypy", *_OPTIONS, f"--cache-dir={cache}"]
     with tempfile.TemporaryDirectory() as folder:
-        return subprocess.run(
-            [sys.executable, "-m", "mypy", *_OPTIONS, f"--cache-dir={cache}", *named], cwd=folder, check=False
-        ).returncode
+        checks = (named, [str(path) for path in examples()])
+        return max(
+            subprocess.run([*mypy, *what], cwd=folder, check=False).returncode for what in checks if what
+        )
 
 
 if __name__ == "__main__":

@@ -61,12 +61,13 @@ class LayerContrastLoop(GenerationLoop):
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         layer, alpha = inputs.pop(LAYER), inputs.pop(ALPHA)
+        backbone: Any = model.model
         seen: list[torch.Tensor] = []
 
         def copy(module: nn.Module, arguments: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
             seen.extend(tensor.clone() for tensor in output)  # The next layer's norm writes over them.
 
-        hook = model.model.layers[layer].register_forward_hook(copy)
+        hook = backbone.layers[layer].register_forward_hook(copy)
         try:
             final = super().forward(model, inputs)
         finally:
@@ -74,7 +75,7 @@ class LayerContrastLoop(GenerationLoop):
         if not isinstance(final, torch.Tensor):
             return final  # An earlier pipeline stage.
         hidden, residual = seen
-        early, _ = model.model.norm(hidden, residual)
+        early, _ = backbone.norm(hidden, residual)
         self.dtype = final.dtype
         return torch.cat((final.float(), early.float(), alpha[:, None]), dim=1)
 
@@ -99,8 +100,8 @@ class ContrastState(DefaultModelState):
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         super().add_request(req_index, new_req_data)
-        extra_args = new_req_data.sampling_params.extra_args or {}
-        self.alphas[req_index] = extra_args.get(ALPHA, 0.0)
+        params = new_req_data.sampling_params
+        self.alphas[req_index] = ((params and params.extra_args) or {}).get(ALPHA, 0.0)
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         slots = np.repeat(input_batch.idx_mapping_np, input_batch.num_scheduled_tokens)
@@ -112,4 +113,5 @@ class ContrastState(DefaultModelState):
 def early_layer(vllm_config: VllmConfig) -> int:
     """The layer to contrast with: ``additional_config["contrast_layer"]``, else the middle one."""
     layers = vllm_config.model_config.hf_text_config.num_hidden_layers
-    return int(vllm_config.additional_config.get(LAYER, layers // 2))
+    settings: Any = vllm_config.additional_config
+    return int(settings.get(LAYER, layers // 2))

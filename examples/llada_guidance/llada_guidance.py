@@ -52,7 +52,7 @@ class GuidedLoop(FullDiffusionLoop):
     def model_state_cls(self, model: nn.Module) -> type[FullDiffusionModelState]:
         return GuidedState
 
-    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         unconditional_ids = inputs.pop("unconditional_ids", None)
         if unconditional_ids is None:
             return super().forward(model, inputs)
@@ -83,8 +83,8 @@ class GuidedState(FullDiffusionModelState):
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         super().add_request(req_index, new_req_data)
-        extra_args = new_req_data.sampling_params.extra_args or {}
-        self.scales[req_index] = extra_args.get(SCALE, 0.0)
+        params = new_req_data.sampling_params
+        self.scales[req_index] = ((params and params.extra_args) or {}).get(SCALE, 0.0)
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         inputs = super().prepare_inputs(input_batch, req_states)

@@ -16,4 +16,5 @@ class CappedForCausalLM(SDARForCausalLM):
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         logits = super().compute_logits(hidden_states)
-        return self.logit_cap * torch.tanh(logits / self.logit_cap)
+        assert logits is not None  # It is only where ranks do not gather.
+        return torch.tanh(logits / self.logit_cap) * self.logit_cap
