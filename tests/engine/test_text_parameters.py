@@ -47,7 +47,7 @@ def test_stop_strings_cut_text_tokens_and_traces(bundled: Any, stop: str, includ
 
 def test_stop_token_ids_end_in_the_middle_of_a_block(bundled: Any) -> None:
     cut = complete(bundled, stop_token_ids=[ord("4")])
-    assert cut.text == "14"
+    assert cut.text == "1"
     assert cut.stop_reason == ord("4")
     assert len(cut.token_ids) == len(cut.unmask_trace) == len(cut.logprobs) == 2
     # Not before min_tokens: then the first of them is another.
@@ -81,10 +81,10 @@ def test_repetitions_end_a_request(bundled: Any) -> None:
 def test_a_stream_of_deltas(bundled: Any) -> None:
     """Each piece has its own tokens, traces and log probabilities."""
     core = bundled.llm_engine
-    whole = complete(bundled, stop=["14"])
+    whole = complete(bundled, stop=["/321"])
     extra = DiffusionParams(trace=True).to_extra_args()
     params = SamplingParams(
-        temperature=0.0, max_tokens=32, logprobs=1, stop=["14"], extra_args=extra,
+        temperature=0.0, max_tokens=32, logprobs=1, stop=["/321"], extra_args=extra,
         output_kind=RequestOutputKind.DELTA,
     )  # fmt: skip
     core.add_request("deltas", SUDOKU, params)

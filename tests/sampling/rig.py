@@ -41,10 +41,12 @@ class Wish:
     steps: int = 4
     block_length: int = 4
     threshold: float = 0.5
+    values: dict[str, float] = field(default_factory=dict)
 
     def decoding(self) -> Decoding:
         """As the worker has it."""
-        return Decoding(self.algorithm, self.steps, self.block_length, self.threshold, trace=True)
+        how = (self.algorithm, self.steps, self.block_length, self.threshold)
+        return Decoding(*how, trace=True, values=self.values)
 
 
 @dataclass

@@ -7,9 +7,10 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 
-from tests.sampling.reference_ import decode
-from tests.sampling.rig import MASK, Rig, Wish
+from tests.sampling.reference_ import decode, distribution
+from tests.sampling.rig import MASK, Rig, Wish, model
 from vllm import SamplingParams
 
 STOPS = [3, 5, 7, 11]
@@ -89,10 +90,18 @@ def test_the_mask_token_is_never_chosen() -> None:
             assert seen.tokens == greedy.tokens
 
 
-def test_no_bad_word_stands_in_the_text() -> None:
-    """Words of the 5 commonest tokens, everything settled at once, borders included."""
+@pytest.mark.parametrize("rewrites", [False, True])
+def test_no_bad_word_stands_in_the_text(rewrites: bool) -> None:
+    """Words of 5 tokens, everything settled at once, borders included; also with rewriting."""
+    how: dict[str, Any] = {"steps": 1}
+    if rewrites:
+        how = {
+            "algorithm": "edit",
+            "threshold": 0.0,
+            "values": {"edit_threshold": 0.3, "max_post_steps": 6},
+        }
     pool = [0, 1, 2, 3, 4]
-    words = [list(w) for w in itertools.product(pool, repeat=2) if w[0] != w[1]] + [[0, 0, 0], [9]]
+    words = [list(w) for w in itertools.product(pool, repeat=2) if w[0] != w[1]] + [[0, 0, 0], [1, 1, 1], [9]]
     for key in range(30):
         options = params(
             allowed_token_ids=[*pool, 9, 10],
@@ -101,7 +110,7 @@ def test_no_bad_word_stands_in_the_text() -> None:
             temperature=1.0,
             seed=key,
         )
-        wish = Wish(options, PROMPT, key=key, steps=1, block_length=(2, 4, 8)[key % 3])
+        wish = Wish(options, PROMPT, key=key, block_length=(2, 4, 8)[key % 3], **how)
         (told,) = Rig().run([wish], 24)
         text = told.tokens
         for word in words:
@@ -128,3 +137,29 @@ def test_after_a_preemption(name: str) -> None:
     while len(told.tokens) < 12:
         rig.step()
     assert head.tokens + told.tokens == whole.tokens
+
+
+def test_a_settled_token_is_not_penalised_for_itself() -> None:
+    """A rewriting policy sees a settled position as if its own token were not there."""
+    wish = Wish(
+        params(presence_penalty=2.0, repetition_penalty=2.0, frequency_penalty=2.0),
+        PROMPT,
+        key=8,
+        algorithm="edit",
+        block_length=8,
+        threshold=0.0,
+        values={"edit_threshold": 0.999, "max_post_steps": 3},
+    )
+    rig = Rig()
+    rig.add(wish)
+    rig.step()
+    slot = next(iter(rig.live.values()))[0]
+    first = rig.canvases.tokens[slot].tolist()
+    seen: list[torch.Tensor] = []
+    statistics = rig.sampler.statistics
+    rig.sampler.statistics = lambda logits, step: (seen.append(logits.processed), statistics(logits, step))[1]
+    rig.step()
+    for p in range(len(PROMPT), 8):
+        others: list[int | None] = [*PROMPT, *first[len(PROMPT) : p], None, *first[p + 1 :]]
+        want = distribution(wish, model(wish.key, p, 1), p, others)[first[p]]
+        assert float(seen[0][p, first[p]]) == pytest.approx(float(want), abs=1e-4)
