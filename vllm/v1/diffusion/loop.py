@@ -163,6 +163,7 @@ def _refuse_unsupported(vllm_config: VllmConfig) -> None:
         "kv_transfer_config": vllm_config.kv_transfer_config is not None,
         "watermark_config": vllm_config.watermark_config is not None,
         "logits_processors": bool(vllm_config.model_config.logits_processors),
+        "enable_prompt_embeds": vllm_config.model_config.enable_prompt_embeds,
     }
     for name, given in unsupported.items():
         if given:

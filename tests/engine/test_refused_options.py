@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the engine that a diffusion model cannot have are refused before it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"enable_prompt_embeds": True},
+        {"logits_processors": ["vllm.v1.sample.logits_processor:MinPLogitsProcessor"]},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_an_option_is_refused_by_its_name(option: dict[str, Any]) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.diffusion import bundled_path
+
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name} is not supported with diffusion models"):
+        EngineArgs(model=bundled_path(), **option).create_engine_config()
