@@ -119,7 +119,7 @@ PYTHON_ONLY = {
 
 REQUEST = {
     "model": Entry(_UPSTREAM),
-    "echo": Entry(_UPSTREAM),
+    "echo": Entry("as upstream; beside `logprobs` it asks for `prompt_logprobs`, which are refused"),
     "stream": Entry("a block at a time"),
     "stream_options": Entry("`include_usage` and `continuous_usage_stats`, as upstream"),
     "user": Entry(_LABEL),
@@ -321,10 +321,11 @@ def _table(rows: list[Row]) -> str:
         # The list of known members is parameters.md; a message ends where it begins.
         message = re.sub(r" Known: .*", "", row.message or "")
         verdict, says = "supported", row.entry.note
+        code = f"`` {message} ``" if "`" in message else f"`{message}`"
         if message and not row.entry.partly:
-            verdict, says = "refused", f"`{message}`"
+            verdict, says = "refused", code
         elif message:
-            says = f"{says}; else refused: `{message}`"
+            says = f"{says}; else refused: {code}"
         lines.append(f"| `{row.field}` | {verdict} | {says} |".replace("||", "| |"))
     return "\n".join(lines)
 
