@@ -52,4 +52,5 @@ fi
 if [[ " $parts " == *" bench "* ]]; then
   "$python" benchmarks/kernels/row_stats.py --device cuda
   "$python" benchmarks/kernels/unmask.py --device cuda
+  "$python" benchmarks/kernels/attention.py
 fi

@@ -30,7 +30,9 @@ def block_causal_attention(
     """Attention of every row to the keys up to the end of its block, written to ``out``.
 
     Nothing on the host depends on lengths: a captured CUDA graph serves any batch of R requests whose
-    rows fit in ``query``. Rows from ``query_start_loc[-1]`` on are left alone.
+    rows fit in ``query``. Rows from ``query_start_loc[-1]`` on are left alone. On Hopper a kernel of its
+    own serves heads of 64 and 128 where a request has 64 rows and heads of a group, or more, on average;
+    the kernels round differently.
 
     T tokens, R requests, H heads, K KV heads (H a multiple of K), D the head size.
 
