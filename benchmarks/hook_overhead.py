@@ -101,8 +101,9 @@ class Engine:
 
     def close(self) -> None:
         """Ends the process."""
-        self.process.kill()
-        self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
 
     def _read(self) -> Any:
         assert self.process.stdout is not None

@@ -65,6 +65,7 @@ def start(shape: str, changes: dict[str, Any] | None = None, **settings: Any) ->
         "dtype": "bfloat16",
         "seed": 0,
         "max_model_len": 1024,
+        "max_num_batched_tokens": 8192,
         "enable_prefix_caching": False,
         "disable_log_stats": False,
     }

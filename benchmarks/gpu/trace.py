@@ -16,6 +16,7 @@ import json
 import os
 import statistics
 import tempfile
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,31 @@ def read_trace(events: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def watch_host(llm: Any) -> dict[str, list[float]]:
+    """Times the host's parts of every step from now on, in milliseconds, by name."""
+    core = llm.llm_engine.engine_core.engine_core
+    runner = core.model_executor.driver_worker.worker.model_runner
+    times: dict[str, list[float]] = {}
+
+    def watch(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+        kept = times.setdefault(name, [])
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            result = original(*args, **kwargs)
+            kept.append(1e3 * (time.perf_counter() - begin))
+            return result
+
+        setattr(owner, name, timed)
+
+    watch(core.scheduler, "schedule")
+    watch(core.scheduler, "update_from_output")
+    watch(runner, "execute_model")
+    watch(runner, "sample_tokens")
+    return times
+
+
 def main() -> None:
     """Profiles one workload."""
     import torch
@@ -107,9 +133,14 @@ def main() -> None:
         settings["diffusion_config"] = {"block_length": chosen.block}
     llm = start(chosen.shape, **settings)
     print(json.dumps(describe()), flush=True)
+    host = watch_host(llm)
     for batch in chosen.batch:
         work = Workload(batch, 128, chosen.tokens, chosen.block, chosen.steps or None)
-        timing = run(llm, work, repeats=3, warm=2)
+        run(llm, work, repeats=1)
+        for kept in host.values():
+            kept.clear()
+        timing = run(llm, work, repeats=3, warm=0)
+        host_ms = {name: round(statistics.median(kept), 3) for name, kept in host.items()}
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities) as profiler:
             run(llm, work, repeats=1, warm=0)
@@ -124,6 +155,7 @@ def main() -> None:
                     "block": chosen.block,
                     "batch": batch,
                     "unprofiled_step_ms": round(timing.step_ms, 3),
+                    "host_ms": host_ms,
                     "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
                 }
                 | result

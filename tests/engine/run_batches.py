@@ -14,7 +14,11 @@ def main() -> None:
     from vllm import LLM
 
     task = json.load(sys.stdin)
+    free_rows = task["settings"].pop("free_rows", None)
     llm = LLM(**task["settings"])
+    if free_rows is not None:
+        # In this process only: windows as a GPU's scheduler plans them.
+        llm.llm_engine.engine_core.engine_core.scheduler._free_rows = free_rows
     results = []
     for batch in task["batches"]:
         cases = [Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()}) for c in batch]

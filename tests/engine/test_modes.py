@@ -17,6 +17,7 @@ MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "async": ({}, {"async_scheduling": True}),
     "in_process": (IN_PROCESS, {}),
     "in_process_async": (IN_PROCESS, {"async_scheduling": True}),
+    "in_process_async_as_on_a_gpu": (IN_PROCESS, {"async_scheduling": True, "free_rows": 4096}),
     "compiled": ({}, {"enforce_eager": False}),
 }
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 VOCABULARY = 256
 
@@ -27,6 +26,5 @@ def make_qwen3(folder: Path) -> str:
         tie_word_embeddings=False,
         initializer_range=0.2,  # Far from uniform: ids are no matter of rounding.
     )
-    model: Any = Qwen3ForCausalLM
-    model(config).float().save_pretrained(folder)
+    Qwen3ForCausalLM(config).float().save_pretrained(folder)
     return str(folder)

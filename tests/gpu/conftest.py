@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+# Triton multiplies float32 in tf32 where nothing is said; ids are compared with float32.
+os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 
 
 def _reason() -> str | None:

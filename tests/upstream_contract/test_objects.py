@@ -15,6 +15,8 @@ OBJECTS = {
     ("cache_config", "vllm"): "vllm.config:CacheConfig",
     ("model_config", "vllm"): "vllm.config:ModelConfig",
     ("scheduler_config", "vllm"): "vllm.config:SchedulerConfig",
+    ("compilation", "vllm.v1.diffusion.graphs"): "vllm.config:CompilationConfig",
+    ("attention", "vllm.v1.diffusion.graphs"): "vllm.config:AttentionConfig",
     ("core", "vllm.v1.generation_loop"): "vllm.v1.engine.core:EngineCore",
     ("request", "vllm.v1.diffusion.scheduler"): "vllm.v1.request:Request",
     ("scheduler_output", "vllm"): "vllm.v1.core.sched.output:SchedulerOutput",
@@ -79,6 +81,7 @@ def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> N
 
 
 FUNCTIONS = (
+    "vllm._custom_ops:fused_qk_norm_rope",
     "vllm.utils.torch_utils:async_tensor_h2d",
     "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",
     "vllm.v1.metrics.utils:create_metric_per_engine",

@@ -5,8 +5,14 @@ The weights' names and shapes are Qwen3's; attention is block-causal, which the
 ``block_diffusion`` generation loop sees to.
 """
 
+from vllm.config import VllmConfig
+from vllm.model_executor.models.fused_qwen3_attention import fuse_attention
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 
 class SDARForCausalLM(Qwen3ForCausalLM):
     """``SDARForCausalLM`` checkpoints (SDAR 1.7B, 4B, 8B; TraDo)."""
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        fuse_attention(self)

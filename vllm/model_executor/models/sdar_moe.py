@@ -5,8 +5,14 @@ The weights' names and shapes are Qwen3-MoE's; attention is block-causal, which 
 ``block_diffusion`` generation loop sees to.
 """
 
+from vllm.config import VllmConfig
+from vllm.model_executor.models.fused_qwen3_attention import fuse_attention
 from vllm.model_executor.models.qwen3_moe import Qwen3MoeForCausalLM
 
 
 class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
     """``SDARMoeForCausalLM`` checkpoints (SDAR 30B-A3B)."""
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        fuse_attention(self)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.worker.utils import AttentionGroup
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,25 @@ class BlockSequences:
         query_start_loc = np.zeros(len(request) + 1, dtype=np.int32)
         query_start_loc[1:] = seq_lens + before[request]
         return cls(request, query_start_loc, seq_lens)
+
+
+def make_room(attn_groups: list[list[AttentionGroup]], sequences: int) -> None:
+    """Lets FlashAttention 3's builders plan for as many sequences as a step may have.
+
+    With whole-step graphs they copy every step's plan to a buffer of theirs, which upstream makes
+    for one sequence a request or row of a graph. Before the first capture.
+
+    Args:
+        attn_groups: The runner's attention layers, in groups.
+        sequences: Sequences of a step, at most.
+    """
+    for group in (group for groups in attn_groups for group in groups):
+        builder = group.get_metadata_builder(0)
+        plan = getattr(builder, "scheduler_metadata", None)
+        # A counter, and four numbers a sequence, sequences rounded up to four.
+        needed = 1 + 4 * (-(-sequences // 4) * 4)
+        if plan is not None and len(plan) < needed:
+            builder.scheduler_metadata = plan.new_zeros(needed)
 
 
 class GraphSequences:

@@ -10,6 +10,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.params import Decoding
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.window import foreseen_steps
 from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.states import RequestState
 
@@ -83,6 +84,7 @@ class CanvasStates:
         self.policies: dict[int, UnmaskingPolicy] = {}
         """By slot, the policies that do something a rule of the kernel's does not."""
         self._positions = torch.arange(width, device=device)
+        self._unforeseen = np.zeros(num_slots, dtype=bool)
         self._added: list[int] = []
 
     def add(self, slot: int, decoding: Decoding, end: int | None = None) -> None:
@@ -104,10 +106,19 @@ class CanvasStates:
         self.exiting.discard(slot)
         if decoding.exits:
             self.exiting.add(slot)
+        self._unforeseen[slot] = foreseen_steps(decoding, decoding.block_length) is None
         self.policies.pop(slot, None)
         if policy.rule is Rule.GIVEN or policy.boosts:
             self.policies[slot] = policy
         self._added.append(slot)
+
+    def unforeseen(self, slots: np.ndarray) -> bool:
+        """Whether the model decides when one of these requests' blocks settles.
+
+        Args:
+            slots: Slots, on the host.
+        """
+        return bool(self._unforeseen[slots].any())
 
     def apply_added(self, requests: RequestState) -> None:
         """Starts the canvases of the slots added since the last call."""

@@ -13,7 +13,7 @@ from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
-from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences
+from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences, make_room
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar_states import GrammarStates
@@ -56,6 +56,8 @@ class DiffusionModelState(DefaultModelState):
         width = self.diffusion_config.block_length
         mask_token_id = self.diffusion_config.mask_token_id
         assert width is not None and mask_token_id is not None
+        # A step may be in flight when the next one is planned.
+        self.overlaps = vllm_config.max_concurrent_batches > 1
         self.canvases = CanvasStates(self.max_num_reqs, width, mask_token_id, device, self.aligned)
         self.grammars = GrammarStates(vllm_config, self.canvases)
 
@@ -66,10 +68,10 @@ class DiffusionModelState(DefaultModelState):
             sampler,
             self.canvases,
             self.grammars,
-            # A step may be in flight when the next one is planned.
-            overlaps=self.vllm_config.max_concurrent_batches > 1,
+            overlaps=self.overlaps,
             tempered_confidence=family.tempered_confidence,
             keeps_filters=family.keeps_filters,
+            most_rows=min(self.max_num_reqs * self.canvases.width, self.max_num_tokens),
         )
         return denoising, None
 
@@ -95,11 +97,26 @@ class DiffusionModelState(DefaultModelState):
         input_batch.input_ids[:num_tokens] = self.canvases.input_ids(
             req_states, slots, input_batch.positions[:num_tokens]
         )
+        if self.overlaps and self.canvases.unforeseen(input_batch.idx_mapping_np):
+            self._find_open_blocks(input_batch)
         return {}
+
+    def _find_open_blocks(self, input_batch: InputBatch) -> None:
+        """Points rows of logits at open blocks that a window reaches beyond.
+
+        Such a window was planned before it was known which of its blocks is open.
+        Upstream's rows are the window's last ones.
+        """
+        rows, slot = input_batch.logits_indices, input_batch.expanded_idx_mapping
+        if len(rows):
+            wanted = self.canvases.start[slot] + input_batch.expanded_local_pos
+            beyond = (input_batch.positions[rows] - wanted).clamp_(min=0)
+            input_batch.logits_indices = rows - beyond.to(rows.dtype)
 
     def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, block_tables: BlockTables) -> None:
         """Makes what captured graphs read; see upstream."""
         super().initialize_kv_cache(kv_cache_config, block_tables)
+        self._has_room = False
         self.graph_sequences = GraphSequences(
             self.vllm_config.compilation_config.max_cudagraph_capture_size or 0,
             self.max_num_reqs,
@@ -121,6 +138,9 @@ class DiffusionModelState(DefaultModelState):
     ) -> dict[str, Any]:
         """Attention metadata with one bidirectional sequence a block."""
         assert ubatch_idx == 0
+        if not self._has_room:
+            make_room(attn_groups, self.max_num_tokens)
+            self._has_room = True
         blocks = BlockSequences.of(
             starts=input_batch.num_computed_tokens_np,
             lengths=input_batch.num_scheduled_tokens,

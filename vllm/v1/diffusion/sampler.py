@@ -40,6 +40,7 @@ class DenoisingSampler:
         overlaps: bool,
         tempered_confidence: bool,
         keeps_filters: bool,
+        most_rows: int,
     ) -> None:
         """Makes the sampler.
 
@@ -53,6 +54,7 @@ class DenoisingSampler:
                 distribution that is sampled (SDAR), not in the plain softmax
                 (LLaDA).
             keeps_filters: Whether top-k and top-p act at temperature 0 too (Dream).
+            most_rows: Rows of logits that a step may have.
         """
         # The runner reads these two, and counts emitted tokens for the penalties.
         self.sampling_states = sampler.sampling_states
@@ -61,6 +63,7 @@ class DenoisingSampler:
         self.canvases = canvases
         self.grammars = grammars
         self.overlaps = overlaps
+        self.most_rows = most_rows
         self.policies = PolicySelection(canvases, sampler.sampling_states)
         self.exits = EarlyExits(canvases)
         self.logits = LogitsPipeline(sampler, canvases, self.policies, keeps_filters)
@@ -95,6 +98,9 @@ class DenoisingSampler:
             The tokens of blocks that settled, ``[requests, W]``, how many they
             are, and how many of the window's positions stay uncomputed.
         """
+        if logits.is_cuda and len(logits) and not input_batch.num_draft_tokens:
+            # Memory is being profiled, with one row a request: a step may have more.
+            logits.new_empty(max(0, self.most_rows - len(logits)), logits.shape[1])
         canvases = self.canvases
         num_reqs = input_batch.num_reqs
         slots = input_batch.idx_mapping[:num_reqs]
@@ -105,26 +111,29 @@ class DenoisingSampler:
         outputs = StepOutputs(num_reqs, canvases)
         logprobs = None
 
-        if (step := DenoisingStep.of(input_batch, canvases, self.overlaps)) is not None:
+        overlaps = self.overlaps and canvases.unforeseen(input_batch.idx_mapping_np)
+        if (step := DenoisingStep.of(input_batch, canvases, overlaps)) is not None:
             first = (known - start)[step.index].clamp(min=0)
             self.policies.begin(step, first, self._rewritable(step.slots, first))
             self.grammars.restrict(logits, step)
             processed = self.logits(logits, step)
             stats = self.statistics(processed, step)
-            before = self.logprobs.look(step)
+            cell = (step.row_slot, step.row_column)
+            open_, tokens = canvases.masked[cell], canvases.tokens[cell]
             done = settle(
                 stats,
                 step,
                 canvases,
                 self.policies,
                 self.exits,
-                self.overlaps,
+                overlaps,
                 self.logits.bad_words,
                 self._takes_first_only(step.slots),
             )
-            self.grammars.revise(done, stats, step, self.overlaps)
+            self.grammars.revise(done, stats, step, overlaps)
             settled[step.index] = done
-            self.logprobs.record(processed, step, before)
+            written = ~canvases.masked[cell] & (open_ | (canvases.tokens[cell] != tokens))
+            self.logprobs.record(processed, step, written)
             outputs.read(step, first, self.policies.failed)
             logprobs = self.logprobs.read(step, first, num_reqs)
             canvases.next_block(step.slots, done)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
@@ -26,6 +27,9 @@ from vllm.v1.request import Request
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 DRAFT = -1
+
+_FREE_ROWS = 256
+"""Rows of a step that cost a GPU nothing, since it is busy reading the weights."""
 
 
 class DiffusionScheduler(Scheduler):
@@ -53,6 +57,8 @@ class DiffusionScheduler(Scheduler):
         self.num_sampled_tokens_per_step = 0
         self.num_lookahead_tokens = served
         self._plans: dict[str, RequestPlan] = {}
+        self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
+        self._reaches_over = False
         self._denoising_stats: SpecDecodingStats | None = None
 
     # ---- requests come and go ------------------------------------------------
@@ -90,6 +96,8 @@ class DiffusionScheduler(Scheduler):
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """Plans one window a request, then lets upstream schedule them."""
         budget = self.max_num_scheduled_tokens
+        widest = 2 * self.num_lookahead_tokens * (len(self.running) + len(self.waiting))
+        self._reaches_over = widest <= self._free_rows
         postponed = []
         for request in self.running:
             if self._has_whole_chunks_left(request):
@@ -149,8 +157,16 @@ class DiffusionScheduler(Scheduler):
         ):
             return None
         end = plan.window_end(known)
+        if self._reaches_over and plan.may_have_settled and self._wants_more(request, end):
+            # The worker denoises whichever of the two blocks is open.
+            end = plan.window_end(end)
         request.spec_token_ids = [DRAFT] * (end - request.num_tokens)
         return end - request.num_computed_tokens
+
+    def _wants_more(self, request: Request, end: int) -> bool:
+        """Whether there is a block behind the one that ends at ``end``."""
+        wanted = end - request.num_prompt_tokens < request.max_tokens
+        return wanted and end + self._plans[request.request_id].block_length <= self.max_model_len
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         """Rounds what upstream scheduled to whole blocks and records it."""

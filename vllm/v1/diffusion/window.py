@@ -39,6 +39,20 @@ def computed_after(window_end: int, known: int, block_length: int) -> int:
     return block_start(min(window_end, known), block_length)
 
 
+def foreseen_steps(decoding: Decoding, masked: int) -> int | None:
+    """Denoising steps that a block takes, where that does not depend on the model.
+
+    Args:
+        decoding: How the request is denoised.
+        masked: Masks that the block begins with.
+    """
+    policy = get_policy(decoding.algorithm)
+    total = policy.steps_left(masked, 0, decoding.steps, decoding.block_length)
+    if total is None or not decoding.foreseeable:
+        return None
+    return min(total, decoding.max_steps or total)
+
+
 class Outcome(Enum):
     """What is known in advance of a scheduled window."""
 
@@ -97,6 +111,12 @@ class RequestPlan:
             return self.window_end(known)
         return known
 
+    @property
+    def may_have_settled(self) -> bool:
+        """Whether the window in flight settles its block is for the model to say."""
+        last = self.windows[-1] if self.windows else None
+        return last is not None and not last.stale and last.outcome is Outcome.UNKNOWN
+
     def window_end(self, known: int) -> int:
         """End of the block that follows ``known`` tokens."""
         return block_start(known, self.block_length) + self.block_length
@@ -136,9 +156,7 @@ class RequestPlan:
         return computed_after(self.windows[-1].end, known, self.block_length)
 
     def _outcome(self, masked: int) -> Outcome:
-        decoding = self.decoding
-        total = get_policy(decoding.algorithm).steps_left(masked, 0, decoding.steps, decoding.block_length)
-        if total is None or not decoding.foreseeable:
+        total = foreseen_steps(self.decoding, masked)
+        if total is None:
             return Outcome.UNKNOWN
-        total = min(total, decoding.max_steps or total)
         return Outcome.SETTLES if self.step >= total else Outcome.NOTHING
