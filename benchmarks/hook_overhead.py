@@ -101,9 +101,8 @@ class Engine:
 
     def close(self) -> None:
         """Ends the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
+        self.process.kill()
+        self.process.wait()
 
     def _read(self) -> Any:
         assert self.process.stdout is not None

@@ -109,6 +109,7 @@ def config_json(config: NetworkConfig) -> dict[str, Any]:
         "n_kv_heads": config.kv_heads,
         "n_layers": config.layers,
         "residual_dropout": 0.0,
+        "stop_at_eos": True,  # A key of this project: else LLaDA fills its canvas.
         "rope": True,
         "rope_full_precision": True,
         "scale_logits": False,

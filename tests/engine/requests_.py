@@ -30,6 +30,7 @@ class Case:
     alg_temperature: float | None = None
     eps: float | None = None
     cache: str | None = None
+    confidence_eos_eot_inf: bool | None = None
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -65,6 +66,7 @@ class Case:
                 alg_temperature=self.alg_temperature,
                 eps=self.eps,
                 cache=self.cache,
+                confidence_eos_eot_inf=self.confidence_eos_eot_inf,
                 edit_threshold=self.edit_threshold,
                 max_post_steps=self.max_post_steps,
                 low_threshold=self.low_threshold,

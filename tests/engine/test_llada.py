@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GOLDEN, run_elsewhere
-from tests.engine.requests_ import Case, random_prompt
+from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.bidirectional import LladaReference
+from tests.reference.sdar import Decoded
 
 FOLDER = GOLDEN / "llada"
 LENGTHS = (1, 7, 33, 130)
+MODES = ("none", "prefix", "dual")
+OWN_MODE = "dual"
 
 
 @cache
@@ -23,18 +27,18 @@ def reference() -> LladaReference:
     return LladaReference(FOLDER)
 
 
-def golden(mode: str) -> list[dict[str, Any]]:
-    """The published cases of a cache mode."""
-    cases = json.loads((FOLDER / "cases_fastdllm.json").read_text())["cases"]
-    if mode == "none":
-        cases += json.loads((FOLDER / "cases.json").read_text())["cases"]
+def published() -> list[dict[str, Any]]:
+    """The published cases, of every cache mode."""
     return [
         case
-        for case in cases
-        if case["params"].get("cache", "none") == mode
-        # Renormalising without end-of-text tokens is not offered.
-        and not case["params"].get("confidence_eos_eot_inf")
+        for file in ("cases.json", "cases_fastdllm.json")
+        for case in json.loads((FOLDER / file).read_text())["cases"]
     ]
+
+
+def in_engine(mode: str) -> str | None:
+    """How a request asks for a cache mode: the engine's own one not at all."""
+    return None if mode == OWN_MODE else mode
 
 
 def of_golden(case: dict[str, Any]) -> Case:
@@ -52,12 +56,25 @@ def of_golden(case: dict[str, Any]) -> Case:
         tuple(case["prompt_ids"]),
         params["gen_length"],
         block_length=params["block_length"],
+        cache=in_engine(params.get("cache", "none")),
+        confidence_eos_eot_inf=params.get("confidence_eos_eot_inf"),
         **how,
     )
 
 
+@pytest.fixture(scope="module")
+def llada() -> Iterator[Any]:
+    """An engine whose steps are as large as its context: batches do not fit, requests wait."""
+    from vllm import LLM
+
+    own = {"model": str(FOLDER), "max_model_len": 512, "max_num_batched_tokens": 512}
+    llm = LLM(**SETTINGS | own | {"diffusion_config": {"block_length": 64, "cache": OWN_MODE}})
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
 def mixed() -> list[Case]:
-    """16 requests of many shapes; some canvases end inside a block."""
+    """16 requests of many shapes and every cache mode; some canvases end inside a block."""
     ways: list[dict[str, Any]] = [
         {"algorithm": "low_confidence_static"},
         {"algorithm": "low_confidence_static", "steps": 3},
@@ -69,37 +86,74 @@ def mixed() -> list[Case]:
             random_prompt(LENGTHS[i % 4], 40 + i),
             (16, 24, 21, 40)[(i // 2) % 4],
             block_length=(8, 16, 32)[i % 3],
+            cache=in_engine(MODES[(i // 3) % 3]),
             **ways[(i // 4 + i) % 4],
         )
         for i in range(16)
     ]
 
 
-@pytest.mark.parametrize("mode", ["none", "prefix", "dual"])
-def test_cache_mode(mode: str) -> None:
-    published, cases = golden(mode), mixed()
-    assert published
-    requests = [of_golden(case) for case in published]
-    first, together, second = run_elsewhere(
-        [requests[:1], requests, cases],
-        model=str(FOLDER),
-        diffusion_config={"block_length": 64, "cache": mode},
-        # As large as the context: batches do not fit, requests have to wait.
-        max_model_len=512,
-        max_num_batched_tokens=512,
-    )
-    for result, case in zip([*first[:-1], *together[:-1]], [published[0], *published], strict=True):
+def test_golden_alone(llada: Any) -> None:
+    for case in published()[::3]:
+        assert run(llada, [of_golden(case)])[0]["token_ids"] == case["output_ids"], case["name"]
+
+
+def test_golden_batched(llada: Any) -> None:
+    cases = published()
+    for result, case in zip(run(llada, [of_golden(c) for c in cases]), cases, strict=True):
         assert result["token_ids"] == case["output_ids"], case["name"]
-    for result, case in zip(second[:-1], cases, strict=True):
-        want = reference().generate(
-            list(case.prompt),
-            case.max_tokens,
-            case.block_length,
-            case.steps or case.block_length,
-            case.algorithm,
-            case.threshold if case.factor is None else case.factor,
-            mode,
-        )
+        if "cache" not in case["params"]:
+            assert result["unmask_steps"] == case["unmask_step"], case["name"]
+            assert result["probabilities"] == pytest.approx(case["unmask_conf"], abs=1e-4)
+
+
+def expected(case: Case) -> Decoded:
+    """What the reference generates for a request."""
+    assert case.block_length
+    return reference().generate(
+        list(case.prompt),
+        case.max_tokens,
+        case.block_length,
+        case.steps or case.block_length,
+        case.algorithm,
+        case.threshold if case.factor is None else case.factor,
+        case.cache or OWN_MODE,
+    )
+
+
+def test_mixed_batch(llada: Any) -> None:
+    cases = mixed()
+    for result, case in zip(run(llada, cases), cases, strict=True):
+        want = expected(case)
         assert result["token_ids"] == want.output_ids, case
         assert result["unmask_steps"] == want.unmask_step, case
         assert result["steps"] == want.denoising_steps, case
+
+
+def test_an_end_token_ends_nothing_unless_it_is_asked_for(llada: Any) -> None:
+    """As in the published loop; a stop id cuts the response behind it."""
+    from vllm import SamplingParams
+
+    case = Case(random_prompt(7, 63), 16, "low_confidence_static", 16, steps=4, cache="none")
+    eos, ids = reference().config["eos_token_id"], expected(case).output_ids
+    assert eos in ids[:-1]
+    how = case.sampling_params().extra_args
+    params = [
+        SamplingParams(temperature=0, max_tokens=16, detokenize=False, stop_token_ids=stops, extra_args=how)
+        for stops in ([], [eos])
+    ]
+    prompt = {"prompt_token_ids": list(case.prompt)}
+    outputs = llada.generate([prompt, prompt], params, use_tqdm=False)
+    whole, cut = (list(output.outputs[0].token_ids) for output in outputs)
+    assert whole == ids
+    assert cut == ids[: ids.index(eos) + 1]
+
+
+def test_a_mask_token_in_the_prompt_is_text(llada: Any) -> None:
+    prompt = list(random_prompt(37, 3))
+    prompt[5] = prompt[-1] = reference().mask_id
+    cases = [
+        Case(tuple(prompt), 24, "low_confidence_static", 8, cache=in_engine(mode), steps=3) for mode in MODES
+    ]
+    for result, case in zip(run(llada, cases), cases, strict=True):
+        assert result["token_ids"] == expected(case).output_ids, case

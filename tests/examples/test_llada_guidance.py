@@ -59,7 +59,7 @@ def expected(case: Request) -> list[int]:
 
 def test_ids_are_the_references(installed: Path) -> None:
     cases = batch()
-    warm = {"temperature": 0.8, "seed": 3}
+    warm: dict[str, Any] = {"temperature": 0.8, "seed": 3}
     prompt = random_prompt(20, 92)
     together, alone, plain, warm_plain, warm_zero, warm_guided, warm_again, refused, cached = generate(
         [

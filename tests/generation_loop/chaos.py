@@ -25,12 +25,12 @@ class ChaosScheduler(Scheduler):
     def add_request(self, request: Any) -> None:
         """Fails after the request is in the queue."""
         super().add_request(request)
-        if ADD in request.prompt_token_ids:
+        if ADD in (request.prompt_token_ids or ()):
             raise Chaos("no room")
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Fails before anything is scheduled."""
-        if any(SCHEDULE in r.prompt_token_ids for r in self.requests.values()):
+        if any(SCHEDULE in (r.prompt_token_ids or ()) for r in self.requests.values()):
             raise Chaos("no plan")
         return super().schedule(*args, **kwargs)
 
@@ -74,7 +74,7 @@ class ChaosLoop(GenerationLoop):
 
     def step(self, core: Any) -> Any:
         """Fails with requests waiting."""
-        if any(STEP in r.prompt_token_ids for r in core.scheduler.requests.values()):
+        if any(STEP in (r.prompt_token_ids or ()) for r in core.scheduler.requests.values()):
             raise Chaos("no step")
         return super().step(core)
 

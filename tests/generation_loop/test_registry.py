@@ -23,9 +23,9 @@ def test_built_in_loops_are_known() -> None:
 
 
 def test_the_default_does_what_upstream_does() -> None:
-    loop = get_generation_loop(config(None))
-    assert type(loop) is GenerationLoop
-    core = SimpleNamespace(batch_queue=None, step=lambda: "one", step_with_batch_queue=lambda: "queue")
+    loop: Any = get_generation_loop(config(None))
+    assert loop.__class__ is GenerationLoop
+    core: Any = SimpleNamespace(batch_queue=None, step=lambda: "one", step_with_batch_queue=lambda: "queue")
     assert loop.step(core) == "one"
     core.batch_queue = [0]
     assert loop.step(core) == "queue"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = 256
 
@@ -26,5 +27,6 @@ def make_qwen3(folder: Path) -> str:
         tie_word_embeddings=False,
         initializer_range=0.2,  # Far from uniform: ids are no matter of rounding.
     )
-    Qwen3ForCausalLM(config).float().save_pretrained(folder)
+    model: Any = Qwen3ForCausalLM
+    model(config).float().save_pretrained(folder)
     return str(folder)

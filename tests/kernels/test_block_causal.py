@@ -24,14 +24,17 @@ def dtypes(device: torch.device) -> list[torch.dtype]:
 @pytest.mark.parametrize("head", [64, 80, 96, 128])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (7, 1), (20, 1)])
 def test_shapes(device: torch.device, check: Check, head: int, heads: int, kv_heads: int) -> None:
-    for i, dtype in enumerate(dtypes(device)):
+    kinds = list(enumerate(dtypes(device)))
+    if device.type == "cpu":  # whose code knows no head sizes: one dtype at a time is enough
+        kinds = [kinds[(head // 16 + heads) % len(kinds)]]
+    for i, dtype in kinds:
         requests = [PREFILLS[i], WINDOWS[3 + i], PREFILLS[3 + i]]
         batch = make_batch(requests, heads=heads, kv_heads=kv_heads, head=head, dtype=dtype, seed=i)
         check(batch.to(device))
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("page_size", [16, 48, 128])
+@pytest.mark.parametrize("page_size", [16, 48])
 def test_requests_of_all_kinds(device: torch.device, check: Check, page_size: int) -> None:
     """In one batch, with empty requests and rows that belong to none, as in a padded graph."""
     requests = [*PREFILLS, (0, 0, 4), *WINDOWS, (0, 9, 32), (0, 0, 1)]
@@ -55,7 +58,8 @@ def test_peaked_scores(device: torch.device, check: Check) -> None:
 
 def test_many_requests(device: torch.device) -> None:
     """More than a thread block can look through at once."""
-    requests = [(1 + i % 5, i % 40, 1 + i % 7) for i in range(140)]
+    count = 140 if device.type == "cuda" else 30
+    requests = [(1 + i % 5, i % 40, 1 + i % 7) for i in range(count)]
     batch = make_batch(requests, heads=2, kv_heads=1).to(device)
     check_attention(batch)
     check_tail(batch)

@@ -89,6 +89,13 @@ class DiffuseSubcommand(CLISubcommand):
             const=8,
             help="Solve N puzzles and check the answers (default: 8).",
         )
+        what.add_argument(
+            "--describe",
+            metavar="MODEL",
+            nargs="?",
+            const="",
+            help="Print what would be resolved for a model, and from where; start nothing.",
+        )
         what.add_argument("--json", action="store_true", help="Print JSON lines.")
         what.add_argument(
             "--trace",

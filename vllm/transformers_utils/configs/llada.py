@@ -35,7 +35,9 @@ class LLaDAConfig(LlamaConfig):  # type: ignore[no-untyped-call]
         super().__init__(**kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> PretrainedConfig:
+    def from_dict(  # type: ignore[override]
+        cls, config_dict: dict[str, Any], **kwargs: Any
+    ) -> PretrainedConfig:
         """Reads a ``config.json``; LLaDA-MoE's says ``llada`` too, and has experts."""
         if config_dict.get("num_experts") is None:
             return super().from_dict(config_dict, **kwargs)

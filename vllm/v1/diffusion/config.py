@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from vllm.v1.diffusion.families import Family, family_of_architectures
 from vllm.v1.diffusion.rules import MAX_CANVAS
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm.config import ModelConfig, VllmConfig
 
 
 @config
@@ -55,6 +55,30 @@ class MaskedDiffusionConfig(DiffusionConfig):
     mask_token_id: int | None = Field(default=None, ge=0)
     """Id of the mask token."""
 
+    stop_at_eos: bool | None = None
+    """Whether a response ends at the end token; where it does not, the whole canvas is
+    returned, unless ``stop_token_ids`` or ``stop`` of a request end it."""
+
+    end_token_ids: list[int] | None = None
+    """Ids that ``diffusion_confidence_eos_eot_inf`` keeps from being settled early."""
+
+
+class Setting(NamedTuple):
+    """A resolved setting.
+
+    Attributes:
+        value: The value; None where the setting does not apply or is open.
+        source: Where it comes from.
+    """
+
+    value: Any
+    source: str
+
+
+GIVEN, MODEL, TOKENIZER, TABLE, ENGINE = (
+    "--diffusion-config", "config.json", "tokenizer", "family table", "engine",
+)  # fmt: skip
+
 
 def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
     """Fills what ``--diffusion-config`` left open; idempotent.
@@ -70,11 +94,24 @@ def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
         ValueError: The model is of no known family, or a setting does not fit
             the model.
     """
-    model_config = vllm_config.model_config
+    found = settings(vllm_config.model_config, vllm_config.diffusion_config)
+    return MaskedDiffusionConfig(**{name: setting.value for name, setting in found.items()})
+
+
+def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[str, Setting]:
+    """Every field of the configuration for a model, with where it comes from.
+
+    Args:
+        model_config: The model.
+        config: What ``--diffusion-config`` gave, or None.
+
+    Raises:
+        ValueError: As :func:`resolve_diffusion_config`.
+    """
     family = family_of_architectures(model_config.architectures)
     if family is None:
         raise ValueError(f"{model_config.architectures} is no masked-diffusion architecture.")
-    given = vllm_config.diffusion_config or MaskedDiffusionConfig()
+    given = config or MaskedDiffusionConfig()
     if not isinstance(given, MaskedDiffusionConfig):
         given = MaskedDiffusionConfig(canvas_length=given.canvas_length)
     hf_config = model_config.hf_config
@@ -89,47 +126,79 @@ def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
             f"{family.name} models; give one."
         )
     block_length = _first(
-        given.block_length,
-        given.canvas_length,
-        getattr(hf_config, "block_size", None),
-        family.block_length,
-        min(model_config.max_model_len, MAX_CANVAS),
+        (given.block_length, GIVEN),
+        (given.canvas_length, GIVEN),
+        (getattr(hf_config, "block_size", None), MODEL),
+        (family.block_length, TABLE),
+        (min(model_config.max_model_len, MAX_CANVAS), f"{TABLE}: a response is one block"),
     )
-    if block_length > MAX_CANVAS:
-        raise ValueError(f"diffusion_config: block_length={block_length} must be at most {MAX_CANVAS}.")
+    if block_length.value > MAX_CANVAS:
+        raise ValueError(f"diffusion_config: block_length={block_length.value} must be at most {MAX_CANVAS}.")
     mask_token_id = _first(
-        given.mask_token_id,
-        getattr(hf_config, "mask_token_id", None),
-        family.mask_token_id,
+        (given.mask_token_id, GIVEN),
+        (getattr(hf_config, "mask_token_id", None), MODEL),
+        (family.mask_token_id, TABLE),
     )
     vocab_size = model_config.get_vocab_size()
-    if not 0 <= mask_token_id < vocab_size:
+    if not 0 <= mask_token_id.value < vocab_size:
         raise ValueError(
-            f"mask_token_id={mask_token_id} is outside the vocabulary of "
+            f"mask_token_id={mask_token_id.value} is outside the vocabulary of "
             f"{vocab_size} tokens. Set it in the model's config.json or with "
             "--diffusion-config '{\"mask_token_id\": ID}'."
         )
-    bidirectional = family.loop == "full_diffusion"
-    if given.cache is not None and not bidirectional:
-        raise ValueError(
-            f"diffusion_config: cache={given.cache!r} has no effect on {family.name} "
-            "models, whose cache is exact."
-        )
-    algorithm = given.algorithm or family.algorithm
-    _check_algorithm(algorithm)
-    return MaskedDiffusionConfig(
-        canvas_length=block_length,
-        block_length=block_length,
-        algorithm=algorithm,
-        steps=given.steps,
-        threshold=_first(given.threshold, family.threshold),
-        entropy_bound=_first(given.entropy_bound, family.entropy_bound),
-        edit_threshold=given.edit_threshold,
-        low_threshold=given.low_threshold,
-        max_post_steps=given.max_post_steps,
-        cache=(given.cache or "none") if bidirectional else None,
-        mask_token_id=mask_token_id,
-    )
+    cache = _first((given.cache, GIVEN), ("none", TABLE))
+    if family.loop != "full_diffusion":
+        if given.cache is not None:
+            raise ValueError(
+                f"diffusion_config: cache={given.cache!r} has no effect on {family.name} "
+                "models, whose cache is exact."
+            )
+        cache = Setting(None, "the family's cache is exact")
+    algorithm = _first((given.algorithm, GIVEN), (family.algorithm, TABLE))
+    _check_algorithm(algorithm.value)
+    return {
+        "canvas_length": block_length,
+        "block_length": block_length,
+        "algorithm": algorithm,
+        "steps": Setting(given.steps, GIVEN if given.steps else "the algorithm's"),
+        "threshold": _first((given.threshold, GIVEN), (family.threshold, TABLE)),
+        "entropy_bound": _first((given.entropy_bound, GIVEN), (family.entropy_bound, TABLE)),
+        **{name: _own(given, name) for name in ("edit_threshold", "low_threshold", "max_post_steps")},
+        "cache": cache,
+        "mask_token_id": mask_token_id,
+        "stop_at_eos": _first(
+            (given.stop_at_eos, GIVEN),
+            (getattr(hf_config, "stop_at_eos", None), MODEL),
+            (family.stops_at_eos, TABLE),
+        ),
+        "end_token_ids": _end_token_ids(model_config, family, given),
+    }
+
+
+def _own(given: MaskedDiffusionConfig, name: str) -> Setting:
+    """A setting that an algorithm has a default for."""
+    value = getattr(given, name)
+    return Setting(value, "the algorithm's" if value is None else GIVEN)
+
+
+def _end_token_ids(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
+    """The end tokens of a family that tells the end of a turn from that of the text."""
+    if given.end_token_ids is not None:
+        return Setting(given.end_token_ids, GIVEN)
+    if family.end_of_turn is None:
+        return Setting(None, "the family has no such setting")
+    eos = model_config.hf_config.eos_token_id
+    ids = list(eos) if isinstance(eos, list) else [eos] if eos is not None else []
+    text, turn = family.end_of_turn
+    source = f"{MODEL}, {TABLE}"
+    if not model_config.skip_tokenizer_init:
+        from vllm.tokenizers import cached_tokenizer_from_config
+
+        turn = cached_tokenizer_from_config(model_config).get_vocab().get(text, turn)
+        source = f"{MODEL}, {TOKENIZER}"
+    if turn < model_config.get_vocab_size() and turn not in ids:
+        ids.append(turn)
+    return Setting(ids, source)
 
 
 def family_of(vllm_config: VllmConfig) -> Family:
@@ -145,5 +214,5 @@ def _check_algorithm(algorithm: str) -> None:
     get_policy(algorithm)
 
 
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
+def _first(*candidates: tuple[Any, str]) -> Setting:
+    return Setting(*next(candidate for candidate in candidates if candidate[0] is not None))

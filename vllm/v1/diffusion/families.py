@@ -29,6 +29,9 @@ class Family:
         algorithm: Default unmasking policy.
         threshold: Default confidence threshold.
         entropy_bound: Default bound on the summed entropy, in nats.
+        stops_at_eos: Whether the published decoder ends a response at its end token; else
+            the whole canvas is returned.
+        end_of_turn: A further end token: its text, and its id where there is no tokenizer.
         shifted: Whether row i of a bidirectional model's logits predicts token i + 1.
         keeps_filters: Whether top-k and top-p act at temperature 0 too.
         tempered_confidence: Whether confidence is the probability in the
@@ -47,6 +50,8 @@ class Family:
     algorithm: str
     threshold: float
     entropy_bound: float = 0.35
+    stops_at_eos: bool = True
+    end_of_turn: tuple[str, int] | None = None
     shifted: bool = False
     keeps_filters: bool = False
     tempered_confidence: bool = True
@@ -121,6 +126,8 @@ FAMILIES = (
         block_length=32,
         algorithm="low_confidence_static",
         threshold=0.9,
+        stops_at_eos=False,
+        end_of_turn=("<|eot_id|>", 126348),
         tempered_confidence=False,
     ),
     # Ships as model_type "llada": LLaDAConfig tells the two apart.
@@ -136,6 +143,7 @@ FAMILIES = (
         block_length=32,
         algorithm="low_confidence_static",
         threshold=0.9,
+        stops_at_eos=False,
         tempered_confidence=False,
     ),
     # Settings of the published examples (DreamLM/Dream); threshold of Fast-dLLM's.
@@ -151,6 +159,7 @@ FAMILIES = (
         block_length=None,
         algorithm="entropy",
         threshold=0.9,
+        stops_at_eos=False,
         shifted=True,
         keeps_filters=True,
     ),
@@ -158,6 +167,9 @@ FAMILIES = (
 
 BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
 """Names of the families in which every position sees the whole canvas."""
+
+END_OF_TURN = tuple(f.name for f in FAMILIES if f.end_of_turn)
+"""Names of the families that tell the end of a turn from the end of the text."""
 
 MASKED_DIFFUSION_MODELS = {
     architecture: family.model for family in FAMILIES for architecture in family.architectures

@@ -26,6 +26,14 @@ class FullDiffusionScheduler(DiffusionScheduler):
         # Windows are allocated as they are scheduled, canvas included.
         self.num_lookahead_tokens = 0
 
+    def add_request(self, request: Request) -> None:
+        """Admits a request; see upstream."""
+        assert request.sampling_params is not None
+        if not self.diffusion_config.stop_at_eos:
+            request.sampling_params.ignore_eos = True
+            request.sampling_params._eos_token_id = None
+        super().add_request(request)
+
     def _has_whole_chunks_left(self, request: Request) -> bool:
         return False
 

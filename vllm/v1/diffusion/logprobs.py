@@ -55,24 +55,42 @@ class CanvasLogprobs:
         taken = set(self._lanes[holders[holders != slot]].tolist())
         self._lanes[slot] = next(lane for lane in range(len(taken) + 1) if lane not in taken)
         lanes, columns = int(self._lanes[holders].max()) + 1, int(self._wanted.max())
-        if lanes > len(self._ids) or columns > self._ids.shape[2] or 4 * columns < self._ids.shape[2]:
-            self._resize(max(lanes, 2 * len(self._ids)), columns)
+        held, width = self._ids.shape[0], self._ids.shape[2]
+        if lanes > held:
+            held = min(max(lanes, 2 * held), len(self._wanted))
+        if held != len(self._ids) or columns > width or 4 * columns < width:
+            self._resize(held, columns)
 
     def apply_staged_writes(self) -> None:
         """Makes the noted token ids visible to the device."""
         self.token_ids_state.apply_staged_writes()
 
-    def record(self, logits: StepLogits, step: DenoisingStep, settled: torch.Tensor) -> None:
-        """Keeps what a step says about the positions it settled.
+    def look(self, step: DenoisingStep) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The step's positions before it writes: whether masked, and the token, ``[N]``.
+
+        None where no request wants log probabilities.
+        """
+        if not self._wanted[step.slots_np].any():
+            return None
+        cell = (step.row_slot, step.row_column)
+        return self.canvases.masked[cell], self.canvases.tokens[cell]
+
+    def record(
+        self, logits: StepLogits, step: DenoisingStep, before: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> None:
+        """Keeps what a step says about the positions it wrote.
 
         Args:
             logits: The step's logits.
             step: The step.
-            settled: Rows whose position got its token in this step, bool ``[N]``.
+            before: What :meth:`look` saw.
         """
-        wanted = self._wanted[step.slots_np] > 0
-        if not wanted.any():
+        if before is None:
             return
+        cell = (step.row_slot, step.row_column)
+        masked, tokens = before
+        settled = ~self.canvases.masked[cell] & (masked | (self.canvases.tokens[cell] != tokens))
+        wanted = self._wanted[step.slots_np] > 0
         slots_np = step.slots_np[wanted]
         device = settled.device
         rows_np = step.rows_of(wanted)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.families import BIDIRECTIONAL
+from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN
 from vllm.v1.diffusion.parameter_fields import (
     PREFIX,
     Flag,
@@ -121,6 +121,13 @@ class DiffusionParams:
         Flag(),
         default="false",
     )
+    confidence_eos_eot_inf: bool | None = parameter(
+        "End tokens are settled last: their confidence is zero, and the others' is that of the softmax "
+        "without them.",
+        Flag(),
+        default="false",
+        families=END_OF_TURN,
+    )
     trace: bool | None = parameter(
         "Tell for every token which denoising step of the request settled it, and its probability "
         "in that step: `CompletionOutput.unmask_trace`, and a choice's `diffusion.trace` in a response.",
@@ -170,6 +177,7 @@ class Decoding:
         constrained: Whether a grammar decides along which positions settle.
         vetoes: Whether a step may take back what it settled (bad words of several
             tokens).
+        late_ids: Tokens that are settled last; empty for none.
     """
 
     algorithm: str
@@ -185,6 +193,7 @@ class Decoding:
     stop_ids: tuple[int, ...] = ()
     constrained: bool = False
     vetoes: bool = False
+    late_ids: tuple[int, ...] = ()
 
     @property
     def foreseeable(self) -> bool:
@@ -247,6 +256,12 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         given.cache,
         "has no effect on this model, whose cache is exact",
     )
+    require(
+        not given.confidence_eos_eot_inf or bool(config.end_token_ids),
+        "confidence_eos_eot_inf",
+        given.confidence_eos_eot_inf,
+        f"has no effect on this model, but on {', '.join(END_OF_TURN)}",
+    )
     for name in sorted(set().union(*(get_policy(name).parameters for name in built_in_policies()))):
         value = getattr(given, name)
         require(
@@ -282,9 +297,10 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         cache=given.cache or config.cache,
         max_steps=given.max_steps,
         exit_threshold=given.exit_threshold,
-        stop_ids=_stop_ids(given, params, policy),
         constrained=params is not None and params.structured_outputs is not None,
         vetoes=bool(params and any(len(word) > 1 for word in params.bad_words_token_ids or ())),
+        stop_ids=_stop_ids(given, params, policy, config),
+        late_ids=tuple(config.end_token_ids or ()) if given.confidence_eos_eot_inf else (),
     )
 
 
@@ -297,7 +313,10 @@ def _policy(algorithm: Any) -> UnmaskingPolicy:
 
 
 def _stop_ids(
-    given: DiffusionParams, params: SamplingParams | None, policy: UnmaskingPolicy
+    given: DiffusionParams,
+    params: SamplingParams | None,
+    policy: UnmaskingPolicy,
+    config: MaskedDiffusionConfig,
 ) -> tuple[int, ...]:
     """The tokens that end a block early."""
     if not given.eos_early_stop or params is None:
@@ -310,10 +329,10 @@ def _stop_ids(
         f"has no effect with diffusion_algorithm={given.algorithm!r}, which may still rewrite the end token",
     )
     ids = tuple(params.stop_token_ids or ())
-    require(
-        bool(ids) or not params.ignore_eos, name, value, "has no effect with ignore_eos and no stop_token_ids"
-    )
-    return ids if params.eos_token_id is None else (*ids, params.eos_token_id)
+    ignored = params.ignore_eos or config.stop_at_eos is False
+    why = "with ignore_eos" if params.ignore_eos else "on a model whose end token ends nothing,"
+    require(bool(ids) or not ignored, name, value, f"has no effect {why} and no stop_token_ids")
+    return ids if ignored or params.eos_token_id is None else (*ids, params.eos_token_id)
 
 
 def _first(*values: Any) -> Any:

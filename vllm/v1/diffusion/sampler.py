@@ -118,8 +118,7 @@ class DenoisingSampler:
             self.grammars.restrict(logits, step)
             processed = self.logits(logits, step)
             stats = self.statistics(processed, step)
-            cell = (step.row_slot, step.row_column)
-            open_, tokens = canvases.masked[cell], canvases.tokens[cell]
+            before = self.logprobs.look(step)
             done = settle(
                 stats,
                 step,
@@ -132,8 +131,7 @@ class DenoisingSampler:
             )
             self.grammars.revise(done, stats, step, overlaps)
             settled[step.index] = done
-            written = ~canvases.masked[cell] & (open_ | (canvases.tokens[cell] != tokens))
-            self.logprobs.record(processed, step, written)
+            self.logprobs.record(processed, step, before)
             outputs.read(step, first, self.policies.failed)
             logprobs = self.logprobs.read(step, first, num_reqs)
             canvases.next_block(step.slots, done)

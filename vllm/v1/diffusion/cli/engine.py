@@ -41,7 +41,7 @@ class Engine:
             OSError: The model's files cannot be read.
             RuntimeError: The engine does not start.
         """
-        model = _model_path(args)
+        model = model_path(args)
         if not args.verbose:
             os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
             logging.getLogger("vllm").setLevel(logging.ERROR)
@@ -102,7 +102,12 @@ class Engine:
                 yield outputs  # type: ignore[misc]
 
 
-def _model_path(args: argparse.Namespace) -> str:
+def model_path(args: argparse.Namespace) -> str:
+    """The checkpoint that ``--model`` or ``--bundled`` names.
+
+    Raises:
+        ValueError: There is none, or both are given.
+    """
     if args.model and args.bundled:
         raise UsageError("--model and --bundled exclude each other.")
     if not args.model:

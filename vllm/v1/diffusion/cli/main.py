@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from vllm.v1.diffusion.cli.canvas_view import CanvasView, Settled
+from vllm.v1.diffusion.cli.describe import describe
 from vllm.v1.diffusion.cli.engine import Engine, UsageError
 from vllm.v1.diffusion.cli.progress import progress
 from vllm.v1.diffusion.cli.quiet import EngineLog, quiet
@@ -82,6 +83,11 @@ def run(args: argparse.Namespace) -> int:
     log: EngineLog | None = None
     engine: Engine | None = None
     try:
+        if args.describe is not None:
+            with quiet(not args.verbose) as (log, _):
+                text = describe(args)
+            print(text)
+            return 0
         trace = TraceFile(args.trace) if args.trace else None
         with quiet(not args.verbose) as (log, screen):  # noqa: SIM117
             with progress("starting the engine", screen):

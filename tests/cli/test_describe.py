@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vllm diffuse --describe``: what is resolved for a model, and from where."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine import checkpoints
+from tests.engine.conftest import GOLDEN
+from vllm.v1.diffusion.cli.describe import describe
+from vllm.v1.diffusion.parameter_fields import parameters
+from vllm.v1.diffusion.params import DiffusionParams
+
+
+def arguments(**given: Any) -> argparse.Namespace:
+    """The command's arguments with their defaults."""
+    names = (
+        "describe",
+        "model",
+        "bundled",
+        "max_model_len",
+        *(one.name for one in parameters(DiffusionParams)),
+    )
+    defaults: dict[str, Any] = dict.fromkeys(names) | {"dtype": "auto", "json": True, "verbose": False}
+    return argparse.Namespace(**defaults | given)
+
+
+def described(**given: Any) -> dict[str, tuple[Any, str]]:
+    """Value and source of every setting."""
+    return {name: (s["value"], s["source"]) for name, s in json.loads(describe(arguments(**given))).items()}
+
+
+def test_what_a_configuration_says_comes_before_the_table() -> None:
+    found = described(describe=str(GOLDEN / "llada"), dtype="float32")
+    assert found["family"] == ("LLaDA", "family table")
+    assert found["generation_loop"][0] == "full_diffusion"
+    assert found["mask_token_id"] == (505, "config.json")
+    assert found["block_length"] == (32, "family table")
+    assert found["steps"][0] == 32
+    assert found["cache"] == ("none", "family table")
+    assert found["stop_at_eos"] == (False, "family table")
+    assert found["end_token_ids"] == ([500, 501], "config.json, tokenizer")
+    assert found["eos_token_ids"] == ([500], "tokenizer, generation_config.json")
+    assert found["chat_template"][1] == "tokenizer_config.json"
+    assert found["dtype"] == ("float32", "command line")
+    assert found["head_size"] == (32, "config.json")
+
+
+def test_what_a_configuration_leaves_out_is_the_family_s(tmp_path: Path) -> None:
+    found = described(describe=str(checkpoints.llada2(tmp_path)))
+    assert found["mask_token_id"] == (156895, "family table")
+    assert found["algorithm"] == ("low_confidence_dynamic", "family table")
+    assert found["stop_at_eos"] == (True, "family table")
+    assert found["chat_template"][0] is None
+    assert "cache" not in found
+
+
+def test_the_command_line_comes_first() -> None:
+    found = described(describe=str(GOLDEN / "dream"), algorithm="threshold", threshold=0.5, max_model_len=512)
+    assert found["algorithm"] == ("threshold", "command line")
+    assert found["threshold"] == (0.5, "command line")
+    assert found["steps"] == ("unused", "algorithm threshold")
+    assert described(describe=str(GOLDEN / "dream"), cache="dual")["cache"] == ("dual", "command line")
+    assert found["block_length"] == (512, "family table: a response is one block")
+
+
+@pytest.mark.parametrize("family", ["sdar", "llada"])
+def test_bundled_checkpoints_stop_at_their_end_token(family: str) -> None:
+    found = described(describe="", bundled=family)
+    assert found["model"][1] == "bundled"
+    assert found["stop_at_eos"][0] is True
+    table = describe(arguments(describe="", bundled=family, json=False)).splitlines()
+    assert [line.split()[0] for line in table] == list(found)
+
+
+def test_what_cannot_be_described_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="exclude"):
+        describe(arguments(describe="a", model="b"))
+    with pytest.raises(ValueError, match="diffusion_factor"):
+        describe(arguments(describe=str(GOLDEN / "sdar"), factor=1.0))
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no masked-diffusion model"):
+        describe(arguments(describe=str(tmp_path)))
