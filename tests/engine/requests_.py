@@ -42,6 +42,8 @@ class Case:
     max_steps: int | None = None
     exit_threshold: float | None = None
     eos_early_stop: bool | None = None
+    own: tuple[tuple[str, float], ...] = ()
+    """Parameters of an algorithm's own, with their prefix."""
 
     def sampling_params(self) -> Any:
         """As ``LLM.generate`` wants it, with a trace."""
@@ -74,7 +76,8 @@ class Case:
                 exit_threshold=self.exit_threshold,
                 eos_early_stop=self.eos_early_stop,
                 trace=True,
-            ).to_extra_args(),
+            ).to_extra_args()
+            | dict(self.own),
         )
 
 
@@ -135,12 +138,15 @@ def run(llm: Any, cases: list[Case]) -> list[dict[str, Any]]:
     results = []
     for output in outputs:
         completion = output.outputs[0]
+        metrics = completion.spec_decode_metrics
         results.append(
             {
                 "token_ids": list(completion.token_ids),
-                "steps": sum(completion.spec_decode_metrics.histogram),
-                "unmask_steps": [step for step, _ in completion.unmask_trace],
-                "probabilities": [p for _, p in completion.unmask_trace],
+                "steps": sum(metrics.histogram) if metrics else None,
+                "unmask_steps": [step for step, _ in completion.unmask_trace or ()],
+                "probabilities": [p for _, p in completion.unmask_trace or ()],
+                "finish_reason": completion.finish_reason,
+                "stop_reason": completion.stop_reason,
                 "cached": output.num_cached_tokens,
             }
         )

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.engine.conftest import run_elsewhere
 from tests.engine.requests_ import Case, random_prompt, reference, run
+from tests.policies.odd import install
 from tests.reference.algorithms import Request, decode
 from tests.reference.sdar import Decoded
+from vllm.v1.diffusion.policies import get_policy
 
 HIERARCHICAL: dict[str, Any] = {"algorithm": "hierarchical", "threshold": 0.6, "low_threshold": 0.2}
 EDIT: dict[str, Any] = {"algorithm": "edit", "threshold": 0.4, "edit_threshold": 0.3, "max_post_steps": 3}
@@ -115,3 +122,42 @@ def test_random_keeps_its_schedule_and_its_draws(engine: Any) -> None:
     assert list(Counter(alone[0]["unmask_steps"][2:]).values()).count(3) == 6
     assert alone[0]["steps"] == 1 + 3 * 3
     assert sorted(alone[2]["unmask_steps"]) == list(range(32)) != alone[2]["unmask_steps"]
+
+
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_policies_of_other_packages(async_scheduling: bool, tmp_path: Path) -> None:
+    """Those that fail end their own requests; those that stall are moved on; the engine lives."""
+    prompt = random_prompt(16, 60)
+
+    def by(algorithm: str, **given: Any) -> Case:
+        return Case(prompt, 16, algorithm, 8, **given)
+
+    paced = [by("paced"), by("paced", own=(("diffusion_pace", 3),))]
+    failing = [by(name) for name in ("raises", "wrong_shape", "wrong_type", "forgetful", "overboosts")]
+    failing.append(by("paced", own=(("diffusion_pace", -1),)))
+    stalling = [by("idle", steps=None), by("restless")]
+    mixed, again = run_elsewhere(
+        [[*paced, *failing, *stalling, *BATCH[:7]], [*BATCH[7:], *STOPS]],
+        env={"PYTHONPATH": os.pathsep.join([str(install(tmp_path)), os.environ.get("PYTHONPATH", "")])},
+        async_scheduling=async_scheduling,
+        max_num_seqs=32,
+    )
+    of_paced, rest = mixed[: len(paced)], mixed[len(paced) :]
+    for result, steps in zip(of_paced, (4, 3), strict=True):
+        want = expected(by("sequential", steps=steps))
+        assert (result["token_ids"], result["unmask_steps"]) == (want.output_ids, want.unmask_step)
+    for result, failed in zip(rest, failing, strict=False):
+        assert result["finish_reason"] == "error", failed
+        assert f"diffusion_algorithm={failed.algorithm!r} failed" in result["stop_reason"]
+    idle, restless = rest[len(failing) : len(failing) + 2]
+    # 8 steps asked for, 8 for the block's length, then one position a step.
+    assert idle["steps"] == 2 * (8 + 8 + 8) and len(idle["token_ids"]) == 16
+    assert restless["steps"] == 2 * (8 + 8 + 1) and len(restless["token_ids"]) == 16
+    check(rest[len(failing) + 2 : -1], BATCH[:7])
+    check(again[:-1], BATCH[7:] + STOPS)
+
+
+def test_a_policy_may_not_promise_what_it_does_not_keep(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(install(tmp_path)))
+    with pytest.raises(ValueError, match=r"'planner'.* must not override steps_left"):
+        get_policy("planner")

@@ -44,13 +44,14 @@ def settle(
     rule, steps = canvases.rule.gpu, canvases.steps.gpu
     capped = exits.capped(step)
     fills = _either(capped, exits.certain(stats, step))
+    if fills is not None or overlaps or first_only is not None:
+        rule = rule.clone()
     if fills is not None:
         # One step for all of the block.
-        rule, steps = rule.clone(), steps.clone()
+        steps = steps.clone()
         rule[slots] = torch.where(fills, int(Rule.STATIC), rule[slots])
         steps[slots] = torch.where(fills, 1, steps[slots])
     if overlaps:
-        rule = rule.clone()
         rule[slots] = torch.where(step.covered, rule[slots], int(Rule.GIVEN))
     selection = policies.select(stats, step)
     picked = selection.settle if selection is not None else None
@@ -59,7 +60,6 @@ def settle(
     if first_only is not None and picked is not None:
         if fills is not None:
             first_only = first_only & ~fills
-        rule = rule.clone()
         rule[slots] = torch.where(first_only, int(Rule.GIVEN), rule[slots])
         by_row = torch.repeat_interleave(first_only, step.row_start.diff(), output_size=len(step.active))
         picked = torch.where(by_row, step.active & (step.row_column == 0), picked)

@@ -281,6 +281,13 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         None,
         f"must be given with diffusion_algorithm={algorithm!r}",
     )
+    constrained = params is not None and params.structured_outputs is not None
+    require(
+        not (constrained and policy.rewrites),
+        "algorithm",
+        algorithm,
+        "is not supported with structured_outputs: it rewrites tokens that the grammar has read",
+    )
     values = {}
     for name, default in policy.defaults.items():
         value = own.get(name, getattr(given, name, None))
@@ -297,7 +304,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         cache=given.cache or config.cache,
         max_steps=given.max_steps,
         exit_threshold=given.exit_threshold,
-        constrained=params is not None and params.structured_outputs is not None,
+        constrained=constrained,
         vetoes=bool(params and any(len(word) > 1 for word in params.bad_words_token_ids or ())),
         stop_ids=_stop_ids(given, params, policy, config),
         late_ids=tuple(config.end_token_ids or ()) if given.confidence_eos_eot_inf else (),
@@ -326,7 +333,7 @@ def _stop_ids(
         not policy.rewrites,
         name,
         value,
-        f"has no effect with diffusion_algorithm={given.algorithm!r}, which may still rewrite the end token",
+        "has no effect with an algorithm that may still rewrite the end token",
     )
     ids = tuple(params.stop_token_ids or ())
     ignored = params.ignore_eos or config.stop_at_eos is False
