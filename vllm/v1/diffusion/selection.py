@@ -18,7 +18,8 @@ from vllm.logger import init_logger
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.ops import RowStats, row_stats
-from vllm.v1.diffusion.policies import CanvasView, Choice, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.answers import checked_boost, checked_choice
 from vllm.v1.diffusion.rules import Rule
 from vllm.v1.diffusion.step import DenoisingStep
 
@@ -129,7 +130,7 @@ class PolicySelection:
         )
         stats = RowStats(*(values[place[:-1]] for values in stats))
         for group in groups:
-            for part, (ids, growth) in self._ask(group, stats, step, _boost):
+            for part, (ids, growth) in self._ask(group, stats, step, checked_boost):
                 valid = self._masked(step, part)[..., None] & (ids >= 0) & (ids < vocabulary)
                 at = place[part.rows][..., None] * vocabulary + ids.clamp(0, vocabulary - 1)
                 growth = torch.where(valid, growth, 0.0)
@@ -144,7 +145,7 @@ class PolicySelection:
             torch.zeros_like(step.active), torch.zeros_like(step.active), torch.zeros_like(step.covered)
         )
         for group in groups:
-            for part, choice in self._ask(group, stats, step, _select):
+            for part, choice in self._ask(group, stats, step, checked_choice):
                 masked = self._masked(step, part)
                 late = self._late(step, part)
                 settle = choice.settle & masked
@@ -259,37 +260,6 @@ class PolicySelection:
             name: tensor[group.slots].masked_fill(first.view(-1, *[1] * (tensor.dim() - 1)), 0)
             for name, tensor in self._memory[policy].items()
         }
-
-
-def _boost(
-    policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView
-) -> tuple[torch.Tensor, torch.Tensor]:
-    ids, growth = policy.boost(stats, canvas)
-    shape = (*canvas.masked.shape, ids.shape[-1])
-    _check("boost's ids", ids, shape, torch.int64)
-    _check("boost's growth", growth, shape, torch.float32)
-    return ids, growth
-
-
-def _select(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> Choice:
-    answer = policy.select(stats, canvas)
-    choice = answer if isinstance(answer, Choice) else Choice(answer)
-    _check("settle", choice.settle, canvas.masked.shape, torch.bool)
-    if choice.rewrite is not None:
-        if not policy.rewrites:
-            raise ValueError("rewrite was given, but the policy does not say that it rewrites.")
-        _check("rewrite", choice.rewrite, canvas.masked.shape, torch.bool)
-    if choice.unfinished is not None:
-        _check("unfinished", choice.unfinished, canvas.masked.shape[:1], torch.bool)
-    return choice
-
-
-def _check(name: str, value: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if not isinstance(value, torch.Tensor) or value.shape != shape or value.dtype != dtype:
-        got = (
-            f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        )
-        raise ValueError(f"{name} must be {dtype} {list(shape)}, not {got}.")
 
 
 def _marked(like: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
