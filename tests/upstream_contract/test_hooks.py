@@ -64,6 +64,31 @@ def test_engine_core_calls_step_fn_without_arguments() -> None:
     assert not named, f"upstream calls {named} beside step_fn"
 
 
+@pytest.mark.parametrize(
+    ("dotted", "names"),
+    [
+        ("vllm.v1.engine.core:EngineCore", {"failed_batch", "batch_queue", "scheduler", "model_executor"}),
+        ("vllm.v1.core.sched.scheduler:Scheduler", {"running", "kv_cache_manager", "kv_cache_config"}),
+        ("vllm.v1.core.sched.interface:SchedulerInterface", {"finish_requests", "has_finished_requests"}),
+        ("vllm.v1.core.kv_cache_manager:KVCacheManager", {"evict_blocks", "get_block_ids"}),
+        ("vllm.v1.request:Request", {"num_in_flight_tokens", "num_computed_tokens", "client_index"}),
+        ("vllm.v1.request:RequestStatus", {"FINISHED_ERROR"}),
+        ("vllm.v1.engine:FinishReason", {"ERROR"}),
+    ],
+)
+def test_a_failed_step_can_be_ended(dotted: str, names: set[str]) -> None:
+    missing = names - attributes(load(dotted))
+    assert not missing, f"{dotted} no longer has {sorted(missing)}"
+
+
+def test_steps_in_flight_are_queued_with_their_batch() -> None:
+    core = load("vllm.v1.engine.core:EngineCore")
+    (body,) = (
+        n for n in class_tree(core).body if isinstance(n, ast.FunctionDef) and n.name.endswith("batch_queue")
+    )
+    assert "batch_queue.appendleft((future, scheduler_output, exec_future))" in ast.unparse(body)
+
+
 def test_the_scheduler_calls_what_we_override() -> None:
     scheduler = load("vllm.v1.core.sched.scheduler:Scheduler")
     assert "self._update_after_schedule" in calls_in(scheduler, "schedule")
