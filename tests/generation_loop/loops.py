@@ -48,3 +48,20 @@ class WitnessLoop(BlockDiffusionLoop):
         assert inputs["input_ids"].shape == inputs["positions"].shape
         self._mark("forward")
         return super().forward(model, inputs)
+
+
+class FragileLoop(BlockDiffusionLoop):
+    """Fails in the worker while a file exists."""
+
+    own_parameters = frozenset({"mood"})
+
+    def validate_params(self, params: Any, vllm_config: Any) -> None:
+        """Reads a parameter as if it were always a string."""
+        super().validate_params(params, vllm_config)
+        (params.extra_args or {}).get("mood", "").strip()
+
+    def forward(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """Fails, or calls the model."""
+        if Path(os.environ["FRAGILE_WHILE"]).exists():
+            raise OSError("the moon is full")
+        return super().forward(model, inputs)
