@@ -170,15 +170,7 @@ CHAT = {
     ),
     "top_logprobs": Entry("how many most probable tokens", {"logprobs": True, "top_logprobs": 2}),
     "tools": Entry(_PARSERS),
-    "tool_choice": Entry(
-        _PARSERS,
-        {
-            "tool_choice": "required",
-            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
-        },
-        'tool_choice="required" requires --tool-call-parser to be set',
-        partly=True,
-    ),
+    "tool_choice": Entry(f"{_PARSERS}; `required` and a named tool are enforced on the canvas"),
     "parallel_tool_calls": Entry(_UPSTREAM),
     "reasoning_effort": Entry(_TEMPLATE),
     "include_reasoning": Entry(_PARSERS),

@@ -25,7 +25,7 @@ def ask(client):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_refused_field_is_refused_in_these_shown(ask, kind):
+def test_every_refused_field_is_refused_in_these_words(ask, kind):
     rows: list[Row] = [row for row in request_rows(kind) if row.message]
     assert len(rows) > 10
     wrong = []
