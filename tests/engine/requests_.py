@@ -44,6 +44,8 @@ class Case:
     eos_early_stop: bool | None = None
     own: tuple[tuple[str, float], ...] = ()
     """Parameters of an algorithm's own, with their prefix."""
+    template: tuple[int, ...] | None = None
+    """The answer's tokens that are given, -1 for the others."""
 
     def sampling_params(self) -> Any:
         """As ``LLM.generate`` wants it, with a trace."""
@@ -59,6 +61,7 @@ class Case:
             stop_token_ids=list(self.stop_token_ids),
             detokenize=False,
             extra_args=DiffusionParams(
+                **self._canvas(),
                 algorithm=self.algorithm,
                 block_length=self.block_length,
                 steps=self.steps,
@@ -79,6 +82,13 @@ class Case:
             ).to_extra_args()
             | dict(self.own),
         )
+
+    def _canvas(self) -> dict[str, Any]:
+        if self.template is None:
+            return {}
+        pinned = [i for i, token in enumerate(self.template) if token >= 0]
+        # Where nothing is pinned, whatever id stands there is no matter.
+        return {"seed_canvas": [max(token, 0) for token in self.template], "pinned": pinned}
 
 
 def of_golden(case: dict[str, Any]) -> Case:

@@ -9,7 +9,7 @@ each time is the published loop; recomputing less is what the cache modes do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,18 @@ class BidirectionalReference:
         algorithm: str = "low_confidence_static",
         threshold: float | None = None,
         cache: str = "none",
+        template: Sequence[int] | None = None,
         **how: Any,
     ) -> Decoded:
         """Greedy decoding; ``threshold`` is the factor where that is the algorithm.
 
-        ``how`` may hold ``eps`` and ``top_k``, which Dream's sampler reads.
+        ``template`` holds the answer's tokens that are given, -1 for the others. ``how``
+        may hold ``eps`` and ``top_k``, which Dream's sampler reads.
         """
         end = len(prompt) + gen_length
-        ids = prompt + [self.mask_id] * gen_length
-        masked = torch.arange(end) >= len(prompt)
+        template = template or [-1] * gen_length
+        ids = prompt + [self.mask_id if token < 0 else token for token in template]
+        masked = torch.tensor([False] * len(prompt) + [token < 0 for token in template])
         settled = [-1] * end
         total = 0
         for first in range(len(prompt), end, block_length):

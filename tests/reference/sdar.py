@@ -85,16 +85,22 @@ class SdarReference:
         threshold: float = 0.85,
         entropy_bound: float = 0.35,
         stop_ids: tuple[int, ...] = (),
+        template: tuple[int, ...] = (),
     ) -> Decoded:
-        """Greedy block diffusion; generation stops after a block with a stop id."""
+        """Greedy block diffusion; generation stops after a block with a stop id.
+
+        ``template`` holds the answer's tokens that are given, -1 for the others.
+        """
         blocks = -(-(len(prompt) + gen_length) // block_length)
+        whole = [*prompt, *template, *[-1] * (gen_length + block_length)]
         known = list(prompt)
         settled: list[int] = []
         total = 0
         for number in range(len(prompt) // block_length, blocks):
             start = number * block_length
-            canvas = known[start:] + [self.mask_id] * (start + block_length - len(known))
-            masked = torch.arange(start, start + block_length) >= len(known)
+            ahead = whole[len(known) : start + block_length]
+            canvas = known[start:] + [self.mask_id if token < 0 else token for token in ahead]
+            masked = torch.tensor([False] * (len(known) - start) + [token < 0 for token in ahead])
             at = [-1] * block_length
             step = 0
             while masked.any():

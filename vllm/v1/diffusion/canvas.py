@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.infill import HOLE
 from vllm.v1.diffusion.params import Decoding
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.rules import Rule
@@ -31,8 +32,9 @@ class CanvasStates:
         length: Tokens of the block, int32 ``[S]``: the request's block length, or
             what is left of a canvas that ends.
         block_length: Tokens a block, int32 ``[S]``; also ``steps``, ``rule``,
-            ``threshold`` (float32), ``end``, where the canvas ends, and ``cached`` (bool),
-            whether the steps of a block after its first begin at the block.
+            ``threshold`` (float32), ``end``, where the canvas ends, ``cached`` (bool),
+            whether the steps of a block after its first begin at the block, and
+            ``template_end``, where the request's template ends, 0 for none.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class CanvasStates:
         self.steps.np.fill(width)
         self.end.np.fill(_NO_END)
         self.rule.np.fill(Rule.STATIC)
+        self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self._copy_parameters()
         self.decoding: dict[int, Decoding] = {}
         """How each slot's request is denoised."""
@@ -87,13 +90,14 @@ class CanvasStates:
         self._unforeseen = np.zeros(num_slots, dtype=bool)
         self._added: list[int] = []
 
-    def add(self, slot: int, decoding: Decoding, end: int | None = None) -> None:
+    def add(self, slot: int, decoding: Decoding, end: int | None = None, prompt_len: int = 0) -> None:
         """Takes a slot for a request; effective with :meth:`apply_added`.
 
         Args:
             slot: The slot.
             decoding: How the request is denoised.
             end: Position where the canvas ends; None: with whatever block.
+            prompt_len: Position where the answer, and its template, begins.
         """
         policy = get_policy(decoding.algorithm)
         self.block_length.np[slot] = decoding.block_length
@@ -110,6 +114,8 @@ class CanvasStates:
         self.policies.pop(slot, None)
         if policy.rule is Rule.GIVEN or policy.boosts:
             self.policies[slot] = policy
+        template = decoding.template
+        self.template_end.np[slot] = prompt_len + len(template) if template else 0
         self._added.append(slot)
 
     def unforeseen(self, slots: np.ndarray) -> bool:
@@ -125,6 +131,7 @@ class CanvasStates:
         if not self._added:
             return
         self._copy_parameters()
+        self._stage_templates(requests)
         slots = async_tensor_h2d(self._added, dtype=torch.int64, device=self.device)
         self._added = []
         known = requests.total_len.gpu[slots].to(torch.int64)
@@ -132,19 +139,23 @@ class CanvasStates:
         start = known // length * length if self.aligned else known
         length = torch.minimum(length, self.end.gpu[slots] - start)
         positions = start[:, None] + self._positions
-        tokens = self._known_tokens(requests, slots, positions)
-        masked = (positions >= known[:, None]) & (self._positions < length[:, None])
+        ahead, open_ = self._ahead(requests, slots, positions)
+        is_known = positions < known[:, None]
+        tokens = torch.where(is_known, self._known_tokens(requests, slots, positions), ahead)
+        masked = ~is_known & open_ & (self._positions < length[:, None])
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
-        self.tokens[slots] = torch.where(masked, self.mask_token_id, tokens)
+        self.tokens[slots] = tokens
         self.masked[slots] = masked
         self.settled_at[slots] = -1
+        self.confidence[slots] = 1.0
         self.step[slots] = 0
 
-    def next_block(self, slots: torch.Tensor, settled: torch.Tensor) -> None:
+    def next_block(self, requests: RequestState, slots: torch.Tensor, settled: torch.Tensor) -> None:
         """Turns to the next block where the current one has settled.
 
         Args:
+            requests: The runner's request state.
             slots: int64 ``[R]``, distinct.
             settled: bool ``[R]``.
         """
@@ -157,9 +168,11 @@ class CanvasStates:
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
         self.step[slots] = torch.where(settled, 0, self.step[slots])
-        self.tokens[slots] = torch.where(column, self.mask_token_id, self.tokens[slots])
-        self.masked[slots] = torch.where(column, inside, self.masked[slots])
+        ahead, open_ = self._ahead(requests, slots, start[:, None] + self._positions)
+        self.tokens[slots] = torch.where(column, ahead, self.tokens[slots])
+        self.masked[slots] = torch.where(column, inside & open_, self.masked[slots])
         self.settled_at[slots] = torch.where(column, -1, self.settled_at[slots])
+        self.confidence[slots] = torch.where(column, 1.0, self.confidence[slots])
 
     def input_ids(self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
         """The tokens that a step computes.
@@ -170,7 +183,7 @@ class CanvasStates:
             positions: Position of each token, int64 ``[T]``, on the device.
 
         Returns:
-            int64 ``[T]``. Positions behind the canvas hold masks.
+            int64 ``[T]``. Positions behind the open block hold masks, or what a template gives.
         """
         slot = async_tensor_h2d(slots, dtype=torch.int64, device=self.device)
         offset = positions - self.start[slot]
@@ -178,7 +191,40 @@ class CanvasStates:
         before = self._known_tokens(requests, slot, positions)
         ids = torch.where(offset < 0, before, on_canvas)
         behind = offset >= self.length[slot]
-        return ids.masked_fill_(behind, self.mask_token_id)
+        return torch.where(behind, self._ahead(requests, slot, positions)[0], ids)
+
+    def _stage_templates(self, requests: RequestState) -> None:
+        """Writes new requests' templates where the tokens of their answers will stand."""
+        for slot in self._added:
+            if not (template := self.decoding[slot].template):
+                continue
+            begin = int(self.template_end.np[slot]) - len(template)
+            known = int(requests.prefill_len.np[slot])
+            room = requests.all_token_ids.gpu.shape[1] - begin
+            requests.all_token_ids.stage_write(slot, known, template[known - begin : room])
+        requests.all_token_ids.apply_write()
+
+    def _ahead(
+        self, requests: RequestState, slots: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What stands at positions whose tokens are not known yet.
+
+        Args:
+            requests: The runner's request state.
+            slots: Slot of each row or of each position, int64 ``[R]`` or ``[T]``.
+            positions: int64 ``[R, W]`` or ``[T]``.
+
+        Returns:
+            Of the shape of ``positions``: tokens, int64, masks or what a template gives;
+            and whether they are to be written, bool.
+        """
+        if not self.template_end.np.any():
+            masks = torch.full_like(positions, self.mask_token_id)
+            return masks, torch.ones_like(positions, dtype=torch.bool)
+        given = self._known_tokens(requests, slots, positions)
+        end = self.template_end.gpu[slots]
+        open_ = (given == HOLE) | (positions >= (end[:, None] if positions.dim() > 1 else end))
+        return torch.where(open_, self.mask_token_id, given), open_
 
     @staticmethod
     def _known_tokens(requests: RequestState, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -196,5 +242,6 @@ class CanvasStates:
             self.threshold,
             self.cached,
             self.end,
+            self.template_end,
         ):
             table.copy_to_uva()

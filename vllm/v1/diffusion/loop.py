@@ -14,6 +14,7 @@ from vllm.platforms import current_platform
 from vllm.v1.diffusion.admission import check_sampling_params
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.graphs import configure_graphs
+from vllm.v1.diffusion.infill import admit_template
 from vllm.v1.diffusion.params import check_extra_args, resolve_decoding
 from vllm.v1.diffusion.request_fields import check_request
 from vllm.v1.generation_loop.interface import GenerationLoop
@@ -72,6 +73,8 @@ class BlockDiffusionLoop(GenerationLoop):
         check_sampling_params(params, vllm_config)
         config = resolve_diffusion_config(vllm_config)
         check_extra_args(params.extra_args, self.own_parameters, config)
+        resolve_decoding(params, config)
+        admit_template(params, vllm_config)
         resolve_decoding(params, config)
 
     def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:

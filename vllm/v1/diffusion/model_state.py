@@ -82,7 +82,7 @@ class DiffusionModelState(DefaultModelState):
         end = self.canvas_end(new_req_data)
         if end is not None:
             decoding = decoding.within(end - new_req_data.prompt_len)
-        self.canvases.add(req_index, decoding, end)
+        self.canvases.add(req_index, decoding, end, new_req_data.prompt_len)
         self.grammars.add(req_index, new_req_data, decoding.block_length)
 
     def canvas_end(self, new_req_data: NewRequestData) -> int | None:

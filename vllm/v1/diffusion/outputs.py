@@ -18,8 +18,8 @@ class StepOutputs:
     Attributes:
         tokens: int32 ``[requests, W]``; valid where the block settled.
         trace: The step that settled each position, counted back from the block's steps
-            so far (-1 for the last), and its token's probability when it was written,
-            float32 ``[requests, W, 2]``; None where no request denoises.
+            so far (-1 for the last, 0 for none), and its token's probability when it was
+            written, float32 ``[requests, W, 2]``; None where no request denoises.
     """
 
     def __init__(self, num_requests: int, canvases: CanvasStates) -> None:
@@ -40,7 +40,8 @@ class StepOutputs:
         canvases, slots = self.canvases, step.slots
         self.tokens[step.index] = from_column(canvases.tokens[slots].to(torch.int32), first)
         self.trace = torch.zeros(*self.tokens.shape, 2, device=canvases.device)
-        settled_at = canvases.settled_at[slots] - canvases.step[slots, None]
+        settled_at = canvases.settled_at[slots]
+        settled_at = torch.where(settled_at < 0, 0, settled_at - canvases.step[slots, None])
         for field, values in enumerate((settled_at, canvases.confidence[slots])):
             self.trace[step.index, :, field] = from_column(values.to(torch.float32), first)
         for i in failed:

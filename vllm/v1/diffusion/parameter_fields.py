@@ -92,6 +92,29 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Integers:
+    """Lists of integers of at least 0.
+
+    Attributes:
+        meaning: What the integers are; reads after "must be a list of".
+        least: The fewest that a list may hold.
+    """
+
+    meaning: str
+    least: int = 0
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a value is allowed."""
+        if not isinstance(value, list | tuple) or len(value) < self.least:
+            return False
+        return all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in value)
+
+    def __str__(self) -> str:
+        """Reads after "must be"."""
+        return f"a list of {self.meaning}"
+
+
+@dataclass(frozen=True)
 class Name:
     """One of a few names.
 
@@ -124,7 +147,7 @@ class Parameter:
 
     name: str
     meaning: str
-    allowed: Number | Flag | Text | Name
+    allowed: Number | Flag | Text | Name | Integers
     default: str
     families: tuple[str, ...] = ()
 
@@ -143,7 +166,11 @@ class Parameter:
 
 
 def parameter(
-    meaning: str, allowed: Number | Flag | Text | Name, *, default: str, families: tuple[str, ...] = ()
+    meaning: str,
+    allowed: Number | Flag | Text | Name | Integers,
+    *,
+    default: str,
+    families: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that is None by default and carries its :class:`Parameter`."""
     return field(default=None, metadata={_KEY: (meaning, allowed, default, families)})

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN
+from vllm.v1.diffusion.infill import template_of
 from vllm.v1.diffusion.parameter_fields import (
     PREFIX,
     Flag,
+    Integers,
     Name,
     Number,
     ParameterError,
@@ -141,6 +143,23 @@ class DiffusionParams:
         default="false",
     )
 
+    infill: str | None = parameter(
+        "A template, which is the whole answer: text in which `<|hole:16|>` is a hole of 16 tokens to be "
+        "written. Every piece of text between holes is tokenised alone and kept as it is.",
+        Text("a text with holes"),
+        default="none",
+    )
+    seed_canvas: Sequence[int] | None = parameter(
+        "A template in token ids, of any length; holes hold the mask token.",
+        Integers("token ids", least=1),
+        default="none",
+    )
+    pinned: Sequence[int] | None = parameter(
+        "The positions of `diffusion_seed_canvas` that are kept. All others are holes, whatever id is there.",
+        Integers("positions in diffusion_seed_canvas"),
+        default="all that do not hold the mask token",
+    )
+
     def to_extra_args(self) -> dict[str, Any]:
         """The parameters that are set, as ``SamplingParams.extra_args``."""
         values = {p.key: getattr(self, p.name) for p in parameters(self)}
@@ -178,6 +197,7 @@ class Decoding:
         vetoes: Whether a step may take back what it settled (bad words of several
             tokens).
         late_ids: Tokens that are settled last; empty for none.
+        template: The whole answer, ``infill.HOLE`` where a token is to be written.
     """
 
     algorithm: str
@@ -194,11 +214,12 @@ class Decoding:
     constrained: bool = False
     vetoes: bool = False
     late_ids: tuple[int, ...] = ()
+    template: tuple[int, ...] | None = None
 
     @property
     def foreseeable(self) -> bool:
         """Whether only the algorithm and ``max_steps`` decide when a block ends."""
-        changed = self.vetoes or self.constrained
+        changed = self.vetoes or self.constrained or self.template is not None
         return not changed and self.exit_threshold is None and not self.stop_ids
 
     @property
@@ -293,6 +314,15 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         value = own.get(name, getattr(given, name, None))
         require(value is None or value in _OWN, name, value, f"must be {_OWN}")
         values[name] = float(_first(value, getattr(config, name, None), default))
+    assert config.mask_token_id is not None
+    template = template_of(given, config.mask_token_id)
+    name = "seed_canvas" if given.infill is None else "infill"
+    require(
+        template is None or not constrained,
+        name,
+        getattr(given, name),
+        "and structured_outputs (response_format, tool_choice) exclude each other",
+    )
     return Decoding(
         algorithm=algorithm,
         steps=given.steps or config.steps or policy.default_steps or block_length,
@@ -305,6 +335,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         max_steps=given.max_steps,
         exit_threshold=given.exit_threshold,
         constrained=constrained,
+        template=template,
         vetoes=bool(params and any(len(word) > 1 for word in params.bad_words_token_ids or ())),
         stop_ids=_stop_ids(given, params, policy, config),
         late_ids=tuple(config.end_token_ids or ()) if given.confidence_eos_eot_inf else (),

@@ -134,7 +134,7 @@ class DenoisingSampler:
             self.logprobs.record(processed, step, before)
             outputs.read(step, first, self.policies.failed)
             logprobs = self.logprobs.read(step, first, num_reqs)
-            canvases.next_block(step.slots, done)
+            canvases.next_block(self.req_states, step.slots, done)
         num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)
         computed = self._computed(slots, window_end, known, start, settled)
         return SamplerOutput(

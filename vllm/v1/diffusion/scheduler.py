@@ -284,7 +284,10 @@ class DiffusionScheduler(Scheduler):
             if committed and plan.decoding.trace:
                 assert runner_output.unmask_trace is not None
                 rows = runner_output.unmask_trace[index, :committed]
-                traces[request_id] = [(plan.denoised + int(step), float(p)) for step, p in rows.tolist()]
+                # What a template gave was never settled: -1.
+                traces[request_id] = [
+                    (plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p in rows.tolist()
+                ]
             assert request.spec_decode_metrics is not None
             request.spec_decode_metrics.observe(
                 num_draft_tokens=plan.block_length,

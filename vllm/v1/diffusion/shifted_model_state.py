@@ -43,7 +43,7 @@ class ShiftedSampler(DenoisingSampler):
             slots = input_batch.idx_mapping[index]
             # The published steps of a block are those that denoise it.
             self.canvases.step[slots] = 0
-            self.canvases.next_block(slots, self.canvases.length[slots] == 1)
+            self.canvases.next_block(self.req_states, slots, self.canvases.length[slots] == 1)
         return output
 
 

@@ -132,7 +132,8 @@ def _description(model: str, config: VllmConfig, params: SamplingParams) -> str:
         **{key.removeprefix("diffusion_"): value for key, value in (params.extra_args or {}).items()},
         "temperature": params.temperature,
     }
-    asked.pop("trace")
+    for name in ("trace", "seed_canvas", "pinned"):
+        asked.pop(name, None)
     return " · ".join([Path(model).name, *(f"{name} {value}" for name, value in asked.items())])
 
 

@@ -19,6 +19,7 @@ from vllm.v1.diffusion.cli.engine import Engine, UsageError
 from vllm.v1.diffusion.cli.progress import progress
 from vllm.v1.diffusion.cli.quiet import EngineLog, quiet
 from vllm.v1.diffusion.cli.trace_page import TracedRequest, TraceFile
+from vllm.v1.diffusion.infill import split_prompt
 from vllm.v1.diffusion.puzzles import TASKS, Puzzle, make_puzzle
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
                 text = describe(args)
             print(text)
             return 0
+        _place_infill(args)
         trace = TraceFile(args.trace) if args.trace else None
         with quiet(not args.verbose) as (log, screen):  # noqa: SIM117
             with progress("starting the engine", screen):
@@ -109,6 +111,19 @@ def run(args: argparse.Namespace) -> int:
         if engine:
             with quiet(not args.verbose):
                 engine.shutdown()
+
+
+def _place_infill(args: argparse.Namespace) -> None:
+    """Without a prompt, a template's text before its first hole is the prompt."""
+    if args.infill is None:
+        return
+    if args.demo is not None:
+        raise UsageError("--infill and --demo exclude each other.")
+    if not args.prompt and not args.interactive:
+        prompt, args.infill = split_prompt(args.infill)
+        args.prompt = [prompt]
+        if not prompt:
+            raise UsageError("--infill: without --prompt, some text must come before the first hole.")
 
 
 def _act(engine: Engine, args: argparse.Namespace, trace: TraceFile | None) -> int:

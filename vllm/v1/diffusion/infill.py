@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates: answers of which some tokens are given and the rest, the holes, are written.
+
+``diffusion_seed_canvas`` and ``diffusion_pinned`` are upstream's names, and mean here what
+they mean there, but for the length: a seed may span blocks, and is the whole answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.v1.diffusion.parameter_fields import PREFIX, ParameterError, require
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.sampling_params import SamplingParams
+
+HOLE = -1
+"""A template's token that is to be written."""
+_MARKER = re.compile(r"<\|hole:([0-9]+)\|>")
+_MARKER_BEGINS = "<|hole"
+_SEED, _PINNED, _INFILL = (PREFIX + name for name in ("seed_canvas", "pinned", "infill"))
+
+
+class TemplateFields(Protocol):
+    """The fields of ``DiffusionParams`` that are read here."""
+
+    @property
+    def seed_canvas(self) -> Sequence[int] | None:
+        """The answer's token ids."""
+
+    @property
+    def pinned(self) -> Sequence[int] | None:
+        """The positions that are held."""
+
+
+def template_of(given: TemplateFields, mask_token_id: int) -> tuple[int, ...] | None:
+    """The template that a request's seed and pinned positions stand for.
+
+    Args:
+        given: The request's parameters, of the right types.
+        mask_token_id: Id of the mask token.
+
+    Returns:
+        The answer's tokens, ``HOLE`` where one is to be written; None if there is no
+        template. Without pinned positions, all that are no mask are held.
+
+    Raises:
+        ParameterError: The two do not fit together.
+    """
+    seed, pinned = given.seed_canvas, given.pinned
+    if seed is None:
+        require(pinned is None, "pinned", pinned, f"needs a {_SEED} to hold")
+        return None
+    if pinned is None:
+        held = {i for i, token in enumerate(seed) if token != mask_token_id}
+    else:
+        held = set(pinned)
+        require(len(held) == len(pinned), "pinned", pinned, "names a position twice")
+        last = len(seed) - 1
+        require(all(p <= last for p in held), "pinned", pinned, f"must hold positions from 0 to {last}")
+        masks = sorted(p for p in held if seed[p] == mask_token_id)
+        require(not masks, "pinned", pinned, f"holds the mask token {mask_token_id} at {masks}")
+    require(len(held) < len(seed), "seed_canvas", seed, "leaves nothing to write")
+    return tuple(token if i in held else HOLE for i, token in enumerate(seed))
+
+
+def admit_template(params: SamplingParams, vllm_config: VllmConfig) -> None:
+    """Turns a template's text into ids and makes the request as long as its template.
+
+    The template is the whole answer: ``max_tokens`` becomes its length, and an end token
+    in a hole ends nothing. Like upstream's read-only canvases, this changes the caller's
+    parameters, before they are copied.
+
+    Args:
+        params: A request's parameters, changed.
+        vllm_config: The engine's configuration.
+
+    Raises:
+        ParameterError: The text has no hole or a malformed one, or the ids are outside
+            the vocabulary or too many.
+    """
+    extra = params.extra_args or {}
+    text = extra.get(_INFILL)
+    if text is not None:
+        written = _ids_of(text, vllm_config)
+        for key in (_SEED, _PINNED):
+            if extra.get(key, written[key]) != written[key]:
+                raise ParameterError(f"{_INFILL} and {key} exclude each other.", parameter=key)
+        extra = params.extra_args = {**extra, **written}
+    seed = extra.get(_SEED)
+    if seed is None:
+        return
+    model_config = vllm_config.model_config
+    size, longest = model_config.get_vocab_size(), model_config.max_model_len
+    outside = sorted({t for t in seed if t >= size})
+    require(not outside, "seed_canvas", seed, f"must hold ids below {size}, not {outside}")
+    require(
+        len(seed) < longest, "seed_canvas", f"{len(seed)} ids", f"must leave room for a prompt in {longest}"
+    )
+    params.max_tokens = len(seed)
+    params.ignore_eos = True
+
+
+def split_prompt(text: str) -> tuple[str, str]:
+    """Splits a template before its first hole: what may serve as a prompt, and the rest."""
+    begin = text.find(_MARKER_BEGINS)
+    return (text, "") if begin < 0 else (text[:begin], text[begin:])
+
+
+def _ids_of(text: str, vllm_config: VllmConfig) -> dict[str, list[int]]:
+    """A template's seed and pinned positions; each piece between holes is tokenised alone."""
+    model_config = vllm_config.model_config
+    assert vllm_config.diffusion_config is not None
+    tokenizer = cached_tokenizer_from_config(model_config)
+    require(tokenizer is not None, "infill", text, f"needs a tokenizer; give {_SEED}")
+    mask_token_id = vllm_config.diffusion_config.mask_token_id
+    seed: list[int] = []
+    pinned: list[int] = []
+    pieces = _MARKER.split(text)
+    malformed = any(_MARKER_BEGINS in piece for piece in pieces[::2])
+    holes = [int(piece) for piece in pieces[1::2]]
+    require(
+        bool(holes) and not malformed and min(holes) > 0 and sum(holes) < model_config.max_model_len,
+        "infill",
+        text,
+        "must have a hole, and each written as <|hole:N|>, for N tokens, below "
+        f"{model_config.max_model_len} in all",
+    )
+    for i, piece in enumerate(pieces):
+        if i % 2:
+            seed += [mask_token_id] * int(piece)
+        else:
+            tokens = tokenizer.encode(piece, add_special_tokens=False)
+            pinned += range(len(seed), len(seed) + len(tokens))
+            seed += tokens
+    return {_SEED: seed, _PINNED: pinned}
