@@ -240,3 +240,15 @@ def test_an_autoregressive_model_is_refused(in_this_process, tmp_path):
     status, _, err = in_this_process("--model", str(tmp_path))
     assert status == 2
     assert "no masked-diffusion model (Qwen3ForCausalLM)" in err.splitlines()[-1]
+
+
+def test_infill():
+    """The bidirectional model sees what stands behind a hole."""
+    template = "sudoku 1003/0300/3210/4132=<|hole:2|>23/2341/3<|hole:3|>/4132"
+    done = run("--bundled", "llada", "--json", "--infill", template)
+    assert done.returncode == 0, done.stderr
+    (result,) = map(json.loads, done.stdout.splitlines())
+    assert result["prompt"] == "sudoku 1003/0300/3210/4132="
+    assert result["text"] == "1423/2341/3214/4132"
+    given = [step < 0 for step, _ in result["trace"]]
+    assert given == [False] * 2 + [True] * 9 + [False] * 3 + [True] * 5

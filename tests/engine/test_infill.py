@@ -104,7 +104,7 @@ def test_bidirectional() -> None:
 
 def test_text(engine: Any) -> None:
     """Pieces are tokenised alone; the answer holds them all, and end tokens end nothing."""
-    args = {"diffusion_infill": "<|hole:2|>t7 t8<|hole:3|> t490 t9<|hole:1|>"}
+    args = {"diffusion_infill": "<|hole:2|>t7 t8<|hole:3|> <|endoftext|> t9<|hole:1|>"}
     params = SamplingParams(temperature=0, max_tokens=3, extra_args=args, skip_special_tokens=False)
     for _ in range(2):  # Parameters may be used again.
         (output,) = engine.generate([PROMPT], params, use_tqdm=False)
@@ -134,7 +134,7 @@ def test_text(engine: Any) -> None:
         ({"diffusion_infill": "t1<|hole:99999|>"}, "below 1024"),
         ({"diffusion_infill": "t1<|MASK|><|hole:1|>"}, "the mask token"),
         ({"diffusion_infill": 3}, "diffusion_infill"),
-        ({"diffusion_infill": "t1<|hole:4|>", "diffusion_seed_canvas": [1]}, "exclude"),
+        ({"diffusion_infill": "t1<|hole:4|>", "diffusion_seed_canvas": [1, MASK]}, "exclude"),
     ],
 )  # fmt: skip
 def test_refused(engine: Any, extra_args: dict[str, Any], says: str) -> None:

@@ -20,6 +20,11 @@ SCHEMA: dict[str, Any] = {
     "required": ["town", "days"],
     "additionalProperties": False,
 }
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "parameters": SCHEMA, "strict": True}},
+    {"type": "function", "function": {"name": "tides", "parameters": SCHEMA, "strict": True}},
+]
+TIDES = {"type": "function", "function": {"name": "tides"}}
 JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True}}
 SUDOKU = "[1-4]{4}(/[1-4]{4}){3}"
 
@@ -59,3 +64,23 @@ def test_chat_response_format(client):
     ]
     assert len([c for c in chunks if c]) > 1  # A block each.
     assert "".join(chunks) == answer.choices[0].message.content
+
+
+@pytest.mark.parametrize("tool_choice", ["required", TIDES], ids=["required", "named"])
+def test_forced_tools(client, tool_choice):
+    request = {"tools": TOOLS, "tool_choice": tool_choice, "max_tokens": 600}
+    (call, *_) = calls = chat(client, **request).choices[0].message.tool_calls
+    for each in calls:
+        assert each.function.name in ("weather", "tides")
+        jsonschema.validate(json.loads(each.function.arguments), SCHEMA)
+    if tool_choice != "required":
+        assert call.function.name == "tides"
+    names, arguments = {}, {}
+    for chunk in chat(client, stream=True, **request):
+        for delta in chunk.choices[0].delta.tool_calls or () if chunk.choices else ():
+            names[delta.index] = names.get(delta.index) or delta.function.name
+            arguments[delta.index] = arguments.get(delta.index, "") + (delta.function.arguments or "")
+    assert [names[i] for i in sorted(names)] == [each.function.name for each in calls]
+    assert [json.loads(arguments[i]) for i in sorted(arguments)] == [
+        json.loads(each.function.arguments) for each in calls
+    ]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.parameter_fields import PREFIX, ParameterError, require
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ def split_prompt(text: str) -> tuple[str, str]:
 def _ids_of(text: str, vllm_config: VllmConfig) -> dict[str, list[int]]:
     """A template's seed and pinned positions; each piece between holes is tokenised alone."""
     model_config = vllm_config.model_config
-    assert vllm_config.diffusion_config is not None
     tokenizer = cached_tokenizer_from_config(model_config)
     require(tokenizer is not None, "infill", text, f"needs a tokenizer; give {_SEED}")
-    mask_token_id = vllm_config.diffusion_config.mask_token_id
+    mask_token_id = resolve_diffusion_config(vllm_config).mask_token_id
+    assert mask_token_id is not None
     seed: list[int] = []
     pinned: list[int] = []
     pieces = _MARKER.split(text)
