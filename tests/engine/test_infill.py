@@ -105,12 +105,15 @@ def test_bidirectional() -> None:
 def test_text(engine: Any) -> None:
     """Pieces are tokenised alone; the answer holds them all, and end tokens end nothing."""
     args = {"diffusion_infill": "<|hole:2|>t7 t8<|hole:3|> <|endoftext|> t9<|hole:1|>"}
-    params = SamplingParams(temperature=0, max_tokens=3, extra_args=args, skip_special_tokens=False)
+    params = SamplingParams(temperature=0, max_tokens=3, logprobs=1, extra_args=args)
     for _ in range(2):  # Parameters may be used again.
         (output,) = engine.generate([PROMPT], params, use_tqdm=False)
         ids = list(output.outputs[0].token_ids)
         assert len(ids) == 10 and ids[2:4] == [7, 8] and ids[7:9] == [490, 9]
         assert output.outputs[0].finish_reason == "length"
+        logprobs = output.outputs[0].logprobs
+        assert len(logprobs) == 10
+        assert all(one[token].logprob <= 0 for token, one in zip(ids, logprobs, strict=True))
 
 
 @pytest.mark.parametrize(

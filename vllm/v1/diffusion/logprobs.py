@@ -90,6 +90,8 @@ class CanvasLogprobs:
         cell = (step.row_slot, step.row_column)
         masked, tokens = before
         settled = ~self.canvases.masked[cell] & (masked | (self.canvases.tokens[cell] != tokens))
+        # What a template gave is never settled: what each step says of it will do.
+        settled |= ~masked & (self.canvases.settled_at[cell] < 0)
         wanted = self._wanted[step.slots_np] > 0
         slots_np = step.slots_np[wanted]
         device = settled.device
