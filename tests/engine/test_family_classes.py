@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the families' model classes promise."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from vllm.v1.diffusion.families import FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_classes_keep_what_their_backbones_support(family: Any) -> None:
+    from vllm.model_executor.models.interfaces import supports_lora, supports_pp
+
+    module, name = family.model
+    model = getattr(import_module(f"vllm.model_executor.models.{module}"), name)
+    backbone = model.__mro__[1]
+    assert supports_pp(model) == supports_pp(backbone)
+    assert supports_lora(model) == supports_lora(backbone)
