@@ -8,11 +8,13 @@ in the model itself, so that a graph can be captured without compilation.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from vllm import _custom_ops as ops
-from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
+from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 from vllm.model_executor.models.qwen3 import Qwen3Attention
 from vllm.model_executor.models.qwen3_moe import Qwen3MoeAttention
 from vllm.platforms import current_platform
@@ -22,6 +24,18 @@ _HEAD_SIZES = (64, 128, 256)  # those of upstream's kernel
 
 class _Fused(nn.Module):
     """The forward of both classes; a mixin that comes before them."""
+
+    attn: Any
+    qkv_proj: Any
+    o_proj: Any
+    q_norm: Any
+    k_norm: Any
+    rotary_emb: Any
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    q_size: int
+    kv_size: int
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """Attention output, ``[rows, hidden]``; see ``Qwen3Attention``."""
@@ -41,7 +55,7 @@ class _Fused(nn.Module):
             positions,
         )
         q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
-        output, _ = self.o_proj(self.attn(q, k, v))
+        output: torch.Tensor = self.o_proj(self.attn(q, k, v))[0]
         return output
 
 
@@ -73,10 +87,10 @@ def fuse_attention(model: nn.Module) -> None:
             module.__class__ = fused
 
 
-def _fits(attention: nn.Module) -> bool:
+def _fits(attention: Any) -> bool:
     """Whether upstream's kernel computes this layer."""
     rotary = attention.rotary_emb
-    return (
+    return bool(
         attention.head_dim in _HEAD_SIZES
         and type(rotary) is RotaryEmbedding
         and rotary.rotary_dim == attention.head_dim

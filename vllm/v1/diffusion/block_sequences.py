@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def make_room(attn_groups: list[list[AttentionGroup]], sequences: int) -> None:
         sequences: Sequences of a step, at most.
     """
     for group in (group for groups in attn_groups for group in groups):
-        builder = group.get_metadata_builder(0)
+        builder: Any = group.get_metadata_builder(0)
         plan = getattr(builder, "scheduler_metadata", None)
         # A counter, and four numbers a sequence, sequences rounded up to four.
         needed = 1 + 4 * (-(-sequences // 4) * 4)
