@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,9 @@ from vllm.v1.diffusion.cli.quiet import quiet
 MASK = "░"
 
 
-def draw(monkeypatch, prompts, batches, columns=40, rows=20) -> Screen:
+def draw(
+    monkeypatch: pytest.MonkeyPatch, prompts: Any, batches: Any, columns: Any = 40, rows: Any = 20
+) -> Screen:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("LINES", str(rows))
     monkeypatch.setattr(canvas_view.time, "sleep", lambda _: None)
@@ -32,7 +35,7 @@ def draw(monkeypatch, prompts, batches, columns=40, rows=20) -> Screen:
     return screen
 
 
-def test_masks_settle_in_the_order_of_the_trace(monkeypatch):
+def test_masks_settle_in_the_order_of_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = draw(
         monkeypatch,
         ["a=", "b="],
@@ -57,7 +60,7 @@ def test_masks_settle_in_the_order_of_the_trace(monkeypatch):
     assert screen.text == "a=xyzw  [end]\nb=!  [done]"
 
 
-def test_long_lines_and_line_breaks_are_redrawn_in_place(monkeypatch):
+def test_long_lines_and_line_breaks_are_redrawn_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "one\n" + "t" * 25 + "\n\nend"
     cells = list(text)
     screen = draw(
@@ -70,7 +73,7 @@ def test_long_lines_and_line_breaks_are_redrawn_in_place(monkeypatch):
     assert all(len(f.splitlines()) <= 8 for f in screen.frames)
 
 
-def test_more_rows_than_the_terminal_has(monkeypatch):
+def test_more_rows_than_the_terminal_has(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [f"{i}=" for i in range(9)]
     batches = [[Settled(i, ["a"], [0]), Settled(i, [], [], ("a", ""))] for i in range(9)]
     screen = draw(monkeypatch, prompts, batches, rows=5)
@@ -78,18 +81,18 @@ def test_more_rows_than_the_terminal_has(monkeypatch):
     assert screen.text == "\n".join(f"{i}=a" for i in range(9))
 
 
-def test_an_answer_cannot_command_the_terminal(monkeypatch):
+def test_an_answer_cannot_command_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "\x1b[2Jx\x07\r"
     screen = draw(monkeypatch, ["p="], [[Settled(0, [], [], (evil, ""))]])
     assert screen.text == "p=·[2Jx··"
 
 
-def test_wide_characters_take_two_columns():
+def test_wide_characters_take_two_columns() -> None:
     rows = canvas_view._rows([("", "日本語ab")], columns=4)
     assert [row.removesuffix("\033[0m") for row in rows] == ["日本", "語ab"]
 
 
-def test_giving_up_drawing_is_immediate(monkeypatch):
+def test_giving_up_drawing_is_immediate(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     view = CanvasView(["p="], stream)
     view.show([Settled(0, ["a"] * 100, list(range(100)))])
@@ -97,7 +100,7 @@ def test_giving_up_drawing_is_immediate(monkeypatch):
     assert not view._thread.is_alive()
 
 
-def test_quiet_keeps_everything_off_the_screen(capfd):
+def test_quiet_keeps_everything_off_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet(True) as (log, screen):
         os.write(1, b"native\n")
         os.write(2, b"(EngineCore) ERROR ValueError: the cause\n")
@@ -110,14 +113,14 @@ def test_quiet_keeps_everything_off_the_screen(capfd):
 
 
 @pytest.mark.parametrize("active", [False, True])
-def test_quiet_restores_after_an_error(capfd, active):
+def test_quiet_restores_after_an_error(capfd: pytest.CaptureFixture[str], active: bool) -> None:
     with pytest.raises(KeyError), quiet(active):
         raise KeyError
     print("after")
     assert capfd.readouterr().out == "after\n"
 
 
-def test_progress_is_silent_for_what_is_short(monkeypatch):
+def test_progress_is_silent_for_what_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("vllm.v1.diffusion.cli.progress._AFTER", 1e9)
     with progress("working", stream):
@@ -125,7 +128,7 @@ def test_progress_is_silent_for_what_is_short(monkeypatch):
     assert stream.getvalue() == ""
 
 
-def test_progress_names_what_goes_on(monkeypatch):
+def test_progress_names_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("vllm.v1.diffusion.cli.progress._AFTER", 0)
     with progress("working", stream):

@@ -8,7 +8,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +30,7 @@ def nothing_but_progress(stderr: str) -> bool:
 
 
 @pytest.fixture
-def terminal():
+def terminal() -> Iterator[Any]:
     started: list[OnTerminal] = []
 
     def start(*arguments: str, **size: int) -> OnTerminal:
@@ -40,7 +42,7 @@ def terminal():
         program.kill()
 
 
-def test_the_demo_without_a_terminal():
+def test_the_demo_without_a_terminal() -> None:
     done = run("--demo", "9")
     assert done.returncode == 0, done.stderr
     *answers, verdict, rate = done.stdout.splitlines()
@@ -58,7 +60,7 @@ PROMPTS = ["sort 4231=", "ünbekannt 日本</script>=", "reverse stone="]
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory):
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What one run prints as JSON, and the page that it writes."""
     page = tmp_path_factory.mktemp("trace") / "page.html"
     how = ["--algorithm", "low_confidence_static", "--steps", "4", "--trace", str(page)]
@@ -67,7 +69,7 @@ def printed(tmp_path_factory):
     return done, page.read_text("utf-8")
 
 
-def test_json_and_what_the_tokenizer_does_not_know(printed):
+def test_json_and_what_the_tokenizer_does_not_know(printed: Any) -> None:
     done, _ = printed
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [r["prompt"] for r in results] == PROMPTS
@@ -81,7 +83,7 @@ def test_json_and_what_the_tokenizer_does_not_know(printed):
     assert nothing_but_progress(done.stderr), done.stderr
 
 
-def test_the_page_replays_what_was_printed(printed, browser):
+def test_the_page_replays_what_was_printed(printed: Any, browser: Any) -> None:
     done, page = printed
     results = [json.loads(line) for line in done.stdout.splitlines()]
     script = """
@@ -106,7 +108,7 @@ def test_the_page_replays_what_was_printed(printed, browser):
     assert (answers[0], answers[2]) == ("1234", "enots")
 
 
-def test_interactive_on_a_terminal(terminal):
+def test_interactive_on_a_terminal(terminal: Any) -> None:
     """Masks are drawn, settle, and become the answer; a bad prompt and Ctrl-C end in peace."""
     program = terminal("--interactive", "--algorithm", "sequential", "--steps", "16", "--max-model-len", "64")
     program.read_until("> ")
@@ -138,7 +140,7 @@ def test_interactive_on_a_terminal(terminal):
     assert "leaked" not in program.raw
 
 
-def test_interrupted_while_it_starts(terminal):
+def test_interrupted_while_it_starts(terminal: Any) -> None:
     program = terminal("--prompt", "add 1+1=")
     program.read_until("starting the engine …")
     program.type("\x03")
@@ -146,7 +148,7 @@ def test_interrupted_while_it_starts(terminal):
     assert "Traceback" not in program.raw
 
 
-def test_whoever_reads_may_go_away():
+def test_whoever_reads_may_go_away() -> None:
     """``vllm diffuse ... | head -1``"""
     command = " ".join([*COMMAND, "--json", "--prompt", "'add 1+1='", "'add 2+2='", "| head -c 5"])
     done = subprocess.run(
@@ -157,7 +159,7 @@ def test_whoever_reads_may_go_away():
 
 
 @pytest.fixture
-def in_this_process(monkeypatch, capfd):
+def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
     """Runs the command where it fails before an engine is started."""
     from vllm.entrypoints.cli.diffuse import DiffuseSubcommand
     from vllm.v1.diffusion.cli.main import run as run_command
@@ -195,7 +197,7 @@ def in_this_process(monkeypatch, capfd):
         (["--entropy-bound", "1"], "diffusion_entropy_bound"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_a_line(in_this_process, arguments, named):
+def test_what_cannot_be_used_is_told_in_a_line(in_this_process: Any, arguments: Any, named: Any) -> None:
     status, out, err = in_this_process(*arguments)
     assert status == 2
     assert out == ""
@@ -205,7 +207,7 @@ def test_what_cannot_be_used_is_told_in_a_line(in_this_process, arguments, named
     assert named in errors[0]
 
 
-def test_every_parameter_is_an_option():
+def test_every_parameter_is_an_option() -> None:
     """Their names, types and help come from ``DiffusionParams``, whatever is added to it."""
     from vllm.entrypoints.cli.diffuse import DiffuseSubcommand
     from vllm.v1.diffusion.cli.options import diffusion_params
@@ -233,7 +235,7 @@ def test_every_parameter_is_an_option():
     assert done.value.code == 0
 
 
-def test_an_autoregressive_model_is_refused(in_this_process, tmp_path):
+def test_an_autoregressive_model_is_refused(in_this_process: Any, tmp_path: Path) -> None:
     config = json.loads((GOLDEN / "config.json").read_text())
     config |= {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -242,7 +244,7 @@ def test_an_autoregressive_model_is_refused(in_this_process, tmp_path):
     assert "no masked-diffusion model (Qwen3ForCausalLM)" in err.splitlines()[-1]
 
 
-def test_infill():
+def test_infill() -> None:
     """The bidirectional model sees what stands behind a hole."""
     template = "sudoku 1003/0300/3210/4132=<|hole:2|>23/2341/3<|hole:3|>/4132"
     done = run("--bundled", "llada", "--json", "--infill", template)

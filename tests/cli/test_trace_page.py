@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ EMOJI = "👩‍👩‍👧 ☀️ 日本"
 ARABIC = ["مرحبا", " بالعالم"]
 
 
-def request(prompt, texts, trace, blocks, **changes) -> TracedRequest:
+def request(prompt: Any, texts: Any, trace: Any, blocks: Any, **changes: Any) -> TracedRequest:
     settled = {"steps": 1 + max((step for step, _ in trace), default=-1), "end": "stop", **changes}
     cells = [Piece(text, text.startswith("<|")) for text in texts]
     return TracedRequest(prompt, cells, range(7, 7 + len(texts)), trace, blocks, **settled)
@@ -49,7 +51,7 @@ const read = () => ({
 """
 
 
-def test_a_step_of_the_address(browser):
+def test_a_step_of_the_address(browser: Any) -> None:
     seen = browser.report(PAGE, READ + "return read();", "step=1")
     assert seen["status"] == "step 1 of 8 · 3 of 9 tokens settled"
     assert seen["settled"] == [" two", "‥", HOSTILE]
@@ -64,7 +66,7 @@ def test_a_step_of_the_address(browser):
     assert len(set(blank["paints"])) == 9
 
 
-def test_texts_stay_texts(browser):
+def test_texts_stay_texts(browser: Any) -> None:
     script = """
     const texts = (selector) => [...document.querySelectorAll(selector)].map((e) => e.textContent);
     return {
@@ -88,7 +90,7 @@ def test_texts_stay_texts(browser):
     ]
 
 
-def test_it_plays_by_itself_and_under_the_hand(browser):
+def test_it_plays_by_itself_and_under_the_hand(browser: Any) -> None:
     script = (
         READ
         + """
@@ -133,13 +135,13 @@ def test_it_plays_by_itself_and_under_the_hand(browser):
     assert seen["label"] == "Play"
 
 
-def test_it_does_not_move_for_whom_that_disturbs(browser):
+def test_it_does_not_move_for_whom_that_disturbs(browser: Any) -> None:
     seen = browser.report(PAGE, READ + "return read();", "", "--force-prefers-reduced-motion")
     assert seen["status"] == "step 8 of 8 · 9 of 9 tokens settled"
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_can_be_read_in_light_and_dark(browser, dark):
+def test_it_can_be_read_in_light_and_dark(browser: Any, dark: bool) -> None:
     script = """
     const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const luminance = (colour) => {
@@ -173,21 +175,21 @@ def test_it_can_be_read_in_light_and_dark(browser, dark):
     assert min(seen["ratios"]) >= 4.5, seen["ratios"]  # WCAG 2, level AA
 
 
-def test_it_needs_no_other_file_and_no_network():
+def test_it_needs_no_other_file_and_no_network() -> None:
     assert "default-src 'none'" in PAGE
     code = PAGE.split('<script id="data"')[0] + PAGE.split("</script>")[1]
     assert not re.search(r"\b(src|href)=|url\(|@import|fetch\(|XMLHttp|import[ (]|WebSocket|sendBeacon", code)
     assert [u for u in re.findall(r"https?://\S+?[\"']", code) if "www.w3.org/2000/svg" not in u] == []
 
 
-def test_the_data_is_ascii_and_ends_no_element():
+def test_the_data_is_ascii_and_ends_no_element() -> None:
     data = re.search(r'<script id="data" type="application/json">(.*?)</script>', PAGE)[1]
     assert data.isascii()
     assert "<" not in data
     assert json.loads(data)["requests"][1]["tokens"][0]["text"] == HOSTILE
 
 
-def test_the_file_grows(tmp_path):
+def test_the_file_grows(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     file = TraceFile(str(path))
     assert not path.exists()
@@ -204,7 +206,7 @@ class Bytes:
 
     all_special_ids = (0,)
 
-    def decode(self, ids, skip_special_tokens=False):
+    def decode(self, ids: Any, skip_special_tokens: Any = False) -> Any:
         text = b"".join(b"<end>" if i == 0 else bytes([i]) for i in ids).decode(errors="replace")
         return text.removeprefix(" ")
 
@@ -217,13 +219,13 @@ class Bytes:
         ("é€😀!", ["", "é", "", "", "€", "", "", "", "😀", "!"]),
     ],
 )
-def test_pieces_join_to_the_text(text, expected):
+def test_pieces_join_to_the_text(text: Any, expected: Any) -> None:
     found = pieces(Bytes(), text.encode())
     assert [piece.text for piece in found] == expected
     assert not any(piece.special for piece in found)
 
 
-def test_special_and_broken_tokens_have_pieces_too():
+def test_special_and_broken_tokens_have_pieces_too() -> None:
     assert pieces(Bytes(), [97, 0, 98]) == [Piece("a", False), Piece("<end>", True), Piece("b", False)]
     cut = pieces(Bytes(), "a😀".encode()[:-1])
     assert [p.text for p in cut] == ["a", "", "", ""]

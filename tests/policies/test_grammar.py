@@ -116,7 +116,9 @@ def test_a_model_that_agrees_is_left_alone(backend_of: Any) -> None:
         grammar = CanvasGrammar(cursor_of(backend_of("xgrammar"), SUDOKU), 16, 3)
         revise, settled = grammar.revise, {}
 
-        def watched(tokens: list[int], masked: list[bool], *args: Any, now=revise, seen=settled) -> bool:
+        def watched(
+            tokens: list[int], masked: list[bool], *args: Any, now: Any = revise, seen: Any = settled
+        ) -> bool:
             before = [(t, m) for t, m in zip(tokens, masked, strict=True)]
             done = now(tokens, masked, *args)
             for (token, was_masked), new, still in zip(before, tokens, masked, strict=True):

@@ -2,6 +2,7 @@
 """Random states and batches of a model runner, as its kernels see them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Batch:
         return (self.num_computed[self.idx_mapping] + lengths).to(torch.int32)
 
 
-def int32(values) -> torch.Tensor:
+def int32(values: Any) -> torch.Tensor:
     return torch.tensor(np.asarray(values), dtype=torch.int32)
 
 

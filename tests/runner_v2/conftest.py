@@ -11,6 +11,6 @@ if HAS_TRITON:  # a GPU, or upstream's triton-cpu: nothing is replaced
 
 
 @pytest.fixture(scope="session", autouse=True)
-def registered():
+def registered() -> None:
     """Upstream's launchers reach our operators."""
     runner_kernels.register()

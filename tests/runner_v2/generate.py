@@ -8,6 +8,7 @@ make_checkpoint made.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = 128
 
@@ -45,14 +46,14 @@ def make_checkpoint(folder: Path) -> None:
     Qwen3ForCausalLM(config).float().save_pretrained(folder)
 
 
-def requests():
+def requests() -> Any:
     """Name -> (prompts, parameters). Names that begin with "random" draw; the others do not."""
     import numpy as np
 
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    def params(count=16, **more):
+    def params(count: Any = 16, **more: Any) -> Any:
         return SamplingParams(**{"temperature": 0.0, "max_tokens": count, "ignore_eos": True} | more)
 
     rng = np.random.default_rng(0)
@@ -82,10 +83,10 @@ def requests():
     return [(name, prompt, p) for name, p in sets.items() for prompt in prompts]
 
 
-def tell(output):
+def tell(output: Any) -> Any:
     """What a request returned, as JSON can hold it."""
 
-    def scores(steps):
+    def scores(steps: Any) -> Any:
         return steps and [step and sorted((i, s.logprob, s.rank) for i, s in step.items()) for step in steps]
 
     answer = output.outputs[0]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Staged writes and block tables, through upstream's own classes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32])
 @pytest.mark.parametrize("uva", [True, False])
-def test_staged_writes(dtype, uva):
+def test_staged_writes(dtype: Any, uva: bool) -> None:
     rng = np.random.default_rng(0)
     tensor = StagedWriteTensor((9, 40), dtype, CPU, uva_instead_of_gpu=uva)
     want = tensor.gpu.clone()
@@ -29,7 +31,7 @@ def test_staged_writes(dtype, uva):
         assert tensor.gpu.equal(want)
 
 
-def test_staged_elements():
+def test_staged_elements() -> None:
     tensor = StagedWriteTensor(8, torch.int32, CPU)
     for row in (3, 0, 3):
         tensor.stage_write_elem(row, row * 10 + 1)
@@ -37,14 +39,14 @@ def test_staged_elements():
     assert tensor.gpu.tolist() == [1, 0, 0, 31, 0, 0, 0, 0]
 
 
-def test_a_write_outside_is_refused():
+def test_a_write_outside_is_refused() -> None:
     tensor = StagedWriteTensor((2, 4), torch.int32, CPU)
     tensor.stage_write(1, 3, [1, 2])
     with pytest.raises(RuntimeError, match="outside the output"):
         tensor.apply_write()
 
 
-def test_grouped_writes():
+def test_grouped_writes() -> None:
     rng = np.random.default_rng(1)
     tensors = [StagedWriteTensor((6, n), torch.int32, CPU) for n in (5, 17, 8)]
     want = [t.gpu.clone() for t in tensors]
@@ -63,7 +65,7 @@ def test_grouped_writes():
             assert tensor.gpu.equal(expected)
 
 
-def tables(groups, **context):
+def tables(groups: Any, **context: Any) -> Any:
     """Block tables with random blocks, and the same as a list of lists."""
     sizes = [16, 32, 4][:groups]
     made = BlockTables(
@@ -87,7 +89,7 @@ def tables(groups, **context):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_gather(groups):
+def test_gather(groups: int) -> None:
     made, want, _ = tables(groups)
     order = [5, 0, 3]
     out = made.gather_block_tables(torch.tensor(order), num_reqs_padded=3)
@@ -98,7 +100,7 @@ def test_gather(groups):
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("enabled", [True, False])
-def test_slots(groups, enabled):
+def test_slots(groups: int, enabled: bool) -> None:
     made, want, sizes = tables(groups, slot_mapping_enabled=[True] * (groups - 1) + [enabled])
     order, starts = [2, -1, 6], [0, 40, 43, 143]
     pos = torch.cat([torch.arange(7, 47), torch.arange(3), torch.arange(156, 256)])
@@ -115,7 +117,7 @@ def test_slots(groups, enabled):
 
 
 @pytest.mark.parametrize("interleave", [1, 4])
-def test_slots_shared_by_ranks(interleave):
+def test_slots_shared_by_ranks(interleave: int) -> None:
     """Context parallelism: every token has its slot on exactly one rank, and slots are distinct."""
     seen = {}
     for rank in range(2):
@@ -137,7 +139,7 @@ def test_slots_shared_by_ranks(interleave):
     assert sorted(seen) == list(range(200))
 
 
-def test_a_position_beyond_the_table_is_refused():
+def test_a_position_beyond_the_table_is_refused() -> None:
     made, _, _ = tables(1)
     with pytest.raises(RuntimeError, match="beyond its block table"):
         made.compute_slot_mappings(torch.tensor([0]), int32([0, 1]), torch.tensor([256]), 1)

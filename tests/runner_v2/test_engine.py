@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What each run told; all at once, one thread each."""
     folder = tmp_path_factory.mktemp("runner_v2")
     make_checkpoint(folder / "model")
@@ -55,7 +56,7 @@ def runs(tmp_path_factory):
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in RUNS}
 
 
-def assert_same(ours, theirs, where):
+def assert_same(ours: Any, theirs: Any, where: Any) -> None:
     """Equal, but for the rounding of log probabilities."""
     assert len(ours) == len(theirs), where
     for request, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -74,18 +75,18 @@ def assert_same(ours, theirs, where):
                     assert x[1] == pytest.approx(y[1], abs=1e-3), f"{at}: {key}"
 
 
-def test_the_runs_are_what_they_should_be(runs):
+def test_the_runs_are_what_they_should_be(runs: Any) -> None:
     assert runs["v1"]["preemptions"] > 0
     assert runs["v2 tight"]["preemptions"] > 0
 
 
-def test_v2_gives_what_v1_gives(runs):
+def test_v2_gives_what_v1_gives(runs: Any) -> None:
     for name in runs["v1"]:
         if name != "preemptions" and not name.startswith("random"):
             assert_same(runs["v2"][name], runs["v1"][name], name)
 
 
-def test_v2_does_not_depend_on_how_it_is_run(runs):
+def test_v2_does_not_depend_on_how_it_is_run(runs: Any) -> None:
     """Chunks, preemption, processes and asynchronous scheduling; draws too."""
     for name in runs["v2"]:
         if name != "preemptions":
@@ -93,13 +94,13 @@ def test_v2_does_not_depend_on_how_it_is_run(runs):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_seed_gives_the_same_alone_and_in_a_batch(runs, run):
+def test_a_seed_gives_the_same_alone_and_in_a_batch(runs: Any, run: Any) -> None:
     """Upstream's V1 runner on a CPU dies of a seed if the prompt is split."""
     assert_same(runs[run]["random, alone"], runs[run]["random"][-1:], run)
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_what_was_asked_for(runs, run):
+def test_what_was_asked_for(runs: Any, run: Any) -> None:
     told = runs[run]
     assert {t for a in told["allowed ids"] for t in a["ids"]} <= {5, 6, 7, 8, 9, 44}
     assert not any(re.search("a|bc|Z|!|XYZ", a["text"]) for a in told["bad words"])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Penalties, biases and bans, against loops over tokens."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ INF = torch.inf
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bincount(seed):
+def test_bincount(seed: Any) -> None:
     rng = np.random.default_rng(seed)
     table = int32(rng.integers(0, 100, (6, 40)))
     prefill = rng.integers(1, 41, 6)
@@ -41,7 +43,7 @@ def test_bincount(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_penalties(seed):
+def test_penalties(seed: Any) -> None:
     rng = np.random.default_rng(seed)
     vocabulary = 70
     logits = torch.tensor(rng.normal(0, 3, (7, vocabulary)), dtype=torch.float32)
@@ -73,7 +75,7 @@ def test_penalties(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("restore", [True, False])
-def test_bias(seed, restore):
+def test_bias(seed: Any, restore: bool) -> None:
     rng = np.random.default_rng(seed)
     vocabulary, most = 60, 8
     logits = torch.tensor(rng.normal(0, 3, (6, vocabulary)), dtype=torch.float32)
@@ -121,7 +123,7 @@ def test_bias(seed, restore):
     assert logits.equal(want)
 
 
-def test_stop_tokens_stay_if_nothing_else_is_left():
+def test_stop_tokens_stay_if_nothing_else_is_left() -> None:
     logits = torch.tensor([[1.0, -INF, 2.0, -INF]])
     none, one = int32([0]), int32([2])
     empty = torch.zeros(1, 2, dtype=torch.int32)
@@ -133,7 +135,7 @@ def test_stop_tokens_stay_if_nothing_else_is_left():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bad_words(seed):
+def test_bad_words(seed: Any) -> None:
     rng = np.random.default_rng(seed)
     vocabulary, width = 4, 30  # few tokens: matches are common
     words = [[rng.integers(0, vocabulary, rng.integers(1, 4)).tolist() for _ in range(3)] for _ in range(3)]
@@ -166,7 +168,7 @@ def test_bad_words(seed):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("vocabulary", [31, 64, 100])
-def test_grammar(dtype, vocabulary):
+def test_grammar(dtype: Any, vocabulary: int) -> None:
     rng = np.random.default_rng(vocabulary)
     words = -(-vocabulary // 32)
     allowed = rng.random((4, words * 32)) < 0.4

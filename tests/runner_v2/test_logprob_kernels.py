@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log probabilities, ranks, masks and counts of rows of logits, against float64."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from vllm.v1.worker.gpu.sample.prompt_logprob import get_prompt_logprobs_token_i
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def rows(count, vocabulary, dtype, scale=5.0):
+def rows(count: Any, vocabulary: Any, dtype: Any, scale: Any = 5.0) -> Any:
     made = scale * torch.randn(count, vocabulary, generator=torch.Generator().manual_seed(count))
     return made.to(dtype)
 
@@ -27,7 +29,7 @@ def rows(count, vocabulary, dtype, scale=5.0):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocabulary", [3, 1024, 4099])
 @pytest.mark.parametrize("scale", [0.1, 5.0, 100.0])
-def test_logprobs(dtype, vocabulary, scale):
+def test_logprobs(dtype: Any, vocabulary: int, scale: float) -> None:
     logits = rows(6, vocabulary, dtype, scale)
     logits[2, 1:] = -torch.inf
     ids = torch.randint(0, vocabulary, (6, 9))
@@ -39,7 +41,7 @@ def test_logprobs(dtype, vocabulary, scale):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_ranks_count_ties(dtype):
+def test_ranks_count_ties(dtype: Any) -> None:
     logits = rows(6, 3001, dtype)
     chosen = torch.randint(0, 3001, (6,))
     scores = compute_topk_scores(logits, 4, chosen)
@@ -48,7 +50,7 @@ def test_ranks_count_ties(dtype):
     assert scores.logprob_token_ids[:, 0].equal(chosen)
 
 
-def test_ids_of_ones_own():
+def test_ids_of_ones_own() -> None:
     """A request's own ids stand in the place of the most likely ones."""
     state = LogprobTokenIdsState(5, torch.device("cpu"))
     for slot in range(5):
@@ -75,13 +77,13 @@ def test_ids_of_ones_own():
         assert (got.logprobs[row, len(ids) :] == -torch.inf).all()
 
 
-def test_a_token_out_of_range_is_refused():
+def test_a_token_out_of_range_is_refused() -> None:
     with pytest.raises(RuntimeError, match="token id is out of range"):
         compute_token_logprobs(torch.zeros(1, 4), torch.tensor([[4]]))
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_prompt_ids(seed):
+def test_prompt_ids(seed: Any) -> None:
     b = random_batch(seed)
     got = get_prompt_logprobs_token_ids(
         b.tokens, b.query_start_loc, b.idx_mapping, b.num_computed, b.all_token_ids
@@ -92,7 +94,7 @@ def test_prompt_ids(seed):
             assert got[t] == b.all_token_ids[slot, b.num_computed[slot] + 1 + t - begin]
 
 
-def test_prompt_ids_at_the_end_of_the_row():
+def test_prompt_ids_at_the_end_of_the_row() -> None:
     table = torch.arange(8, dtype=torch.int32).view(2, 4)
     got = get_prompt_logprobs_token_ids(
         3,
@@ -105,7 +107,7 @@ def test_prompt_ids_at_the_end_of_the_row():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nans(dtype):
+def test_nans(dtype: Any) -> None:
     logits = rows(4, 2500, dtype)
     logits[1, [0, 7, 2499]] = torch.nan
     logits[2] = torch.nan
@@ -114,7 +116,7 @@ def test_nans(dtype):
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_sampling_mask(slots):
+def test_sampling_mask(slots: int) -> None:
     rng = np.random.default_rng(slots)
     sampled = torch.tensor(rng.integers(0, slots + 1, 5), dtype=torch.int32)
     starts = torch.arange(0, 5 * slots + 1, slots, dtype=torch.int32)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thinking budget, trace replay, and the inputs of some models, against loops."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,10 @@ from vllm.v1.worker.gpu.sample.thinking_budget import apply_thinking_budget
 from vllm.v1.worker.gpu.sample.trace_replay import apply_trace_tokens
 
 
-def forced_token(tokens, budget, start, natural, forced):
+def forced_token(tokens: Any, budget: Any, start: Any, natural: Any, forced: Any) -> Any:
     """The token that a thinking budget forces after `tokens`, or None."""
 
-    def last(marker):
+    def last(marker: Any) -> Any:
         found = [i for i in range(len(tokens) - len(marker) + 1) if tokens[i : i + len(marker)] == marker]
         return found[-1] if found else -1
 
@@ -31,7 +33,7 @@ def forced_token(tokens, budget, start, natural, forced):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_thinking_budget(seed):
+def test_thinking_budget(seed: Any) -> None:
     """Several steps with the cache kept, over few tokens so that markers are common."""
     rng = np.random.default_rng(seed)
     vocabulary, width, slots = 4, 120, 3
@@ -60,7 +62,7 @@ def test_thinking_budget(seed):
         total += int32(rng.integers(0, 4, slots))
 
 
-def test_thinking_budget_of_a_slot_used_again():
+def test_thinking_budget_of_a_slot_used_again() -> None:
     """A shorter sequence than what was scanned: the cache is of another request."""
     table = torch.zeros(1, 20, dtype=torch.int32)
     table[0, :3] = int32([7, 1, 1])
@@ -74,7 +76,7 @@ def test_thinking_budget_of_a_slot_used_again():
     assert cache[0].tolist() == [0]
 
 
-def test_trace_replay():
+def test_trace_replay() -> None:
     sampled = torch.full((4,), 99)
     table = torch.arange(12, dtype=torch.int32).view(3, 4)
     apply_trace_tokens(
@@ -86,7 +88,7 @@ def test_trace_replay():
 
 @pytest.mark.parametrize("seed", range(15))
 @pytest.mark.parametrize("dims", [3, 4])
-def test_rope_positions(seed, dims):
+def test_rope_positions(seed: Any, dims: int) -> None:
     b = random_batch(seed)
     rng = np.random.default_rng(seed)
     state = RopeState(dims, b.slots, 256, b.width, torch.device("cpu"))
@@ -111,7 +113,7 @@ def test_rope_positions(seed, dims):
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_prompt_embeds(seed, dtype):
+def test_prompt_embeds(seed: Any, dtype: Any) -> None:
     b = random_batch(seed)
     hidden = 24
     torch.manual_seed(seed)

@@ -4,6 +4,7 @@
 import ast
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def launched(path: Path) -> set[str]:
     }
 
 
-def test_every_kernel_is_replaced_or_out_of_reach():
+def test_every_kernel_is_replaced_or_out_of_reach() -> None:
     """A new kernel of upstream's fails here, on a rebase, and not in a user's request."""
     root = Path(vllm.v1.worker.gpu.__file__).parent
     found = set()
@@ -59,14 +60,14 @@ def test_every_kernel_is_replaced_or_out_of_reach():
 
 
 @pytest.mark.parametrize("name", sorted(runner_kernels.KERNELS))
-def test_a_launch_reaches_our_operator(name):
+def test_a_launch_reaches_our_operator(name: Any) -> None:
     module, kernel = name.rsplit(".", 1)
     override = getattr(__import__(module, fromlist=["_"]), kernel)
     assert isinstance(override, KernelOverride)
     assert override._impl is runner_kernels.KERNELS[name]
 
 
-def test_registering_again_does_nothing():
+def test_registering_again_does_nothing() -> None:
     from vllm.v1.worker.gpu import input_batch
 
     before = input_batch._post_update_kernel
@@ -74,7 +75,7 @@ def test_registering_again_does_nothing():
     assert input_batch._post_update_kernel is before
 
 
-def test_another_releases_kernel_is_refused(monkeypatch):
+def test_another_releases_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.v1.worker.gpu import input_batch
 
     monkeypatch.setattr(input_batch, "_post_update_kernel", lambda idx_mapping_ptr: None)
@@ -84,11 +85,11 @@ def test_another_releases_kernel_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 1024, 1025])
-def test_the_placeholder_rounds_up(n):
+def test_the_placeholder_rounds_up(n: int) -> None:
     assert triton.next_power_of_2(n) == 1 << max(n - 1, 0).bit_length()
 
 
-def config(**changes):
+def config(**changes: Any) -> Any:
     parallel = SimpleNamespace(
         decode_context_parallel_size=1,
         prefill_context_parallel_size=1,
@@ -104,7 +105,7 @@ def config(**changes):
     return made
 
 
-def test_a_plain_configuration_is_accepted():
+def test_a_plain_configuration_is_accepted() -> None:
     runner_support.check_runner_support(config())
     runner_support.check_runner_support(config(model_config=None))
 
@@ -121,13 +122,13 @@ def test_a_plain_configuration_is_accepted():
         ({"enable_batch_sharded_sampling": True}, "batch-sharded sampling"),
     ],
 )
-def test_what_only_triton_can_do_is_refused(change, feature):
+def test_what_only_triton_can_do_is_refused(change: Any, feature: Any) -> None:
     assert feature in UNREACHABLE.values()
     with pytest.raises(ValueError, match=feature):
         runner_support.check_runner_support(config(**change))
 
 
-def test_schemas_say_what_is_written():
+def test_schemas_say_what_is_written() -> None:
     """What an operator writes is marked in its schema; the mode raises if it is not."""
     from vllm.v1.worker.gpu.input_batch import post_update
     from vllm.v1.worker.gpu.sample.gumbel import apply_temperature

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Temperature, min-p and the Gumbel-max draw against definitions in NumPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,10 @@ MASK = 0xFFFFFFFF
 VOCABULARIES = [5, 1024, 1025, 5000]
 
 
-def murmur3(words, start=0):
+def murmur3(words: Any, start: Any = 0) -> Any:
     """MurmurHash3_x86_32 of some words, in unbounded integers."""
 
-    def rotate(x, by):
+    def rotate(x: Any, by: Any) -> Any:
         return (x << by | x >> (32 - by)) & MASK
 
     h = start
@@ -29,7 +31,7 @@ def murmur3(words, start=0):
     return h ^ h >> 16
 
 
-def noise(seed, pos, token, fp64):
+def noise(seed: Any, pos: Any, token: Any, fp64: Any) -> Any:
     words = [seed & MASK, seed >> 32 & MASK, pos & MASK, token]
     low = murmur3(words)
     if not fp64:
@@ -38,7 +40,7 @@ def noise(seed, pos, token, fp64):
     return -np.log(-np.log((bits + 0.5) / 2**53))
 
 
-def test_the_hash_is_murmur3():
+def test_the_hash_is_murmur3() -> None:
     """Values of the published reference implementation."""
     assert murmur3([0]) == 0x2362F9DE
     assert murmur3([int.from_bytes(b"test", "little")]) == 0xBA6BD213
@@ -48,7 +50,7 @@ def test_the_hash_is_murmur3():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("fp64", [False, True])
 @pytest.mark.parametrize("drafting", [False, True])
-def test_gumbel(vocabulary, dtype, fp64, drafting):
+def test_gumbel(vocabulary: Any, dtype: Any, fp64: bool, drafting: bool) -> None:
     rng = np.random.default_rng(vocabulary)
     logits = torch.tensor(rng.normal(0, 4, (4, vocabulary)), dtype=dtype)
     logits[1, ::2] = -torch.inf
@@ -68,7 +70,7 @@ def test_gumbel(vocabulary, dtype, fp64, drafting):
         assert scores[got[row]] >= scores.max() - 1e-4
 
 
-def test_gumbel_leaves_the_temperature_to_the_caller():
+def test_gumbel_leaves_the_temperature_to_the_caller() -> None:
     logits = torch.randn(64, 100, generator=torch.Generator().manual_seed(0))
     slots, pos = torch.zeros(64, dtype=torch.int64), torch.arange(64)
     seed, one = torch.tensor([5]), torch.ones(1)
@@ -77,7 +79,7 @@ def test_gumbel_leaves_the_temperature_to_the_caller():
     assert scaled.equal(gumbel_sample(logits / 0.5, slots, one, seed, pos, True, False))
 
 
-def test_gumbel_follows_the_distribution():
+def test_gumbel_follows_the_distribution() -> None:
     """Chi-square against softmax over 40000 draws; the bound is far in the tail (p < 1e-6)."""
     p = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
     n = 40000
@@ -97,7 +99,7 @@ def test_gumbel_follows_the_distribution():
         assert ((seen - n * p) ** 2 / (n * p)).sum() < 34
 
 
-def test_gumbel_does_not_depend_on_threads():
+def test_gumbel_does_not_depend_on_threads() -> None:
     logits = torch.randn(3, 40000, generator=torch.Generator().manual_seed(1))
     args = (torch.zeros(3, dtype=torch.int64), torch.ones(1), torch.tensor([9]), torch.arange(3))
     together = gumbel_sample(logits, *args, True, False)
@@ -108,7 +110,7 @@ def test_gumbel_does_not_depend_on_threads():
         assert alone[0] == together[row]
 
 
-def test_gumbel_of_a_row_without_a_choice():
+def test_gumbel_of_a_row_without_a_choice() -> None:
     logits = torch.full((2, 3000), -torch.inf)
     logits[1] = torch.nan
     got = gumbel_sample(
@@ -124,7 +126,7 @@ def test_gumbel_of_a_row_without_a_choice():
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_temperature(vocabulary):
+def test_temperature(vocabulary: Any) -> None:
     logits = torch.randn(5, vocabulary + 3, generator=torch.Generator().manual_seed(0))[:, :-3]
     temperature = torch.tensor([0.0, 1.0, 0.7, 3.0])
     slots = torch.tensor([2, 0, 1, 3, 2])
@@ -137,7 +139,7 @@ def test_temperature(vocabulary):
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_min_p(vocabulary):
+def test_min_p(vocabulary: Any) -> None:
     logits = 3 * torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(0))
     min_p = torch.tensor([0.0, 0.05, 1.0])
     slots = torch.tensor([2, 0, 1, 1])
@@ -152,6 +154,6 @@ def test_min_p(vocabulary):
         assert not kept[p < least * (1 - 1e-5)].any()
 
 
-def test_a_slot_out_of_range_is_refused():
+def test_a_slot_out_of_range_is_refused() -> None:
     with pytest.raises(RuntimeError, match="slot is out of range"):
         apply_temperature(torch.zeros(1, 4), torch.tensor([2]), torch.ones(2))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A step's inputs and what follows it, against loops that say what each entry should be."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ SEEDS = range(25)
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("lookahead", [1, 3])
-def test_prefill_inputs(seed, lookahead):
+def test_prefill_inputs(seed: Any, lookahead: int) -> None:
     b = random_batch(seed)
     ids = torch.full((b.tokens + 7,), -5, dtype=torch.int32)
     ahead = torch.full((lookahead, b.slots), -5, dtype=torch.int32)
@@ -34,7 +36,7 @@ def test_prefill_inputs(seed, lookahead):
     assert ahead.equal(want_ahead)
 
 
-def test_prefill_inputs_beyond_the_row():
+def test_prefill_inputs_beyond_the_row() -> None:
     """A window of drafts may end beyond the model's length; what is there is not a token."""
     ids = torch.full((6,), -5, dtype=torch.int32)
     table = torch.arange(8, dtype=torch.int32).view(2, 4)
@@ -51,7 +53,7 @@ def test_prefill_inputs_beyond_the_row():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_positions(seed):
+def test_positions(seed: Any) -> None:
     b = random_batch(seed)
     pos = torch.full((b.tokens + 3,), -5)
     lens = torch.full((b.slots,), -5, dtype=torch.int32)
@@ -68,7 +70,7 @@ def test_positions(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("new_tokens", [0, 1])
-def test_combine(seed, new_tokens):
+def test_combine(seed: Any, new_tokens: int) -> None:
     b = random_batch(seed, new_tokens=new_tokens)
     ids = torch.full((b.tokens + 3,), -5, dtype=torch.int32)
     last = torch.arange(100, 100 + b.slots).view(-1, 1)
@@ -102,7 +104,7 @@ def test_combine(seed, new_tokens):
     assert ids.equal(want)
 
 
-def test_combine_without_draft_columns():
+def test_combine_without_draft_columns() -> None:
     """Without speculation the table of drafts has no columns."""
     b = random_batch(3, most_drafts=1)
     one = torch.arange(b.requests + 1, dtype=torch.int32)
@@ -122,7 +124,7 @@ def test_combine_without_draft_columns():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_expand(seed):
+def test_expand(seed: Any) -> None:
     b = random_batch(seed)
     total = b.cu_num_logits[-1].item()
     rows, local = launch.expand_idx_mapping(b.idx_mapping, total, b.cu_num_logits, 5)
@@ -133,7 +135,7 @@ def test_expand(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_sampled_and_rejected(seed):
+def test_sampled_and_rejected(seed: Any) -> None:
     b = random_batch(seed)
     sampled = torch.randint(1, 3, (b.requests,), dtype=torch.int32)
     given = sampled.clone()
@@ -151,7 +153,7 @@ def test_sampled_and_rejected(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("counted", [True, False])
 @pytest.mark.parametrize("ran", [True, False])
-def test_post_update(seed, counted, ran):
+def test_post_update(seed: Any, counted: bool, ran: bool) -> None:
     b = random_batch(seed)
     torch.manual_seed(seed)
     mapping = b.idx_mapping.clone()
@@ -193,7 +195,7 @@ def test_post_update(seed, counted, ran):
         assert ours is theirs is None or ours.equal(theirs)
 
 
-def test_post_update_beyond_the_row():
+def test_post_update_beyond_the_row() -> None:
     """A token in flight when the model's length is reached has no place; the next row is safe."""
     table = torch.zeros(2, 3, dtype=torch.int32)
     total = int32([2, 1])
@@ -213,7 +215,7 @@ def test_post_update_beyond_the_row():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_post_update_computed(seed):
+def test_post_update_computed(seed: Any) -> None:
     b = random_batch(seed)
     want = b.num_computed.clone()
     want[b.idx_mapping] += b.query_start_loc.diff()
@@ -221,14 +223,14 @@ def test_post_update_computed(seed):
     assert b.num_computed.equal(want)
 
 
-def test_a_slot_out_of_range_is_refused():
+def test_a_slot_out_of_range_is_refused() -> None:
     b = random_batch(1)
     b.idx_mapping[0] = b.slots
     with pytest.raises(RuntimeError, match="slot is out of range"):
         launch.post_update_num_computed_tokens(b.idx_mapping, b.num_computed, b.query_start_loc)
 
 
-def test_a_wrong_type_is_refused_by_name():
+def test_a_wrong_type_is_refused_by_name() -> None:
     b = random_batch(1)
     with pytest.raises(RuntimeError, match="num_computed_tokens must be int32 or int64"):
         launch.post_update_num_computed_tokens(b.idx_mapping, b.num_computed.float(), b.query_start_loc)

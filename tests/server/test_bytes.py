@@ -7,6 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ ANSWER = "😀é€"
 
 
 @pytest.fixture(scope="module")
-def bytes_server(tmp_path_factory):
+def bytes_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from vllm.v1.diffusion import bundled_path
 
     folder = tmp_path_factory.mktemp("bytes") / "model"
@@ -39,18 +42,18 @@ def bytes_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(bytes_server):
+def client(bytes_server: Any) -> Any:
     return client_of(bytes_server)
 
 
-def ask(client, block_length, **parameters):
+def ask(client: Any, block_length: Any, **parameters: Any) -> Any:
     extra = {"vllm_xargs": {"diffusion_block_length": block_length}, **parameters.pop("extra", {})}
     parameters = {"max_tokens": 24, **parameters}
     return client.completions.create(model=MODEL, prompt=PROMPT, extra_body=extra, **parameters)
 
 
 @pytest.mark.parametrize("block_length", [1, 2, 4, 8, 16])
-def test_a_character_that_blocks_split_comes_whole(client, block_length):
+def test_a_character_that_blocks_split_comes_whole(client: Any, block_length: int) -> None:
     assert ask(client, block_length).choices[0].text == ANSWER
     options = {"include_usage": True, "continuous_usage_stats": True}
     chunks = list(ask(client, block_length, stream=True, stream_options=options))
@@ -66,7 +69,7 @@ def test_a_character_that_blocks_split_comes_whole(client, block_length):
 
 
 @pytest.mark.parametrize("max_tokens", range(1, 10))
-def test_a_cut_within_a_character_is_the_same_in_a_stream(client, max_tokens):
+def test_a_cut_within_a_character_is_the_same_in_a_stream(client: Any, max_tokens: Any) -> None:
     whole = ask(client, 2, max_tokens=max_tokens)
     chunks = [c for c in ask(client, 2, max_tokens=max_tokens, stream=True) if c.choices]
     assert "".join(c.choices[0].text for c in chunks) == whole.choices[0].text
@@ -74,15 +77,15 @@ def test_a_cut_within_a_character_is_the_same_in_a_stream(client, max_tokens):
     assert whole.choices[0].text.rstrip("\ufffd") == "😀é€".encode()[:max_tokens].decode(errors="ignore")
 
 
-def test_a_stop_string_of_split_bytes(client):
+def test_a_stop_string_of_split_bytes(client: Any) -> None:
     for block_length in (1, 2, 16):
         choices = [c.choices[0] for c in ask(client, block_length, stop="é", stream=True)]
         assert "".join(c.text for c in choices) == "😀"
         assert choices[-1].stop_reason == "é"
 
 
-def test_a_stream_interval_joins_blocks(client):
-    def texts(**extra):
+def test_a_stream_interval_joins_blocks(client: Any) -> None:
+    def texts(**extra: Any) -> Any:
         chunks = ask(client, 1, stream=True, extra=extra)
         return [c.choices[0].text for c in chunks]
 
@@ -90,11 +93,11 @@ def test_a_stream_interval_joins_blocks(client):
     assert "".join(texts(stream_interval=4)) == ANSWER
 
 
-def test_a_priority_where_the_scheduler_heeds_it(client):
+def test_a_priority_where_the_scheduler_heeds_it(client: Any) -> None:
     assert ask(client, 16, extra={"priority": 3}).choices[0].text == ANSWER
 
 
-def test_the_benchmark_reports_denoising(bytes_server, tmp_path):
+def test_the_benchmark_reports_denoising(bytes_server: Any, tmp_path: Path) -> None:
     """With one step a block no step is left for upstream's formula, which takes one off for a commit."""
     options = {
         "backend": "openai",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 import pytest
 
@@ -13,7 +15,7 @@ from vllm.v1.diffusion.request_fields import ASKS_NOTHING, LABELS, RULES
 
 
 @pytest.fixture(scope="module")
-def ask(client):
+def ask(client: Any) -> Any:
     def send(kind: str, fields: dict) -> str:
         body = {"max_tokens": 32, "extra_body": fields, "model": MODEL}
         if kind == "completions":
@@ -25,7 +27,7 @@ def ask(client):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_refused_field_is_refused_in_these_words(ask, kind):
+def test_every_refused_field_is_refused_in_these_words(ask: Any, kind: Any) -> None:
     rows: list[Row] = [row for row in request_rows(kind) if row.message]
     assert len(rows) > 10
     wrong = []
@@ -43,14 +45,14 @@ def test_every_refused_field_is_refused_in_these_words(ask, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_has_an_example_and_no_refusal_is_accepted(ask, kind):
+def test_what_has_an_example_and_no_refusal_is_accepted(ask: Any, kind: Any) -> None:
     for row in request_rows(kind):
         if row.entry.example is not None and row.message is None:
             ask(kind, row.entry.example)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_values_that_ask_for_nothing_are_accepted(ask, kind):
+def test_values_that_ask_for_nothing_are_accepted(ask: Any, kind: Any) -> None:
     given = {name: values[-1] for name, values in ASKS_NOTHING.items()}
     given |= {name: rule.neutral[-1] for name, rule in RULES.items() if name not in ("media_io_kwargs",)}
     if kind == "completions":
@@ -70,7 +72,7 @@ def test_values_that_ask_for_nothing_are_accepted(ask, kind):
         ({"stream_options": {"x": 1}, "stream": True}, "stream_options.x", ""),
     ],
 )
-def test_an_unknown_field_is_refused(ask, kind, fields, named, hint):
+def test_an_unknown_field_is_refused(ask: Any, kind: Any, fields: Any, named: Any, hint: Any) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         ask(kind, fields)
     assert refused.value.body["param"] == named

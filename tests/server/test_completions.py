@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ ANY_GRID = "sudoku 0000/0000/0000/0000="
 SAMPLED = {"temperature": 2.0, "max_tokens": 19, "vllm_xargs": {"diffusion_algorithm": "sequential"}}
 
 
-def test_a_completion(client):
+def test_a_completion(client: Any) -> None:
     answer = complete(client)
     assert answer.choices[0].text == SOLVED
     assert answer.choices[0].finish_reason == "stop"
@@ -24,18 +25,18 @@ def test_a_completion(client):
     assert answer.usage.completion_tokens == len(SOLVED) + 1  # and the end token
 
 
-def test_several_prompts_and_token_ids(client):
+def test_several_prompts_and_token_ids(client: Any) -> None:
     answers = complete(client, ["add 482+917=", "sort 53914="]).choices
     assert [a.text for a in answers] == ["1399", "13459"]
     ids = [ord(char) for char in "reverse stone="]
     assert complete(client, ids).choices[0].text == "enots"
 
 
-def test_echo(client):
+def test_echo(client: Any) -> None:
     assert complete(client, "add 1+2=", echo=True).choices[0].text == "add 1+2=3"
 
 
-def test_streaming_a_block_at_a_time(client):
+def test_streaming_a_block_at_a_time(client: Any) -> None:
     chunks = list(complete(client, stream=True, stream_options={"include_usage": True}))
     texts = [c.choices[0].text for c in chunks if c.choices]
     assert "".join(texts) == SOLVED
@@ -44,7 +45,7 @@ def test_streaming_a_block_at_a_time(client):
     assert chunks[-1].usage.completion_tokens == len(SOLVED) + 1
 
 
-def test_short_blocks_come_in_more_pieces(client):
+def test_short_blocks_come_in_more_pieces(client: Any) -> None:
     how = {"vllm_xargs": {"diffusion_block_length": 4}}
     whole = complete(client, **how).choices[0].text
     texts = [c.choices[0].text for c in complete(client, stream=True, **how) if c.choices]
@@ -67,7 +68,7 @@ def test_short_blocks_come_in_more_pieces(client):
         ("absent", SOLVED, None),
     ],
 )
-def test_stop_strings_cut_exactly(client, streams, stop, text, reason):
+def test_stop_strings_cut_exactly(client: Any, streams: bool, stop: Any, text: Any, reason: Any) -> None:
     if streams:
         choices = [c.choices[0] for c in complete(client, stop=stop, stream=True) if c.choices]
         assert "".join(c.text for c in choices) == text
@@ -78,12 +79,12 @@ def test_stop_strings_cut_exactly(client, streams, stop, text, reason):
         assert (choice.text, choice.finish_reason, choice.stop_reason) == (text, "stop", reason)
 
 
-def test_a_stop_string_may_stay(client):
+def test_a_stop_string_may_stay(client: Any) -> None:
     answer = complete(client, stop="/2", include_stop_str_in_output=True)
     assert answer.choices[0].text == "1423/2"
 
 
-def test_stop_token_ids(client):
+def test_stop_token_ids(client: Any) -> None:
     answer = complete(client, stop_token_ids=[ord("/")])
     assert answer.choices[0].stop_reason == ord("/")
     assert answer.choices[0].text == "1423"
@@ -92,7 +93,7 @@ def test_stop_token_ids(client):
 
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("max_tokens", [1, 4, 5, 6, 7, 18, 19])
-def test_max_tokens_need_not_be_whole_blocks(client, max_tokens, streams):
+def test_max_tokens_need_not_be_whole_blocks(client: Any, max_tokens: int, streams: bool) -> None:
     answer = complete(client, max_tokens=max_tokens, stream=streams)
     if streams:
         choices = [c.choices[0] for c in answer if c.choices]
@@ -104,15 +105,15 @@ def test_max_tokens_need_not_be_whole_blocks(client, max_tokens, streams):
         assert answer.usage.completion_tokens == max_tokens
 
 
-def test_the_end_token_can_be_ignored(client):
+def test_the_end_token_can_be_ignored(client: Any) -> None:
     answer = complete(client, ignore_eos=True, max_tokens=50)
     assert answer.usage.completion_tokens == 50
     assert answer.choices[0].finish_reason == "length"
     assert answer.choices[0].text.startswith(SOLVED)
 
 
-def test_seeds_and_temperature(client):
-    def sample(**parameters):
+def test_seeds_and_temperature(client: Any) -> None:
+    def sample(**parameters: Any) -> Any:
         return complete(client, ANY_GRID, **{**SAMPLED, **parameters}).choices[0].text
 
     assert sample(seed=1) == sample(seed=1)
@@ -122,7 +123,7 @@ def test_seeds_and_temperature(client):
     assert sample(seed=1, top_k=1) == sample(seed=2, top_p=1e-6)
 
 
-def test_two_choices(client):
+def test_two_choices(client: Any) -> None:
     how = {**SAMPLED, "ignore_eos": True, "seed": 5, "n": 2}
     first, again = (complete(client, ANY_GRID, **how) for _ in range(2))
     assert [c.index for c in first.choices] == [0, 1]
@@ -132,7 +133,7 @@ def test_two_choices(client):
     assert first.usage.completion_tokens == 38
 
 
-def test_many_at_once(client):
+def test_many_at_once(client: Any) -> None:
     rng = random.Random(11)
     puzzles = [make_puzzle(task, rng) for task in TASKS for _ in range(12)]
     with ThreadPoolExecutor(16) as pool:
@@ -142,7 +143,7 @@ def test_many_at_once(client):
     assert sum(p.is_right(a) for p, a in zip(puzzles, answers, strict=True)) >= 46
 
 
-def test_chat_sends_the_last_message(client):
+def test_chat_sends_the_last_message(client: Any) -> None:
     messages = [
         {"role": "system", "content": "You solve puzzles."},
         {"role": "user", "content": "add 1+1="},
@@ -155,13 +156,13 @@ def test_chat_sends_the_last_message(client):
     assert answer.usage.prompt_tokens == len(SUDOKU)
 
 
-def test_chat_without_max_tokens(client):
+def test_chat_without_max_tokens(client: Any) -> None:
     messages = [{"role": "user", "content": "reverse stone="}]
     answer = client.chat.completions.create(model="bundled", messages=messages)
     assert answer.choices[0].message.content == "enots"
 
 
-def test_chat_streams_a_block_at_a_time(client):
+def test_chat_streams_a_block_at_a_time(client: Any) -> None:
     chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
     texts = [c.choices[0].delta.content for c in chunks if c.choices]
     assert [t for t in texts if t] == [FIRST_BLOCK, SOLVED.removeprefix(FIRST_BLOCK)]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 import pytest
 
@@ -12,7 +14,7 @@ LONG = {"ignore_eos": True, "max_tokens": 1900, "temperature": 1.0, "seed": 3}
 SLOW = {"vllm_xargs": {"diffusion_algorithm": "low_confidence_static", "diffusion_steps": 16}}
 
 
-def test_metrics(client, server):
+def test_metrics(client: Any, server: Any) -> None:
     before = server.metrics()
     complete(client)
     server.wait_for(lambda m: m["vllm:num_requests_running"] == 0)
@@ -33,7 +35,7 @@ def test_metrics(client, server):
     assert changes["vllm:prompt_tokens_total"] == len(SUDOKU)
 
 
-def test_a_client_that_goes_away_frees_its_place(client, server):
+def test_a_client_that_goes_away_frees_its_place(client: Any, server: Any) -> None:
     stream = complete(client, "x", stream=True, **LONG, **SLOW)
     next(iter(stream))
     running = server.metrics()["vllm:num_requests_running"]
@@ -44,14 +46,14 @@ def test_a_client_that_goes_away_frees_its_place(client, server):
     assert complete(client).choices[0].text == SOLVED
 
 
-def test_a_prompt_that_is_too_long_harms_nobody(client, server):
+def test_a_prompt_that_is_too_long_harms_nobody(client: Any, server: Any) -> None:
     with pytest.raises(openai.BadRequestError, match="2048"):
         complete(client, "x" * 2049)
     assert complete(client, "x" * 2040, max_tokens=8).usage.completion_tokens <= 8
     assert complete(client).choices[0].text == SOLVED
 
 
-def test_the_log_holds_no_error(server):
+def test_the_log_holds_no_error(server: Any) -> None:
     log = server.log.read_text()
     assert "Traceback" not in log, log[-4000:]
     assert " ERROR " not in log, log[-4000:]

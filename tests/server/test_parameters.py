@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 import pytest
 
 from tests.server.requests_ import SOLVED, chat, complete
 
 
-def diffusion(**parameters) -> dict:
+def diffusion(**parameters: Any) -> dict:
     return {"vllm_xargs": {f"diffusion_{name}": value for name, value in parameters.items()}}
 
 
 @pytest.fixture
-def steps_of(client, server):
+def steps_of(client: Any, server: Any) -> Any:
     """Runs the Sudoku; how many denoising steps it took."""
 
-    def run(**parameters) -> int:
+    def run(**parameters: Any) -> int:
         name = "vllm:diffusion_num_denoising_steps_total"
         before = server.metrics()[name]
         assert complete(client, **parameters).choices[0].text == SOLVED
@@ -27,7 +29,7 @@ def steps_of(client, server):
     return run
 
 
-def test_decoding_parameters_have_an_effect(steps_of):
+def test_decoding_parameters_have_an_effect(steps_of: Any) -> None:
     assert steps_of(**diffusion(algorithm="low_confidence_static", steps=1)) == 2
     # 5 masks are left in the first block, 16 stand in the second; one is settled a step.
     assert steps_of(**diffusion(algorithm="low_confidence_static", steps=16)) == 5 + 16
@@ -68,7 +70,7 @@ def test_decoding_parameters_have_an_effect(steps_of):
     ],
     ids=str,
 )
-def test_refused_by_name(client, parameters, named):
+def test_refused_by_name(client: Any, parameters: Any, named: Any) -> None:
     with pytest.raises(openai.BadRequestError, match=named):
         complete(client, **parameters)
 
@@ -82,12 +84,12 @@ def test_refused_by_name(client, parameters, named):
     ],
     ids=str,
 )
-def test_chat_refuses_by_name(client, parameters, named):
+def test_chat_refuses_by_name(client: Any, parameters: Any, named: Any) -> None:
     with pytest.raises(openai.BadRequestError, match=named):
         chat(client, **parameters)
 
 
-def test_what_asks_for_nothing_is_no_error(client):
+def test_what_asks_for_nothing_is_no_error(client: Any) -> None:
     neutral = {
         "logit_bias": {},
         "bad_words": [],
@@ -101,7 +103,7 @@ def test_what_asks_for_nothing_is_no_error(client):
     assert complete(client, **neutral).choices[0].text == SOLVED
 
 
-def test_the_server_goes_on_after_refusals(client):
+def test_the_server_goes_on_after_refusals(client: Any) -> None:
     """Last in this file: everything above has been refused."""
     assert complete(client).choices[0].text == SOLVED
     assert chat(client).choices[0].message.content == SOLVED

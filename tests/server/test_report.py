@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.server.requests_ import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
@@ -12,14 +14,14 @@ HOW = {"diffusion_algorithm": "low_confidence_static", "diffusion_steps": 4}
 ASKED = {"vllm_xargs": {**HOW, "diffusion_stats": True, "diffusion_trace": True}}
 
 
-def check_stats(said) -> None:
+def check_stats(said: Any) -> None:
     # 5 masks at 4 a step, then a block of 16.
     assert said["steps"] == 6
     assert said["steps_per_block"] == [2, 4]
     assert said["tokens_per_forward"] == pytest.approx(TOKENS / 6, abs=1e-4)
 
 
-def check_trace(trace) -> None:
+def check_trace(trace: Any) -> None:
     steps = [step for step, _ in trace]
     assert len(trace) == TOKENS
     assert sorted(steps[: len(FIRST_BLOCK)]) == [0, 0, 0, 0, 1]
@@ -27,7 +29,7 @@ def check_trace(trace) -> None:
     assert all(0 < probability <= 1 for _, probability in trace)
 
 
-def test_a_completion_says_what_is_asked(client):
+def test_a_completion_says_what_is_asked(client: Any) -> None:
     said = complete(client, **ASKED).choices[0].diffusion
     check_stats(said)
     check_trace(said["trace"])
@@ -37,7 +39,7 @@ def test_a_completion_says_what_is_asked(client):
     assert set(answer.choices[0].diffusion) == {"trace"}
 
 
-def test_a_stream_tells_the_trace_with_its_tokens_and_the_rest_at_its_end(client):
+def test_a_stream_tells_the_trace_with_its_tokens_and_the_rest_at_its_end(client: Any) -> None:
     choices = [c.choices[0] for c in complete(client, stream=True, **ASKED)]
     traces = [c.diffusion["trace"] for c in choices]
     assert [len(t) for t in traces] == [len(FIRST_BLOCK), TOKENS - len(FIRST_BLOCK)]
@@ -46,7 +48,7 @@ def test_a_stream_tells_the_trace_with_its_tokens_and_the_rest_at_its_end(client
     check_stats(choices[-1].diffusion)
 
 
-def test_chat_tells_the_same(client):
+def test_chat_tells_the_same(client: Any) -> None:
     whole = chat(client, extra_body=ASKED).choices[0].diffusion
     check_stats(whole)
     check_trace(whole["trace"])
@@ -56,7 +58,7 @@ def test_chat_tells_the_same(client):
     check_stats(told[-1])
 
 
-def test_each_of_several_choices_has_its_own(client):
+def test_each_of_several_choices_has_its_own(client: Any) -> None:
     how = {"vllm_xargs": {**ASKED["vllm_xargs"], "diffusion_algorithm": "sequential"}}
     sampled = {"n": 2, "temperature": 2.0, "seed": 3, "ignore_eos": True, "max_tokens": 19}
     answer = complete(client, "sudoku 0000/0000/0000/0000=", **sampled, **how)
@@ -67,7 +69,7 @@ def test_each_of_several_choices_has_its_own(client):
     assert first != second
 
 
-def test_nothing_is_said_unasked(client):
+def test_nothing_is_said_unasked(client: Any) -> None:
     # Speculative decoding has no part in this, though the engine's records are its.
     answer = complete(client, vllm_xargs={**HOW, "diffusion_stats": False})
     assert not hasattr(answer.choices[0], "diffusion")
@@ -78,7 +80,7 @@ def test_nothing_is_said_unasked(client):
     assert not hasattr(chunks[-1], "metrics")
 
 
-def test_responses_cannot_say_it(client):
+def test_responses_cannot_say_it(client: Any) -> None:
     with pytest.raises(Exception, match="diffusion_stats has an effect on completions"):
         client.responses.create(
             model="bundled", input=SUDOKU, extra_body={"vllm_xargs": {"diffusion_stats": 1}}

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from tests.server.requests_ import SOLVED, SUDOKU, chat, complete
 
 
-def test_completions_with_logprobs(client):
+def test_completions_with_logprobs(client: Any) -> None:
     choice = complete(client, logprobs=2).choices[0]
     told = choice.logprobs
     # A token is a character; the end token has no text.
@@ -20,7 +21,7 @@ def test_completions_with_logprobs(client):
         assert max(best, key=best.get) == token
 
 
-def test_a_stream_carries_its_logprobs(client):
+def test_a_stream_carries_its_logprobs(client: Any) -> None:
     whole = complete(client, logprobs=1).choices[0].logprobs
     tokens, logprobs = [], []
     for chunk in complete(client, logprobs=1, stream=True):
@@ -32,7 +33,7 @@ def test_a_stream_carries_its_logprobs(client):
     assert logprobs == whole.token_logprobs
 
 
-def test_chat_with_top_logprobs(client):
+def test_chat_with_top_logprobs(client: Any) -> None:
     choice = chat(client, logprobs=True, top_logprobs=3, temperature=0).choices[0]
     entries = choice.logprobs.content
     assert "".join(e.token for e in entries).startswith(choice.message.content)
@@ -42,7 +43,7 @@ def test_chat_with_top_logprobs(client):
         assert entry.logprob <= max(best.logprob for best in entry.top_logprobs) + 1e-6
 
 
-def test_parameters_change_the_text(client):
+def test_parameters_change_the_text(client: Any) -> None:
     digits = [ord(c) for c in "1234"]
     only = complete(client, allowed_token_ids=digits, max_tokens=12).choices[0]
     assert len(only.text) == 12
@@ -55,7 +56,7 @@ def test_parameters_change_the_text(client):
     assert complete(client, min_tokens=24).usage.completion_tokens >= 24
 
 
-def test_a_harness_sends_temperature_0_with_a_seed(client):
+def test_a_harness_sends_temperature_0_with_a_seed(client: Any) -> None:
     answer = complete(client, temperature=0, seed=1234, logprobs=0)
     assert answer.choices[0].text == SOLVED
     assert complete(client, prompt=[SUDOKU, SUDOKU], temperature=0, seed=5).choices[1].text == SOLVED

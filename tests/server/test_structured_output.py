@@ -29,15 +29,15 @@ JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "trip", "schema": 
 SUDOKU = "[1-4]{4}(/[1-4]{4}){3}"
 
 
-def test_a_grammar_that_agrees_changes_nothing(client):
+def test_a_grammar_that_agrees_changes_nothing(client: Any) -> None:
     plain = complete(client).choices[0]
     held = complete(client, structured_outputs={"regex": SUDOKU}).choices[0]
     assert (held.text, held.finish_reason) == (plain.text, plain.finish_reason)
 
 
 @pytest.mark.parametrize("temperature", [0, 1.2])
-def test_completions(client, temperature):
-    def text(**constraint) -> str:
+def test_completions(client: Any, temperature: float | int) -> None:
+    def text(**constraint: Any) -> str:
         choice = complete(
             client, max_tokens=200, temperature=temperature, structured_outputs=constraint
         ).choices[0]
@@ -49,12 +49,12 @@ def test_completions(client, temperature):
     assert re.fullmatch(r"\[\d(,\d)*\]", text(grammar='root ::= "[" [0-9] ("," [0-9]){0,9} "]"'))
 
 
-def test_too_short_says_so(client):
+def test_too_short_says_so(client: Any) -> None:
     choice = complete(client, max_tokens=7, structured_outputs={"regex": "[a-z]{20}"}).choices[0]
     assert choice.finish_reason == "length" and re.fullmatch("[a-z]{7}", choice.text)
 
 
-def test_chat_response_format(client):
+def test_chat_response_format(client: Any) -> None:
     answer = chat(client, response_format=JSON_SCHEMA, max_tokens=400)
     jsonschema.validate(json.loads(answer.choices[0].message.content), SCHEMA)
     chunks = [
@@ -67,7 +67,7 @@ def test_chat_response_format(client):
 
 
 @pytest.mark.parametrize("tool_choice", ["required", TIDES], ids=["required", "named"])
-def test_forced_tools(client, tool_choice):
+def test_forced_tools(client: Any, tool_choice: Any) -> None:
     request = {"tools": TOOLS, "tool_choice": tool_choice, "max_tokens": 600}
     (call, *_) = calls = chat(client, **request).choices[0].message.tool_calls
     for each in calls:
