@@ -8,13 +8,6 @@ from pathlib import Path
 
 import pytest
 
-# Read by vLLM when it is first imported. In one process, engines start in seconds.
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-# Triton multiplies float32 in tf32 where nothing is said; ids are compared with float32.
-os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
-
 
 def _reason() -> str | None:
     """Why the tests cannot run here, if they cannot."""
@@ -25,6 +18,15 @@ def _reason() -> str | None:
     if not torch.cuda.is_available():
         return "no GPU that torch can use"
     return None
+
+
+if _reason() is None:
+    # Read by vLLM when it is first imported. In one process, engines start in seconds.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # Triton multiplies float32 in tf32 where nothing is said; ids are compared with float32.
+    os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
