@@ -85,7 +85,9 @@ class Rig:
         )
         self.canvases = CanvasStates(num_slots, WIDTH, MASK, device, aligned)
         no_grammars: Any = SimpleNamespace(restrict=lambda *_: None, revise=lambda *_: None)
-        self.sampler = DenoisingSampler(sampler, self.canvases, no_grammars, False, tempered, False)
+        self.sampler = DenoisingSampler(
+            sampler, self.canvases, no_grammars, False, tempered, False, num_slots * WIDTH
+        )
         self.live: dict[str, tuple[int, Wish, Told]] = {}
         self._count = 0
 
