@@ -13,7 +13,7 @@ from vllm.v1.diffusion.params import Decoding, ParameterError, resolve_decoding
 from vllm.v1.diffusion.window import Outcome, RequestPlan
 
 CONFIG = MaskedDiffusionConfig(
-    block_length=8, algorithm="low_confidence_static", threshold=0.9, edit_threshold=0.7
+    block_length=8, algorithm="low_confidence_static", threshold=0.9, edit_threshold=0.7, mask_token_id=1
 )
 
 
