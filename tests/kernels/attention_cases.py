@@ -2,12 +2,15 @@
 """Inputs for the attention tests, and the comparison with the reference."""
 
 from dataclasses import dataclass, fields, replace
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from vllm.v1.diffusion import attention_ops, reference
 from vllm.v1.diffusion.tolerances import TOLERANCES
+
+Arguments: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float]
 
 
 @dataclass
@@ -23,14 +26,14 @@ class Batch:
     block_length: Tensor
     scale: float
 
-    def arguments(self) -> tuple[Tensor | float, ...]:
-        return tuple(getattr(self, f.name) for f in fields(self))
+    def arguments(self) -> Arguments:
+        return cast(Arguments, tuple(getattr(self, f.name) for f in fields(self)))
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch elsewhere, the caches again views of one cache in upstream's layout."""
         head = self.key_cache.shape[-1]
         kv = torch.cat([self.key_cache, self.value_cache], dim=-1).transpose(1, 2).contiguous().to(device)
-        key, value = kv.transpose(1, 2).split(head, dim=-1)
+        key, value = kv.transpose(1, 2).split(head, dim=-1)  # type: ignore[no-untyped-call]
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
         return replace(Batch(**moved), key_cache=key, value_cache=value)
@@ -69,7 +72,7 @@ def make_batch(
     for rows, _, _ in requests:
         starts.append(starts[-1] + rows)
     tokens = starts[-1] + spare_rows
-    key, value = kv.to(dtype).transpose(1, 2).split(head, dim=-1)
+    key, value = kv.to(dtype).transpose(1, 2).split(head, dim=-1)  # type: ignore[no-untyped-call]
     return Batch(
         query=(torch.randn(tokens, heads, head, generator=generator) * sharpness).to(dtype),
         key_cache=key,

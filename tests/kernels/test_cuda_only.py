@@ -56,7 +56,7 @@ def test_graph_capture_and_replay() -> None:
         return stats, ops.unmask(**fields)
 
     initial = state.clone()
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step()
@@ -86,9 +86,9 @@ def test_runs_on_the_current_stream() -> None:
     wanted = make_logits(4, 3000)
     arguments = row_arguments(logits)
     torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
+        torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]
         logits.copy_(wanted.cuda(non_blocking=True))
         stats = ops.row_stats(logits, **arguments)
     stream.synchronize()

@@ -4,6 +4,7 @@
 import math
 import random
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,16 +33,16 @@ class State:
     block_length: Tensor
     threshold: Tensor
 
-    def arguments(self) -> dict[str, Tensor | None]:
+    def arguments(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def to(self, device: torch.device) -> "State":
-        moved = {k: None if v is None else v.to(device) for k, v in self.arguments().items()}
-        return State(**moved)  # type: ignore[arg-type]
+        moved: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in self.arguments().items()}
+        return State(**moved)
 
     def clone(self) -> "State":
-        copied = {k: None if v is None else v.clone() for k, v in self.arguments().items()}
-        return State(**copied)  # type: ignore[arg-type]
+        copied: dict[str, Any] = {k: None if v is None else v.clone() for k, v in self.arguments().items()}
+        return State(**copied)
 
 
 def one_request(
@@ -164,7 +165,8 @@ def choose(state: State, slot: int, open_rows: list[int]) -> list[int]:
         above = [i for i in open_rows if confidence(i) > threshold]
         return above if len(above) >= quota else best[:quota]
     if rule == 4:
-        chosen, spent = [], 0.0
+        chosen: list[int] = []
+        spent = 0.0
         for i in sorted(open_rows, key=lambda i: (entropy(i), i)):
             spent += entropy(i)
             if chosen and not spent < threshold:

@@ -24,7 +24,7 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 @pytest.fixture(params=["sdar", "llada"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    return ASSETS / request.param
+    return ASSETS / str(request.param)
 
 
 def test_folder(folder: Path) -> None:

@@ -88,7 +88,8 @@ def test_selection() -> None:
     two = torch.tensor([2])
 
     def chosen(decoding: Decoding, quota: torch.Tensor) -> list[int]:
-        return decoding.select(confidence, hidden, quota)[0].nonzero().flatten().tolist()
+        rows: list[int] = decoding.select(confidence, hidden, quota)[0].nonzero().flatten().tolist()
+        return rows
 
     assert chosen(Decoding("static"), two) == [1, 2]
     assert chosen(Decoding("sequential"), two) == [0, 1]

@@ -115,7 +115,8 @@ class LladaReference(BidirectionalReference):
                 for name in "qkv"
             )
             if layer == len(store):
-                store.append(tuple(torch.zeros(heads, len(ids), size) for _ in range(2)))
+                shape = (heads, len(ids), size)
+                store.append((torch.zeros(shape), torch.zeros(shape)))
             keys, values = store[layer]
             keys[:, position], values[:, position] = rotate(k, cos, sin), v
             a = scaled_dot_product_attention(rotate(q, cos, sin), keys, values)
@@ -136,7 +137,7 @@ class LayeredReference(BidirectionalReference):
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
         self.config = json.loads((folder / "config.json").read_text())
-        self.weights = {}
+        self.weights: dict[str, torch.Tensor] = {}
         for shard in folder.glob("*.safetensors"):
             self.weights |= {name: tensor.float() for name, tensor in load_file(shard).items()}
         self.mask_id = self.config.get("mask_token_id", self.mask_id_default)
@@ -145,7 +146,7 @@ class LayeredReference(BidirectionalReference):
     def projected(self, name: str, h: torch.Tensor) -> Iterator[torch.Tensor]:
         """Queries, keys and values before the rotation, each ``[tokens, heads, size]``."""
         for part in "qkv":
-            yield self._linear(f"{name}{part}_proj", h).unflatten(1, (-1, self.size))
+            yield self._linear(f"{name}{part}_proj", h).unflatten(1, (-1, self.size))  # type: ignore[no-untyped-call]
 
     def mix(self, layer: int, name: str, h: torch.Tensor) -> torch.Tensor:
         """What a layer adds after attention."""

@@ -103,7 +103,7 @@ class FastDllmV2Reference:
     def _attend(self, name: str, h: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
         heads, kv = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         size = self.config["hidden_size"] // heads
-        q, k, v = (self._linear(f"{name}{part}_proj", h).unflatten(1, (-1, size)) for part in "qkv")
+        q, k, v = (self._linear(f"{name}{part}_proj", h).unflatten(1, (-1, size)) for part in "qkv")  # type: ignore[no-untyped-call]
         q, k = self._turn(q), self._turn(k)
         mixed = []
         for head in range(heads):

@@ -54,7 +54,7 @@ class MoeReference(SdarReference):
 
     def projected(self, name: str, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries, keys and values, each ``[tokens, heads, size]``."""
-        return tuple(self._linear(f"{name}{p}_proj", h).unflatten(1, (-1, self.size)) for p in "qkv")
+        return tuple(self._linear(f"{name}{p}_proj", h).unflatten(1, (-1, self.size)) for p in "qkv")  # type: ignore[no-untyped-call]
 
     def is_dense(self, layer: int) -> bool:
         """Whether a layer has one network in the place of experts."""
@@ -139,8 +139,9 @@ class Llada2Reference(MoeReference):
     def projected(self, name: str, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See :meth:`MoeReference.projected`: one matrix, queries first."""
         heads, kv_heads = (self.config[f"num_{kind}_heads"] for kind in ("attention", "key_value"))
-        together = self._linear(name + "query_key_value", h).unflatten(1, (-1, self.size))
-        return together.split([heads, kv_heads, kv_heads], dim=1)
+        together = self._linear(name + "query_key_value", h).unflatten(1, (-1, self.size))  # type: ignore[no-untyped-call]
+        parts: tuple[torch.Tensor, ...] = together.split([heads, kv_heads, kv_heads], dim=1)
+        return parts
 
     def is_dense(self, layer: int) -> bool:
         """See :meth:`MoeReference.is_dense`."""
@@ -154,7 +155,7 @@ class Llada2Reference(MoeReference):
         config = self.config
         score = self._linear(name + "gate", h).sigmoid()
         biased = score + self.weights[name + "gate.expert_bias"]
-        groups = biased.unflatten(1, (config["n_group"], -1))
+        groups = biased.unflatten(1, (config["n_group"], -1))  # type: ignore[no-untyped-call]
         best_two = groups.sort(dim=-1, descending=True).values[..., :2].sum(-1)
         group_rank = best_two.argsort(dim=-1, descending=True).argsort(dim=-1)
         open_ = (group_rank < config["topk_group"])[..., None].expand_as(groups).flatten(1)

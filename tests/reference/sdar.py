@@ -132,8 +132,8 @@ class SdarReference:
             if set(known[len(prompt) :]) & set(stop_ids):
                 break
         output = known[len(prompt) :][:gen_length]
-        for i, token in enumerate(output):
-            if token in stop_ids:
+        for i, last in enumerate(output):
+            if last in stop_ids:
                 output = output[: i + 1]
                 break
         return Decoded(output, total, settled[: len(output)])
