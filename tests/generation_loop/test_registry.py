@@ -24,7 +24,8 @@ def test_built_in_loops_are_known() -> None:
 
 def test_the_default_does_what_upstream_does() -> None:
     loop: Any = get_generation_loop(config(None))
-    assert loop.__class__ is GenerationLoop
+    kind: Any = loop.__class__
+    assert kind is GenerationLoop
     core: Any = SimpleNamespace(batch_queue=None, step=lambda: "one", step_with_batch_queue=lambda: "queue")
     assert loop.step(core) == "one"
     core.batch_queue = [0]

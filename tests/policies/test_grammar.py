@@ -30,7 +30,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder, "PreTrainedTokenizerFast", VOCABULARY, eos=END, mask=MASK)
     (folder / "tokenization_own.py").unlink()
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token="<|endoftext|>")
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token="<|endoftext|>")  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def backend_of(tokenizer: Any) -> Any:
         from vllm.v1.structured_output.backend_outlines import OutlinesBackend
         from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
-        classes = (XgrammarBackend, GuidanceBackend, OutlinesBackend)
+        classes: tuple[Any, ...] = (XgrammarBackend, GuidanceBackend, OutlinesBackend)
         config = SimpleNamespace(
             structured_outputs_config=SimpleNamespace(
                 disable_any_whitespace=True, disable_additional_properties=False
@@ -114,18 +114,19 @@ def test_a_model_that_agrees_is_left_alone(backend_of: Any) -> None:
     rng = random.Random(1)
     for _ in range(30):
         grammar = CanvasGrammar(cursor_of(backend_of("xgrammar"), SUDOKU), 16, 3)
-        revise, settled = grammar.revise, {}
+        revise = grammar.revise
+        settled: dict[Any, Any] = {}
 
         def watched(
             tokens: list[int], masked: list[bool], *args: Any, now: Any = revise, seen: Any = settled
         ) -> bool:
             before = [(t, m) for t, m in zip(tokens, masked, strict=True)]
-            done = now(tokens, masked, *args)
+            done: bool = now(tokens, masked, *args)
             for (token, was_masked), new, still in zip(before, tokens, masked, strict=True):
                 assert was_masked or (new == token and not still)
             return done
 
-        grammar.revise = watched  # type: ignore[method-assign]
+        grammar.revise = watched  # type: ignore[method-assign, assignment]
         written, steps = denoise(grammar, lambda i, *_: (answer + 99 * [END])[i], rng, 16, 3)
         assert written[:20] == [*answer, END]
         assert steps <= 32

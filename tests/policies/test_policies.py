@@ -19,8 +19,10 @@ def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: 
     generator = torch.Generator().manual_seed(masked * 1000 + steps)
     canvas = torch.zeros(1, block_length, dtype=torch.int64)
     open_ = torch.arange(block_length)[None] >= block_length - masked
-    state = [torch.full((1, block_length), -1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)]
-    parameters = [torch.tensor([value], dtype=torch.int32) for value in (policy.rule, steps, block_length)]
+    state = (torch.full((1, block_length), -1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32))
+    rule, quota, length = (
+        torch.tensor([value], dtype=torch.int32) for value in (policy.rule, steps, block_length)
+    )
     for taken in range(1, 10 * block_length):
         left = unmask(
             torch.ones(block_length, dtype=torch.int64),
@@ -32,7 +34,9 @@ def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: 
             canvas,
             open_,
             *state,
-            *parameters,
+            rule,
+            quota,
+            length,
             torch.tensor([0.5]),
         )
         if left.item() == 0:

@@ -27,7 +27,7 @@ def test_a_fixed_schedule_is_foreseen() -> None:
     assert request.next_known(6) == 8
     assert request.window_end(8) == 12
     request.push(12, known=6, denoises=True)
-    assert request.windows[-1].outcome is Outcome.NOTHING
+    assert request.windows[-1].outcome is Outcome.NOTHING  # type: ignore[comparison-overlap]  # pushed since
     # The first window's output comes: the one in flight has committed a block.
     assert request.pop(known=8) == 8
     assert request.next_known(8) == 8

@@ -69,7 +69,8 @@ def random_batch(
     prefill = rng.integers(1, width - 2 * most_drafts - 1, slots)
     prompt = rng.integers(1, prefill + 1)
     computed = np.zeros(slots, dtype=np.int64)
-    lengths, drafts = [], []
+    lengths: list[int] = []
+    drafts: Any = []  # an array in the end
     for slot in idx:
         if rng.random() < 0.5:  # prefill, perhaps only a chunk, perhaps not from the start
             computed[slot] = rng.integers(0, prefill[slot])

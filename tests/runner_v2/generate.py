@@ -24,7 +24,7 @@ def make_checkpoint(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="<pad>"
     ).save_pretrained(folder)
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def make_checkpoint(folder: Path) -> None:
         tie_word_embeddings=False,
         initializer_range=0.2,  # far from uniform, so that ids are not a matter of rounding
     )
-    Qwen3ForCausalLM(config).float().save_pretrained(folder)
+    Qwen3ForCausalLM(config).float().save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
 def requests() -> Any:
@@ -99,7 +99,7 @@ def tell(output: Any) -> Any:
     }
 
 
-def main(folder: Path, out: Path, options: dict) -> None:
+def main(folder: Path, out: Path, options: dict[str, Any]) -> None:
     from vllm import LLM
 
     llm = LLM(
@@ -111,14 +111,15 @@ def main(folder: Path, out: Path, options: dict) -> None:
         disable_log_stats=False,
         **options,
     )
-    names, prompts, params = zip(*requests(), strict=True)
-    prompts = [{"prompt_token_ids": ids} for ids in prompts]
-    told: dict = {}
+    names, inputs, params = zip(*requests(), strict=True)
+    prompts: Any = [{"prompt_token_ids": ids} for ids in inputs]
+    told: dict[str, Any] = {}
     for name, output in zip(names, llm.generate(prompts, list(params), use_tqdm=False), strict=True):
         told.setdefault(name, []).append(tell(output))
     last = len(names) - 1 - names[::-1].index("random")
     told["random, alone"] = [tell(llm.generate(prompts[last], params[last], use_tqdm=False)[0])]
-    told["preemptions"] = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
+    metrics: list[Any] = llm.get_metrics()
+    told["preemptions"] = sum(m.value for m in metrics if m.name == "vllm:num_preemptions")
     out.write_text(json.dumps(told))
 
 

@@ -89,7 +89,7 @@ def test_prompt_ids(seed: Any) -> None:
         b.tokens, b.query_start_loc, b.idx_mapping, b.num_computed, b.all_token_ids
     )
     for i, slot in enumerate(b.idx_mapping.tolist()):
-        begin, end = b.query_start_loc[i].item(), b.query_start_loc[i + 1].item()
+        begin, end = int(b.query_start_loc[i]), int(b.query_start_loc[i + 1])
         for t in range(begin, end):
             assert got[t] == b.all_token_ids[slot, b.num_computed[slot] + 1 + t - begin]
 

@@ -66,7 +66,7 @@ def test_thinking_budget_of_a_slot_used_again() -> None:
     """A shorter sequence than what was scanned: the cache is of another request."""
     table = torch.zeros(1, 20, dtype=torch.int32)
     table[0, :3] = int32([7, 1, 1])
-    cache = [int32([15]), int32([-1]), int32([18])]
+    cache = (int32([15]), int32([-1]), int32([18]))
     logits = torch.zeros(1, 9)
     apply_thinking_budget(
         logits, torch.tensor([0]), torch.tensor([0]), int32([2]), table, int32([3]), int32([1]),
@@ -102,8 +102,8 @@ def test_rope_positions(seed: Any, dims: int) -> None:
     state.prepare_positions(b.idx_mapping, b.query_start_loc, b.prefill_len, b.num_computed)
     got = state.get_positions(b.tokens)
     for i, slot in enumerate(b.idx_mapping.tolist()):
-        begin, end = b.query_start_loc[i].item(), b.query_start_loc[i + 1].item()
-        at = b.num_computed[slot].item()
+        begin, end = int(b.query_start_loc[i]), int(b.query_start_loc[i + 1])
+        at = int(b.num_computed[slot])
         for t in range(begin, end):
             for d in range(dims):
                 place = at + t - begin
@@ -125,9 +125,9 @@ def test_prompt_embeds(seed: Any, dtype: Any) -> None:
     target = torch.zeros(b.tokens, hidden, dtype=dtype)
     want = target.clone()
     for i, slot in enumerate(b.idx_mapping.tolist()):
-        begin, end = b.query_start_loc[i].item(), b.query_start_loc[i + 1].item()
+        begin, end = int(b.query_start_loc[i]), int(b.query_start_loc[i + 1])
         for t in range(begin, end):
-            place = b.num_computed[slot].item() + t - begin
+            place = int(b.num_computed[slot]) + t - begin
             if place < lens[slot] and not (is_token[slot] and masks[slot][place]):
                 want[t] = embeds[slot][place]
     prompt_embeds._apply_prompt_embeds_kernel[(1, 1)](

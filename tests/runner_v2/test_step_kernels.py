@@ -23,7 +23,7 @@ def test_prefill_inputs(seed: Any, lookahead: int) -> None:
         at, end = int(b.num_computed[slot]), int(b.prefill_len[slot])
         if at >= end:
             continue
-        begin, stop = b.query_start_loc[i].item(), b.query_start_loc[i + 1].item()
+        begin, stop = int(b.query_start_loc[i]), int(b.query_start_loc[i + 1])
         for t in range(begin, stop):
             want_ids[t] = b.all_token_ids[slot, at + t - begin]
         for k in range(lookahead):
@@ -59,7 +59,7 @@ def test_positions(seed: Any) -> None:
     lens = torch.full((b.slots,), -5, dtype=torch.int32)
     want_pos, want_lens = pos.clone(), torch.zeros_like(lens)
     for i, slot in enumerate(b.idx_mapping.tolist()):
-        begin, stop = b.query_start_loc[i].item(), b.query_start_loc[i + 1].item()
+        begin, stop = int(b.query_start_loc[i]), int(b.query_start_loc[i + 1])
         for t in range(begin, stop):
             want_pos[t] = b.num_computed[slot] + t - begin
         want_lens[i] = b.num_computed[slot] + stop - begin
@@ -75,12 +75,12 @@ def test_combine(seed: Any, new_tokens: int) -> None:
     ids = torch.full((b.tokens + 3,), -5, dtype=torch.int32)
     last = torch.arange(100, 100 + b.slots).view(-1, 1)
     want = ids.clone()
-    want_rows = []
+    want_rows: list[int] = []
     for i, slot in enumerate(b.idx_mapping.tolist()):
-        end = b.query_start_loc[i + 1].item()
-        count = (b.cu_num_logits[i + 1] - b.cu_num_logits[i]).item()
+        end = int(b.query_start_loc[i + 1])
+        count = int(b.cu_num_logits[i + 1] - b.cu_num_logits[i])
         want_rows += range(end - count, end)
-        seq_len, prefill = b.seq_lens[i].item(), b.prefill_len[slot].item()
+        seq_len, prefill = int(b.seq_lens[i]), int(b.prefill_len[slot])
         if seq_len <= prefill:
             continue
         if new_tokens and seq_len - count >= prefill:
@@ -126,7 +126,7 @@ def test_combine_without_draft_columns() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_expand(seed: Any) -> None:
     b = random_batch(seed)
-    total = b.cu_num_logits[-1].item()
+    total = int(b.cu_num_logits[-1])
     rows, local = launch.expand_idx_mapping(b.idx_mapping, total, b.cu_num_logits, 5)
     counts = b.cu_num_logits.diff().tolist()
     assert rows.tolist() == [s for s, n in zip(b.idx_mapping.tolist(), counts, strict=True) for _ in range(n)]
@@ -143,9 +143,9 @@ def test_sampled_and_rejected(seed: Any) -> None:
         sampled, b.seq_lens, b.cu_num_logits, b.idx_mapping, b.prefill_len
     )
     for i, slot in enumerate(b.idx_mapping.tolist()):
-        logits = (b.cu_num_logits[i + 1] - b.cu_num_logits[i]).item()
+        logits = int(b.cu_num_logits[i + 1] - b.cu_num_logits[i])
         if b.seq_lens[i] < b.prefill_len[slot]:
-            assert (got[i], rejected[i]) == (0, 0)
+            assert (got[i], rejected[i]) == (0, 0)  # type: ignore[comparison-overlap]  # tensors equal ints
         else:
             assert (got[i], rejected[i]) == (given[i], logits - given[i])
 
@@ -163,8 +163,8 @@ def test_post_update(seed: Any, counted: bool, ran: bool) -> None:
     rejected = torch.randint(0, 3, (b.requests,), dtype=torch.int32)
     last = torch.full((b.slots, 1), -5)
     bins = torch.randint(0, 3, (b.slots, 50), dtype=torch.int32) if counted else None
-    got = [b.num_computed, last, bins, b.all_token_ids, b.total_len]
-    want = [t if t is None else t.clone() for t in got]
+    got: list[Any] = [b.num_computed, last, bins, b.all_token_ids, b.total_len]
+    want: list[Any] = [t if t is None else t.clone() for t in got]
     w_computed, w_last, w_bins, w_all, w_total = want
     for i, slot in enumerate(mapping.tolist()):
         if slot < 0:

@@ -159,7 +159,7 @@ class Rig:
             output: The sampler's.
             steps: Steps that each request has made on its block.
         """
-        lists = output.logprobs_tensors.tolists() if output.logprobs_tensors else None
+        lists: Any = output.logprobs_tensors.tolists() if output.logprobs_tensors else None
         bins = self.sampler.penalties_state.output_bin_counts
         for i, (slot, wish, told) in enumerate(self.live.values()):
             count = int(output.num_sampled[i])

@@ -46,6 +46,7 @@ def test_modes(mode: str) -> None:
         count, listed = wish.params.num_logprobs, wish.params.logprob_token_ids
         assert len(told.logprobs) == (0 if count is None else len(told.tokens))
         for i, (ids, scores, rank) in enumerate(told.logprobs):
+            assert count is not None
             want = row(wish, told, i, mode)
             allowed = want.clone()
             allowed[MASK] = -torch.inf

@@ -7,7 +7,6 @@ import itertools
 from typing import Any
 
 import pytest
-import torch
 
 from tests.sampling.reference_ import decode, distribution
 from tests.sampling.rig import MASK, Rig, Wish, model
@@ -155,9 +154,10 @@ def test_a_settled_token_is_not_penalised_for_itself() -> None:
     rig.step()
     slot = next(iter(rig.live.values()))[0]
     first = rig.canvases.tokens[slot].tolist()
-    seen: list[torch.Tensor] = []
-    statistics = rig.sampler.statistics
-    rig.sampler.statistics = lambda logits, step: (seen.append(logits.processed), statistics(logits, step))[1]
+    seen: Any = []
+    sampler: Any = rig.sampler
+    statistics = sampler.statistics
+    sampler.statistics = lambda logits, step: (seen.append(logits.processed), statistics(logits, step))[1]
     rig.step()
     for p in range(len(PROMPT), 8):
         others: list[int | None] = [*PROMPT, *first[len(PROMPT) : p], None, *first[p + 1 :]]

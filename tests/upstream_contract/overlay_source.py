@@ -113,8 +113,9 @@ def attributes(cls: type) -> set[str]:
         if not base.__module__.startswith("vllm"):
             continue
         for node in ast.walk(class_tree(base)):
-            stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-            if stored and _called(node.value) == "self":
+            if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store):
+                continue
+            if _called(node.value) == "self":
                 found.add(node.attr)
     return found
 

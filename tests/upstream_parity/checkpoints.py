@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 SHAPE = {
     "vocab_size": 512,
@@ -28,7 +29,10 @@ def make(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-    families = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+    families: dict[str, tuple[Any, Any]] = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }
     for name, (config_class, model_class) in families.items():
         torch.manual_seed(0)
         model_class(config_class(**SHAPE)).to(torch.float32).save_pretrained(folder / name)

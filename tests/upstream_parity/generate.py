@@ -30,8 +30,9 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     for batches in task["rounds"]:
         ids, cached = [], 0
         for batch in batches:
+            prompts: Any = [{"prompt_token_ids": prompt} for prompt in batch]
             outputs = llm.generate(
-                [{"prompt_token_ids": prompt} for prompt in batch],
+                prompts,
                 SamplingParams(detokenize=False, **task["sampling"]),
                 use_tqdm=False,
             )
