@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def draw(
 ) -> Screen:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("LINES", str(rows))
-    monkeypatch.setattr(canvas_view.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     stream = io.StringIO()
     view = CanvasView(prompts, stream)
     for batch in batches:
@@ -135,7 +136,7 @@ def test_progress_names_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(200):
             if stream.getvalue():
                 break
-            canvas_view.time.sleep(0.01)
+            time.sleep(0.01)
     assert stream.getvalue().startswith("working … ")
     assert stream.getvalue().endswith(" s\n")
     assert sys.stderr is not stream

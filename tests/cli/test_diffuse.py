@@ -8,7 +8,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 
     def call(*arguments: str) -> tuple[int, str, str]:
         parser = argparse.ArgumentParser()
-        DiffuseSubcommand().subparser_init(parser.add_subparsers())
+        subparsers: Any = parser.add_subparsers()
+        DiffuseSubcommand().subparser_init(subparsers)
         status = run_command(parser.parse_args(["diffuse", *arguments]))
         return status, *capfd.readouterr()
 
@@ -214,7 +215,7 @@ def test_every_parameter_is_an_option() -> None:
     from vllm.v1.diffusion.parameter_fields import Flag, Name, Number, Text, parameters
     from vllm.v1.diffusion.params import DiffusionParams
 
-    values = {
+    values: dict[type, Callable[[Any], Any]] = {
         Flag: lambda _: None,
         Text: lambda _: "a",
         Name: lambda kind: kind.names[-1],
@@ -225,9 +226,10 @@ def test_every_parameter_is_an_option() -> None:
     assert len(given) > 12
     words = [w for n, v in given.items() for w in (f"--{n.replace('_', '-')}", v) if w is not None]
     parser = argparse.ArgumentParser()
-    DiffuseSubcommand().subparser_init(parser.add_subparsers())
+    subparsers: Any = parser.add_subparsers()
+    DiffuseSubcommand().subparser_init(subparsers)
     asked = diffusion_params(parser.parse_args(["diffuse", *map(str, words)]))
-    expected = {name: True if value is None else value for name, value in given.items()}
+    expected: dict[str, Any] = {name: True if value is None else value for name, value in given.items()}
     assert asked == DiffusionParams(**expected, trace=True)
     assert diffusion_params(parser.parse_args(["diffuse"])) == DiffusionParams(trace=True)
     with pytest.raises(SystemExit) as done:

@@ -183,7 +183,9 @@ def test_it_needs_no_other_file_and_no_network() -> None:
 
 
 def test_the_data_is_ascii_and_ends_no_element() -> None:
-    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', PAGE)[1]
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', PAGE)
+    assert found
+    data = found[1]
     assert data.isascii()
     assert "<" not in data
     assert json.loads(data)["requests"][1]["tokens"][0]["text"] == HOSTILE
@@ -195,7 +197,9 @@ def test_the_file_grows(tmp_path: Path) -> None:
     assert not path.exists()
     for prompt in ("first", "second"):
         file.add([request(prompt, ["a"], [(0, 1.0)], [1])], "how")
-    data = json.loads(re.search(r'json">(.*?)</script>', path.read_text())[1])
+    found = re.search(r'json">(.*?)</script>', path.read_text())
+    assert found
+    data = json.loads(found[1])
     assert [r["prompt"] for r in data["requests"]] == ["first", "second"]
     with pytest.raises(OSError, match="absent"):
         TraceFile(str(tmp_path / "absent" / "page.html"))
@@ -211,6 +215,9 @@ class Bytes:
         return text.removeprefix(" ")
 
 
+BYTES: Any = Bytes()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -220,14 +227,14 @@ class Bytes:
     ],
 )
 def test_pieces_join_to_the_text(text: Any, expected: Any) -> None:
-    found = pieces(Bytes(), text.encode())
+    found = pieces(BYTES, text.encode())
     assert [piece.text for piece in found] == expected
     assert not any(piece.special for piece in found)
 
 
 def test_special_and_broken_tokens_have_pieces_too() -> None:
-    assert pieces(Bytes(), [97, 0, 98]) == [Piece("a", False), Piece("<end>", True), Piece("b", False)]
-    cut = pieces(Bytes(), "a😀".encode()[:-1])
+    assert pieces(BYTES, [97, 0, 98]) == [Piece("a", False), Piece("<end>", True), Piece("b", False)]
+    cut = pieces(BYTES, "a😀".encode()[:-1])
     assert [p.text for p in cut] == ["a", "", "", ""]
-    never = [p.text for p in pieces(Bytes(), [0x80] * 5 + [97])]
+    never = [p.text for p in pieces(BYTES, [0x80] * 5 + [97])]
     assert "".join(never) == "\ufffd" * 5 + "a"

@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def golden_cases() -> list[dict[str, Any]]:
     """The SDAR cases: prompts, published parameters, published ids."""
-    cases = json.loads((GOLDEN / "sdar" / "cases.json").read_text())["cases"]
+    cases: list[dict[str, Any]] = json.loads((GOLDEN / "sdar" / "cases.json").read_text())["cases"]
     assert cases
     return cases
 
@@ -89,4 +89,5 @@ def run_elsewhere(
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    results: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
+    return results

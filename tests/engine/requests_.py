@@ -49,7 +49,7 @@ class Case:
 
     def sampling_params(self) -> Any:
         """As ``LLM.generate`` wants it, with a trace."""
-        from vllm import DiffusionParams, SamplingParams
+        from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 
         return SamplingParams(
             temperature=self.temperature,
@@ -126,6 +126,7 @@ def reference() -> SdarReference:
 def expected(case: Case) -> Decoded:
     """What the reference generates for a greedy request."""
     assert case.temperature == 0
+    assert case.block_length is not None
     return reference().generate(
         list(case.prompt),
         case.max_tokens,

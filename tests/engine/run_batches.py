@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 from tests.engine.requests_ import Case, run
 
@@ -18,10 +19,14 @@ def main() -> None:
     llm = LLM(**task["settings"])
     if free_rows is not None:
         # In this process only: windows as a GPU's scheduler plans them.
-        llm.llm_engine.engine_core.engine_core.scheduler._free_rows = free_rows
+        client: Any = llm.llm_engine.engine_core
+        client.engine_core.scheduler._free_rows = free_rows
     results = []
     for batch in task["batches"]:
-        cases = [Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in c.items()}) for c in batch]
+        given: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in c.items()} for c in batch
+        ]
+        cases = [Case(**fields) for fields in given]
         counters = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
         results.append([*run(llm, cases), {}])
         after = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}

@@ -29,6 +29,7 @@ ALGORITHMS: list[dict[str, Any]] = [
 def check(llm: Any, reference: MoeReference, cases: list[Case]) -> None:
     """The engine, given the cases as one batch, says what the reference says."""
     for result, case in zip(run(llm, cases), cases, strict=True):
+        assert case.block_length is not None
         want = reference.generate(
             list(case.prompt),
             case.max_tokens,

@@ -39,6 +39,7 @@ def llm(folder: Path) -> Iterator[Any]:
 def check(llm: Any, folder: Path, cases: list[Case]) -> None:
     reference = FastDllmV2Reference(folder)
     for result, case in zip(run(llm, cases), cases, strict=True):
+        assert case.block_length is not None
         want = reference.generate(
             list(case.prompt),
             case.max_tokens,
@@ -125,6 +126,7 @@ def test_small_cache_and_small_chunks(folder: Path) -> None:
     )
     reference = FastDllmV2Reference(folder)
     for result, case in zip(results[:-1], cases, strict=True):
+        assert case.block_length is not None
         want = reference.generate(list(case.prompt), 90, case.block_length, SUB_BLOCK, 0.4)
         assert result["token_ids"] == want.output_ids
     assert results[-1]["vllm:num_preemptions"] > 0

@@ -49,6 +49,7 @@ BLOCK_CAUSAL = templates(1, ["low_confidence_static", "low_confidence_dynamic", 
 def check_block_causal(results: list[dict[str, Any]]) -> None:
     for result, case in zip(results, BLOCK_CAUSAL, strict=True):
         assert case.template is not None
+        assert case.block_length is not None
         want = reference().generate(
             list(case.prompt),
             len(case.template),
@@ -90,6 +91,7 @@ def test_bidirectional() -> None:
     llada = LladaReference(GOLDEN / "llada")
     for result, case in zip(results[:-1], cases, strict=True):
         assert case.template is not None
+        assert case.block_length is not None
         want = llada.generate(
             list(case.prompt),
             len(case.template),

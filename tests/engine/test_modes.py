@@ -37,13 +37,14 @@ def test_mode(mode: str, golden_cases: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("async_scheduling", [False, True])
 def test_small_cache_and_small_chunks(async_scheduling: bool) -> None:
     """Requests are preempted and resumed, prompts come in chunks of 32 tokens."""
+    ways: list[dict[str, Any]] = [
+        {"algorithm": "low_confidence_static", "steps": 3},
+        {"algorithm": "low_confidence_dynamic", "threshold": 0.3},
+    ]
     cases = [
         Case(random_prompt(33 + 8 * i, 5), 60, block_length=(4, 8, 16)[i % 3], **how)
         for i in range(6)
-        for how in (
-            {"algorithm": "low_confidence_static", "steps": 3},
-            {"algorithm": "low_confidence_dynamic", "threshold": 0.3},
-        )
+        for how in ways
     ]
     (results,) = run_elsewhere(
         [cases],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.engine.requests_ import Case, assert_as_reference, random_prompt, run
-from vllm import DiffusionParams, SamplingParams
+from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.exceptions import VLLMValidationError
 
 PROMPT = [{"prompt_token_ids": list(random_prompt(9, 12))}]

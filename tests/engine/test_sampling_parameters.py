@@ -14,7 +14,7 @@ import torch
 from tests.engine.conftest import GOLDEN, SETTINGS
 from tests.engine.requests_ import random_prompt, reference
 from tests.reference.bidirectional import LladaReference
-from vllm import LLM, DiffusionParams, SamplingParams
+from vllm import LLM, DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 
 BLOCK = 8
 PROMPT = list(random_prompt(35, 70))
@@ -56,7 +56,7 @@ def run(llm: Any, batch: list[SamplingParams], prompt: list[int] = PROMPT) -> li
 def pairs() -> list[SamplingParams]:
     """Each option alone and each pair, the algorithms taking turns."""
     names = list(OPTIONS)
-    made = []
+    made: list[SamplingParams] = []
     for i, first in enumerate(names):
         for second in names[i:]:
             made.append(

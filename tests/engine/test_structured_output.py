@@ -16,7 +16,7 @@ import pytest
 from tests.engine.checkpoints import fast_dllm_v2, write_tokenizer
 from tests.engine.conftest import GOLDEN, SETTINGS
 from tests.engine.test_bundled import defaults, puzzles_of
-from vllm import DiffusionParams, SamplingParams
+from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.sampling_params import StructuredOutputsParams
 
 SCHEMA = {

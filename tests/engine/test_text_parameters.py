@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllm import DiffusionParams, SamplingParams
+from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
 # 27 tokens: 5 of the answer stand in the prompt's last block of 16, the rest in the next one.

@@ -15,7 +15,7 @@ SOLVED = "1423/2341/3214/4132"
 FIRST_BLOCK = "1423/"
 
 
-def complete(client: openai.OpenAI, prompt: str = SUDOKU, **parameters: Any) -> Any:
+def complete(client: openai.OpenAI, prompt: str | list[str] | list[int] = SUDOKU, **parameters: Any) -> Any:
     """``/v1/completions``; what the client does not know goes into the body as it is."""
     known = {"max_tokens", "temperature", "seed", "stop", "n", "stream", "stream_options", "top_p", "echo"}
     extra = {k: v for k, v in parameters.items() if k not in known}

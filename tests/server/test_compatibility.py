@@ -16,12 +16,15 @@ from vllm.v1.diffusion.request_fields import ASKS_NOTHING, LABELS, RULES
 
 @pytest.fixture(scope="module")
 def ask(client: Any) -> Any:
-    def send(kind: str, fields: dict) -> str:
+    def send(kind: str, fields: dict[str, Any]) -> str:
+        text: str
         body = {"max_tokens": 32, "extra_body": fields, "model": MODEL}
         if kind == "completions":
-            return client.completions.create(prompt=SUDOKU, **body).choices[0].text
+            text = client.completions.create(prompt=SUDOKU, **body).choices[0].text
+            return text
         messages = [{"role": "user", "content": SUDOKU}]
-        return client.chat.completions.create(messages=messages, **body).choices[0].message.content
+        text = client.chat.completions.create(messages=messages, **body).choices[0].message.content
+        return text
 
     return send
 
@@ -30,13 +33,14 @@ def ask(client: Any) -> Any:
 def test_every_refused_field_is_refused_in_these_words(ask: Any, kind: Any) -> None:
     rows: list[Row] = [row for row in request_rows(kind) if row.message]
     assert len(rows) > 10
-    wrong = []
+    wrong: list[tuple[str, str | None, str]] = []
     for row in rows:
         try:
             ask(kind, row.entry.example)
         except openai.BadRequestError as error:
             body = error.body
             told = shown(body["message"] if isinstance(body, dict) else str(body))
+            assert row.message is not None
             if not told.startswith(row.message):
                 wrong.append((row.field, row.message, told))
         else:
@@ -75,6 +79,7 @@ def test_values_that_ask_for_nothing_are_accepted(ask: Any, kind: Any) -> None:
 def test_an_unknown_field_is_refused(ask: Any, kind: Any, fields: Any, named: Any, hint: Any) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         ask(kind, fields)
-    assert refused.value.body["param"] == named
-    assert shown(refused.value.body["message"]).startswith(f"{named} is no field that this server knows.")
-    assert hint in refused.value.body["message"]
+    body: Any = refused.value.body
+    assert body["param"] == named
+    assert shown(body["message"]).startswith(f"{named} is no field that this server knows.")
+    assert hint in body["message"]

@@ -46,7 +46,7 @@ def test_streaming_a_block_at_a_time(client: Any) -> None:
 
 
 def test_short_blocks_come_in_more_pieces(client: Any) -> None:
-    how = {"vllm_xargs": {"diffusion_block_length": 4}}
+    how: dict[str, Any] = {"vllm_xargs": {"diffusion_block_length": 4}}
     whole = complete(client, **how).choices[0].text
     texts = [c.choices[0].text for c in complete(client, stream=True, **how) if c.choices]
     assert "".join(texts) == whole

@@ -11,7 +11,7 @@ import pytest
 from tests.server.requests_ import SOLVED, chat, complete
 
 
-def diffusion(**parameters: Any) -> dict:
+def diffusion(**parameters: Any) -> dict[str, Any]:
     return {"vllm_xargs": {f"diffusion_{name}": value for name, value in parameters.items()}}
 
 
@@ -90,7 +90,7 @@ def test_chat_refuses_by_name(client: Any, parameters: Any, named: Any) -> None:
 
 
 def test_what_asks_for_nothing_is_no_error(client: Any) -> None:
-    neutral = {
+    neutral: dict[str, Any] = {
         "logit_bias": {},
         "bad_words": [],
         "min_p": 0,

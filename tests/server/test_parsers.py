@@ -71,20 +71,20 @@ def test_blocks_and_whole_agree(tokenizer: Any, tool_parser: str, reasoning_pars
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
     answer = TEXTS[text] if reasoning_parser else TEXTS[text].partition("</think>")[2]
-    request = ChatCompletionRequest(
-        model="m", messages=[{"role": "user", "content": "?"}], tools=TOOLS, tool_choice="auto"
-    )
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "?"}], "tools": TOOLS}
+    request = ChatCompletionRequest(model="m", **asked, tool_choice="auto")
+    tools: Any = request.tools
     parser_cls = ParserManager.get_parser(tool_parser, reasoning_parser, enable_auto_tools=True)
     assert parser_cls is not None
     ids = tokenizer.encode(answer, add_special_tokens=False)
     prompt = tokenizer.encode("?")
-    whole = parser_cls(tokenizer, request.tools, chat_template_kwargs={})
+    whole = parser_cls(tokenizer, tools, chat_template_kwargs={})
     reasoning, content, calls = whole.parse(
         answer, request, enable_auto_tools=True, model_output_token_ids=ids
     )
     assert bool(calls) == ("tool_call" in answer) and (reasoning is not None) == bool(reasoning_parser)
     for length in (1, 3, 4, 16, 32, len(ids)):
-        parser = parser_cls(tokenizer, request.tools, chat_template_kwargs={})
+        parser = parser_cls(tokenizer, tools, chat_template_kwargs={})
         parts: dict[str, Any] = {"reasoning": "", "content": "", "calls": {}}
         detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, engine_request(prompt))
         shown = 0

@@ -11,7 +11,7 @@ from tests.server.requests_ import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
 
 TOKENS = len(SOLVED) + 1
 HOW = {"diffusion_algorithm": "low_confidence_static", "diffusion_steps": 4}
-ASKED = {"vllm_xargs": {**HOW, "diffusion_stats": True, "diffusion_trace": True}}
+ASKED: dict[str, Any] = {"vllm_xargs": {**HOW, "diffusion_stats": True, "diffusion_trace": True}}
 
 
 def check_stats(said: Any) -> None:

@@ -42,7 +42,8 @@ def test_completions(client: Any, temperature: float | int) -> None:
             client, max_tokens=200, temperature=temperature, structured_outputs=constraint
         ).choices[0]
         assert choice.finish_reason == "stop"
-        return choice.text
+        said: str = choice.text
+        return said
 
     assert text(choice=["yes", "no"]) in ("yes", "no")
     assert re.fullmatch("[a-z]{3}(-[a-z]{3}){2}", text(regex="[a-z]{3}(-[a-z]{3}){2}"))
@@ -75,7 +76,8 @@ def test_forced_tools(client: Any, tool_choice: Any) -> None:
         jsonschema.validate(json.loads(each.function.arguments), SCHEMA)
     if tool_choice != "required":
         assert call.function.name == "tides"
-    names, arguments = {}, {}
+    names: dict[int, str] = {}
+    arguments: dict[int, str] = {}
     for chunk in chat(client, stream=True, **request):
         for delta in chunk.choices[0].delta.tool_calls or () if chunk.choices else ():
             names[delta.index] = names.get(delta.index) or delta.function.name
