@@ -12,12 +12,13 @@ import os
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.kernels.harness import machine
 
 if TYPE_CHECKING:
-    from vllm import LLM, DiffusionParams
+    from vllm import LLM
+    from vllm.v1.diffusion.params import DiffusionParams
     from vllm.v1.diffusion.puzzles import Puzzle
 
 MAX_TOKENS = 32
@@ -53,7 +54,7 @@ def solve(llm: LLM, puzzles: list[Puzzle], how: DiffusionParams) -> Score:
     params.max_tokens = MAX_TOKENS
     params.extra_args = how.to_extra_args()
     outputs = llm.generate([p.prompt for p in puzzles], params, use_tqdm=False)
-    done = [output.outputs[0] for output in outputs]
+    done: list[Any] = [output.outputs[0] for output in outputs]
     return Score(
         len(puzzles),
         sum(p.is_right(d.text) for p, d in zip(puzzles, done, strict=True)),
@@ -72,7 +73,7 @@ def draw(seed: int, count: int) -> dict[str, list[Puzzle]]:
 
 def ladder() -> dict[str, DiffusionParams]:
     """The ways of decoding, by the name of their row."""
-    from vllm import DiffusionParams
+    from vllm import DiffusionParams  # type: ignore[attr-defined]  # lazy
 
     rows = {"default": DiffusionParams()}
     for threshold in (0.5, 0.7, 0.9, 0.95, 0.99):

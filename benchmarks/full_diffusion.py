@@ -17,6 +17,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ def random_weights(seed: int) -> dict[str, torch.Tensor]:
     width, inner, vocab = CONFIG["d_model"], CONFIG["mlp_hidden_size"], CONFIG["vocab_size"]
 
     def matrix(rows: int, columns: int, spread: float = 1.0) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) * (spread / columns**0.5)
+        drawn: torch.Tensor = torch.randn(rows, columns, generator=generator) * (spread / columns**0.5)
+        return drawn
 
     weights = {"wte.weight": torch.randn(vocab, width, generator=generator)}
     for layer in range(CONFIG["n_layers"]):
@@ -95,7 +97,7 @@ class PlainLoop:
             name = f"blocks.{layer}."
             h = rms_norm(x, width, weights[name + "attn_norm.weight"], eps)
             q, k, v = (
-                linear(h, weights[f"{name}{part}_proj.weight"]).unflatten(2, (heads, size)).transpose(1, 2)
+                linear(h, weights[f"{name}{part}_proj.weight"]).unflatten(2, (heads, size)).transpose(1, 2)  # type: ignore[no-untyped-call]
                 for part in "qkv"
             )
             a = scaled_dot_product_attention(turned(q), turned(k), v).transpose(1, 2).flatten(2)
@@ -130,13 +132,14 @@ def engine_ids(
     llm: LLM, prompts: torch.Tensor, length: int, block: int, steps: int, mode: str
 ) -> torch.Tensor:
     """The same from the engine, in one batch."""
-    from vllm import DiffusionParams, SamplingParams
+    from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 
     how = DiffusionParams(block_length=block, steps=steps, cache=mode)
     params = SamplingParams(
         temperature=0, max_tokens=length, ignore_eos=True, detokenize=False, extra_args=how.to_extra_args()
     )
-    outputs = llm.generate([{"prompt_token_ids": p} for p in prompts.tolist()], params, use_tqdm=False)
+    inputs: Any = [{"prompt_token_ids": p} for p in prompts.tolist()]
+    outputs = llm.generate(inputs, params, use_tqdm=False)
     return torch.tensor([list(output.outputs[0].token_ids) for output in outputs])
 
 
@@ -182,9 +185,11 @@ def main() -> None:
             diffusion_config={"block_length": args.block},
         )
     how = (args.length, args.block, args.steps)
-    sides = {"plain loop": lambda p: plain.generate(p, *how)}
+    sides: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "plain loop": lambda p: plain.generate(p, *how)
+    }
     for mode in args.modes:
-        sides[mode] = lambda p, mode=mode: engine_ids(llm, p, *how, mode)
+        sides[mode] = lambda p, mode=mode: engine_ids(llm, p, *how, mode)  # type: ignore[misc]
     parameters = sum(w.numel() for w in weights.values()) / 1e6
     print(
         f"{machine('cpu')}; {parameters:.1f} M parameters, float32; prompt {args.prompt_length}, length "

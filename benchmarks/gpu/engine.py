@@ -83,7 +83,7 @@ def stop(llm: Any) -> None:
 
 
 def _params(work: Workload) -> Any:
-    from vllm import DiffusionParams, SamplingParams
+    from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 
     extra = None
     if work.steps is not None:

@@ -31,9 +31,9 @@ def median_ms(call: Callable[[], object], repeats: int = 20, warm: int = 5) -> f
     """Median time of a call on the device, in milliseconds."""
     for _ in range(warm):
         call()
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         call()
         end.record()

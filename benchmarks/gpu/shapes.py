@@ -125,4 +125,4 @@ def weight_bytes(shape: str) -> int:
         layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
         kv_heads, size = config["num_key_value_heads"], config.get("head_dim", hidden // heads)
     attention = hidden * size * (2 * heads + 2 * kv_heads)
-    return 2 * (layers * (attention + 3 * hidden * inner) + hidden * config["vocab_size"])
+    return int(2 * (layers * (attention + 3 * hidden * inner) + hidden * config["vocab_size"]))

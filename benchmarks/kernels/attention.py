@@ -46,7 +46,7 @@ class Work:
         pages = -(-self.length // self.page_size)
         count = self.requests * pages
         kv = normal(count, KV_HEADS, self.page_size, 2 * HEAD).transpose(1, 2)
-        self.key, self.value = kv.split(HEAD, dim=-1)
+        self.key, self.value = kv.split(HEAD, dim=-1)  # type: ignore[no-untyped-call]
         order = torch.randperm(count, generator=generator, device="cuda").to(torch.int32)
         self.table = order.view(self.requests, pages)
         self.query = normal(self.requests * self.rows, HEADS, HEAD)
@@ -56,7 +56,7 @@ class Work:
         self.blocks = torch.full_like(steps[1:], self.block)
         self.out = torch.empty_like(self.query)
 
-    def shared(self) -> tuple[Tensor | float, ...]:
+    def shared(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float]:
         """The arguments of both operators."""
         return (
             self.query,
@@ -76,7 +76,7 @@ class Work:
 
     def fa3(self, causal: bool = True) -> tuple[Tensor, Tensor]:
         """FlashAttention 3 over the paged cache."""
-        return fa3.attention(
+        both: tuple[Tensor, Tensor] = fa3.attention(
             self.query,
             self.key,
             self.value,
@@ -89,6 +89,7 @@ class Work:
             self.table,
             self.out,
         )
+        return both
 
     def fa3_and_tail(self) -> Tensor:
         """FlashAttention 3, causal, and block_causal_tail."""
@@ -104,7 +105,7 @@ class Work:
         table = self.table.repeat_interleave(per, dim=0)
 
         def call() -> Tensor:
-            return fa3.attention(
+            out: Tensor = fa3.attention(
                 self.query,
                 self.key,
                 self.value,
@@ -117,6 +118,7 @@ class Work:
                 table,
                 self.out,
             )[0]
+            return out
 
         return call
 
@@ -147,7 +149,7 @@ class Work:
 def report(name: str, call: Callable[[], object], pairs: int, heads: int, repeat: int) -> float:
     """Times a call and prints its line; a rival that cannot run says why."""
     try:
-        taken = measure([call], "cuda", repeat)
+        taken: float = measure([call], "cuda", repeat)
     except Exception as error:
         print(f"    {name:34} failed: {str(error).splitlines()[0][:150]}")
         return float("nan")
@@ -201,17 +203,17 @@ def bidirectional(batch: int, length: int, heads: int, kv_heads: int, repeat: in
         calls["FlashAttention 3"] = lambda: fa3.attention(
             *flat, starts, starts[1:], length, length, SCALE, False
         )
-    by_head = [x.transpose(1, 2).contiguous() for x in (query, key, value)]
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (query, key, value))
     grouped = heads != kv_heads
-    calls["FlexAttention, no mask"] = lambda: FLEX(*by_head, scale=SCALE, enable_gqa=grouped)
+    calls["FlexAttention, no mask"] = lambda: FLEX(q, k, v, scale=SCALE, enable_gqa=grouped)
     calls["PyTorch scaled_dot_product_attention"] = lambda: torch.nn.functional.scaled_dot_product_attention(
-        *by_head, scale=SCALE, enable_gqa=grouped
+        q, k, v, scale=SCALE, enable_gqa=grouped
     )
     if importlib.util.find_spec("xformers"):
         import xformers.ops as xops
 
         if grouped:
-            five = query.unflatten(2, (kv_heads, heads // kv_heads))
+            five = query.unflatten(2, (kv_heads, heads // kv_heads))  # type: ignore[no-untyped-call]
             wide = [x[:, :, :, None].expand_as(five) for x in (key, value)]
             inputs = (five, *wide)
         else:

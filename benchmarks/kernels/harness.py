@@ -43,7 +43,7 @@ def measure(calls: Sequence[Callable[[], object]], device: str, repeat: int = 20
             times.append(time.perf_counter() - start)
         return statistics.median(times)
 
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for call in calls:
@@ -55,7 +55,7 @@ def measure(calls: Sequence[Callable[[], object]], device: str, repeat: int = 20
             calls[i % len(calls)]()
     times = []
     for _ in range(3 + repeat):
-        start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start_event.record()
         graph.replay()
         end_event.record()

@@ -52,10 +52,10 @@ def run(device: str, rows: int, dtype: str, repeat: int, compile_too: bool, band
 
     def kernel(temperature: float) -> list[Callable[[], object]]:
         t = ones * temperature
-        return [lambda x=x: ops.row_stats(x, t, ones, ids, ids, None, 0) for x in inputs]
+        return [lambda x=x: ops.row_stats(x, t, ones, ids, ids, None, 0) for x in inputs]  # type: ignore[misc]
 
     def calls(function: Callable[[Tensor], object]) -> list[Callable[[], object]]:
-        return [lambda x=x: function(x) for x in inputs]
+        return [lambda x=x: function(x) for x in inputs]  # type: ignore[misc]
 
     floor = size / bandwidth
     greedy = measure(kernel(0.0), device, repeat)
