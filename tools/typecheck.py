@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Runs ``mypy --strict`` on the overlay as installed, and on the examples, upstream's modules beside them.
+"""Runs ``mypy --strict`` on the overlay as installed, the examples, the tests, the benchmarks and the models.
 
 In the source folder ``vllm/`` is only the overlay, so mypy would not find what it imports. The modules
-are therefore named, and looked up in the environment, from a folder in which there is no ``vllm``.
+are therefore named, and looked up in the environment, from a folder in which there is no ``vllm``; the
+tests, benchmarks and models are linked into it, with the source folders that they import.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from build_support import paths
 from build_support.overlay import overlay_files
 
 _OPTIONS = ("--strict", "--follow-imports=silent", "--ignore-missing-imports", "--python-version=3.11")
+_CHECKED = ("tests", "benchmarks", "models")
+_CHECKED_OPTIONS = ("--explicit-package-bases", "--disable-error-code=import-untyped")
 
 
 def modules() -> list[str]:
@@ -48,7 +51,9 @@ def main() -> int:
     cache = paths.ROOT / "build" / "mypy"
     mypy = [sys.executable, "-m", "mypy", *_OPTIONS, f"--cache-dir={cache}"]
     with tempfile.TemporaryDirectory() as folder:
-        checks = (named, [str(path) for path in examples()])
+        for name in (*_CHECKED, "build_support", "tools"):
+            (Path(folder) / name).symlink_to(paths.ROOT / name)
+        checks = (named, [str(path) for path in examples()], [*_CHECKED_OPTIONS, *_CHECKED])
         return max(
             subprocess.run([*mypy, *what], cwd=folder, check=False).returncode for what in checks if what
         )
