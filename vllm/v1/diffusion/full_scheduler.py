@@ -28,10 +28,12 @@ class FullDiffusionScheduler(DiffusionScheduler):
 
     def add_request(self, request: Request) -> None:
         """Admits a request; see upstream."""
-        assert request.sampling_params is not None
-        if not self.diffusion_config.stop_at_eos:
-            request.sampling_params.ignore_eos = True
-            request.sampling_params._eos_token_id = None
+        params = request.sampling_params
+        assert params is not None
+        # A grammar ends with the end token, whatever the family's rule.
+        if not self.diffusion_config.stop_at_eos and params.structured_outputs is None:
+            params.ignore_eos = True
+            params._eos_token_id = None
         super().add_request(request)
 
     def _has_whole_chunks_left(self, request: Request) -> bool:
