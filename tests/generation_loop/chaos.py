@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 
+from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.generation_loop import GenerationLoop
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+from vllm.v1.worker.gpu.sample.sampler import Sampler
 
 FORWARD, SHAPE, NOTHING, LOGITS, STATE_ADD, STATE_INPUTS, SCHEDULE, ADD, STEP = range(101, 110)
 """Tokens of a prompt that make a method fail."""
+
+LONE_FORWARD, LONE_SECOND, LONE_LAYER, LONE_LOGITS, LONE_INPUTS, LONE_CALL, LONE_SAMPLER = range(121, 128)
+"""Tokens that make one tensor-parallel rank fail, or do what the others do not."""
 
 
 class Chaos(Exception):
@@ -48,13 +53,30 @@ class ChaosState(DefaultModelState):
         """Fails before the model is called."""
         if _has(input_batch.input_ids[: input_batch.num_tokens], STATE_INPUTS):
             raise Chaos("no inputs")
+        if _alone(input_batch.input_ids[: input_batch.num_tokens], LONE_INPUTS):
+            raise Chaos("no inputs here")
         return super().prepare_inputs(input_batch, req_states)
+
+    def custom_sampler(self, sampler: Any) -> Any:
+        """Upstream's sampler, failing on demand."""
+        sampler.__class__ = ChaosSampler
+        return sampler, None
+
+
+class ChaosSampler(Sampler):
+    """Upstream's sampler, failing on demand."""
+
+    def __call__(self, logits: torch.Tensor, input_batch: Any) -> Any:
+        """Fails after the forward."""
+        if _alone(input_batch.input_ids[: input_batch.num_tokens], LONE_SAMPLER):
+            raise Chaos("no token here")
+        return super().__call__(logits, input_batch)
 
 
 class ChaosLoop(GenerationLoop):
     """Ordinary generation, failing on demand."""
 
-    spoilt = False
+    spoilt = spoilt_here = False
 
     def validate_params(self, params: Any, vllm_config: Any) -> None:
         """Fails with an error that is no refusal, or refuses."""
@@ -86,18 +108,41 @@ class ChaosLoop(GenerationLoop):
             raise Chaos("no forward")
         if _has(ids, NOTHING):
             return None
+        self.spoilt_here = _alone(ids, LONE_LOGITS)
+        if _alone(ids, LONE_FORWARD):
+            raise Chaos("no forward here")
         hidden = super().forward(model, inputs)
+        if _has(ids, LONE_SECOND):
+            if _alone(ids, LONE_SECOND):
+                raise Chaos("no second pass here")
+            try:
+                hidden = super().forward(model, inputs)
+            except Exception:  # A plug-in may hide what it hears of the other ranks.
+                hidden = super().forward(model, inputs)
+        if _has(ids, LONE_LAYER):
+            if _alone(ids, LONE_LAYER):
+                raise Chaos("no layer here")
+            model.model.layers[0](inputs["positions"], hidden, None)
+        if _alone(ids, LONE_CALL):
+            hidden = super().forward(model, inputs)
         return hidden[:-1] if _has(ids, SHAPE) else hidden
 
     def compute_logits(self, model: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         """Fails after the forward."""
         if self.spoilt:
             raise Chaos("no logits")
+        if self.spoilt_here:
+            raise Chaos("no logits here")
         return super().compute_logits(model, hidden_states)
 
 
 def _has(ids: torch.Tensor, token: int) -> bool:
     return bool((ids == token).any())
+
+
+def _alone(ids: torch.Tensor, token: int) -> bool:
+    """Whether the token is there, on the second rank."""
+    return get_tensor_model_parallel_rank() == 1 and _has(ids, token)
 
 
 class UnreadyLoop(GenerationLoop):

@@ -31,6 +31,15 @@ FAILURES = {
     chaos.ADD: "ChaosScheduler.add_request() raised Chaos: no room",
     chaos.STEP: "step() raised Chaos: no step",
 }
+OF_ONE_RANK = {
+    chaos.LONE_FORWARD: "forward() raised Chaos: no forward here",
+    chaos.LONE_SECOND: "forward() raised Chaos: no second pass here",
+    chaos.LONE_LAYER: "forward() raised Chaos: no layer here",
+    chaos.LONE_CALL: "forward() called the model on one tensor-parallel rank and returned on another",
+    chaos.LONE_LOGITS: "compute_logits() raised Chaos: no logits here",
+    chaos.LONE_INPUTS: "ChaosState.prepare_inputs() raised Chaos: no inputs here",
+    chaos.LONE_SAMPLER: "ChaosSampler.__call__() raised Chaos: no token here",
+}
 SHARED = list(range(1, 65))
 
 
@@ -45,7 +54,8 @@ def test_every_method_may_fail(mode: str, model: str) -> None:
     env, settings = MODES[mode]
     good = [request([*SHARED, 9], 12), request([200, 201, 202], 12)]
     calls = [good]
-    for token in FAILURES:
+    failures = FAILURES | (OF_ONE_RANK if mode == "tensor_parallel" else {})
+    for token in failures:
         # Failing requests share a prefix with good ones: nothing of theirs may be cached.
         calls += [[request([*SHARED, *range(70, 90), token], 12)], good]
     # Others run when one fails in the middle: each ends, with ids or with the error.
@@ -55,7 +65,7 @@ def test_every_method_may_fail(mode: str, model: str) -> None:
 
     first = results[0]
     assert [r["finish_reason"] for r in first] == ["length", "length"]
-    for i, (token, message) in enumerate(FAILURES.items()):
+    for i, (token, message) in enumerate(failures.items()):
         (failed,) = results[1 + 2 * i]
         assert failed["finish_reason"] == "error", token
         assert f"generation_loop='{LOOP}': {message}" in failed["stop_reason"], failed

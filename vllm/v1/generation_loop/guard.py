@@ -7,16 +7,15 @@ a :class:`GenerationLoopError`, which the engine core turns into failed requests
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
 from vllm.v1.generation_loop.errors import (
-    GenerationLoopError,
     RequestRefusedError,
     describe,
     message_of,
@@ -28,7 +27,7 @@ from vllm.v1.generation_loop.guarded_classes import (
     is_plug_in,
 )
 from vllm.v1.generation_loop.interface import GenerationLoop
-from vllm.v1.generation_loop.ranks import agree, is_last_stage
+from vllm.v1.generation_loop.ranks import is_last_stage, together, watch
 from vllm.v1.generation_loop.recovery import fail_batch, fail_refused
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu.model_states.interface import ModelState
 
 logger = init_logger(__name__)
-
-T = TypeVar("T")
 
 _SCHEDULER = "vllm.v1.generation_loop.guard.make_scheduler"
 
@@ -166,6 +163,8 @@ class GuardedLoop(GenerationLoop):
         """See :meth:`GenerationLoop.model_state_cls`."""
         from vllm.v1.worker.gpu.model_states.interface import ModelState
 
+        if is_plug_in(type(self.loop)):
+            watch(model)
         with _naming(self, "model_state_cls"):
             cls: Any = self.loop.model_state_cls(model)
             if cls is None:
@@ -185,7 +184,7 @@ class GuardedLoop(GenerationLoop):
             _check_forward(output, num_tokens)
             return output
 
-        return self._on_every_rank("forward", call)
+        return together(self.name, "forward", call)
 
     def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
         """See :meth:`GenerationLoop.compute_logits`."""
@@ -197,19 +196,7 @@ class GuardedLoop(GenerationLoop):
             _check_rows("logits", logits, len(hidden_states))
             return logits
 
-        return self._on_every_rank("compute_logits", call)
-
-    def _on_every_rank(self, method: str, call: Callable[[], T]) -> T:
-        """Calls; where one tensor-parallel rank raises, all do."""
-        result, failure = None, None
-        try:
-            result = call()
-        except Exception as error:
-            logger.exception("A plug-in failed.")
-            failure = message_of(error) or describe(self.name, method, error)
-        if failure := agree(failure):
-            raise GenerationLoopError(failure)
-        return result  # type: ignore[return-value]
+        return together(self.name, "compute_logits", call)
 
 
 def make_scheduler(**kwargs: Any) -> SchedulerInterface:

@@ -7,11 +7,9 @@ import functools
 import inspect
 from typing import Any, TypeVar
 
-from vllm.logger import init_logger
 from vllm.v1.generation_loop.errors import GenerationLoopError, describe
+from vllm.v1.generation_loop.ranks import together
 from vllm.v1.request import Request, RequestStatus
-
-logger = init_logger(__name__)
 
 T = TypeVar("T")
 
@@ -48,11 +46,10 @@ def _naming(method: Any, name: str, loop: str) -> Any:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return method(*args, **kwargs)
+            return together(loop, name, functools.partial(method, *args, **kwargs))
         except GenerationLoopError:
             raise
-        except Exception as error:
-            logger.exception("A plug-in failed.")
+        except Exception as error:  # Of a method that a plug-in's other method called.
             raise GenerationLoopError(describe(loop, name, error)) from error
 
     return call

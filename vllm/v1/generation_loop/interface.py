@@ -25,9 +25,11 @@ Workers in lock step
     All tensor-parallel ranks of a stage call the same methods in the same order with the same
     inputs, except that weights are sharded. A rank must make the same collective calls as the
     others: the same number of model calls on the same shapes, decided from values that all ranks
-    have, never from its own clock, memory or random state. An error that all ranks raise, or one
-    rank after its last model call, ends the step on all of them; a rank that raises alone before it
-    leaves the others waiting in the model.
+    have, never from its own clock, memory or random state. Before each call of the model and when a
+    method returns, the ranks tell each other so, in one small message between hosts: where one
+    raises, or calls the model while another returns, the step ends on all of them. Seen are calls
+    of the model, of its head, and of its layers unless they are compiled; a collective call of
+    a plug-in's own is its own to keep in step.
 """
 
 from __future__ import annotations

@@ -1,12 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the ranks of a worker group tell each other about a plug-in's failure."""
+"""Calls into a plug-in on all tensor-parallel ranks: where one raises, all do.
+
+A rank that raises alone would leave the others waiting in the model. So whenever a plug-in calls the
+model or returns, the ranks first tell each other what they are about to do, in one small
+message between hosts that waits for no device. A single rank sends none, nor does a built-in loop.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from vllm.distributed import parallel_state
+from vllm.logger import init_logger
+from vllm.v1.generation_loop.errors import GenerationLoopError, describe, message_of
+
+logger = init_logger(__name__)
+
+T = TypeVar("T")
+
+_RETURNS, _CALLS, _FAILED = range(3)
+"""What a rank is about to do."""
 
 
 def is_last_stage() -> bool:
@@ -14,29 +32,128 @@ def is_last_stage() -> bool:
     return not _parallel() or parallel_state.get_pp_group().is_last_rank
 
 
-def agree(failure: str | None) -> str | None:
-    """Tells the other tensor-parallel ranks of a failure, and hears of theirs.
-
-    One small message between hosts; a device is not waited for. All ranks must call it.
+def together(loop: str, method: str, call: Callable[[], T]) -> T:
+    """Calls into a plug-in on every rank.
 
     Args:
-        failure: This rank's failure; None for none.
+        loop: The loop's name.
+        method: The method that is called.
+        call: Calls it.
 
-    Returns:
-        The first failure among the ranks; None if all are well.
+    Raises:
+        GenerationLoopError: It raised, on whichever rank; or the ranks made different calls of
+            the model.
     """
+    global _visit
+    if _visit is not None:  # A plug-in calls a method of its own.
+        return call()
+    visit = _visit = _Visit(loop, method)
+    failure = None
+    try:
+        result = call()
+    except Exception as error:
+        logger.exception("A plug-in failed.")
+        failure = message_of(error) or describe(loop, method, error)
+    finally:
+        _visit = None
+    visit.meet(_RETURNS if failure is None else _FAILED, failure)
+    if visit.failure is not None:
+        raise GenerationLoopError(visit.failure)
+    return result
+
+
+def watch(model: nn.Module) -> None:
+    """Has a plug-in's calls of a model announced, where there are ranks to hear of them.
+
+    Args:
+        model: The model. Calls of it, its head, its layers and what stands between them are seen;
+            a compiled module's inside is not.
+    """
+    if _ranks() is not None:
+        for module in dict.fromkeys((*_outer(model), *_heads(model))):
+            module.register_forward_pre_hook(_before)
+            module.register_forward_hook(_after, always_call=True)
+
+
+class _Visit:
+    """One call into a plug-in, on this rank.
+
+    Attributes:
+        failure: What went wrong on any rank, once all know of it.
+        depth: How many watched modules are being called; inside one, nothing is announced.
+    """
+
+    def __init__(self, loop: str, method: str) -> None:
+        self.loop = loop
+        self.method = method
+        self.ranks = _ranks()
+        self.failure: str | None = None
+        self.depth = 0
+
+    def meet(self, intent: int, failure: str | None = None) -> None:
+        """Tells the other ranks what this one is about to do, and hears of theirs.
+
+        Once a failure is known, all ranks are on their way out and nothing is told any more.
+        """
+        if self.failure is not None:
+            return
+        if self.ranks is None:
+            self.failure = failure
+            return
+        extremes = torch.tensor([intent, -intent], dtype=torch.int32)
+        dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=self.ranks.cpu_group)
+        most, least = int(extremes[0]), -int(extremes[1])
+        if most == _FAILED:
+            failures: list[str | None] = [None] * self.ranks.world_size
+            dist.all_gather_object(failures, failure, group=self.ranks.cpu_group)
+            self.failure = next(f for f in failures if f is not None)
+        elif most != least:
+            self.failure = (
+                f"generation_loop={self.loop!r}: {self.method}() called the model on one tensor-parallel "
+                "rank and returned on another; all ranks must make the same calls"
+            )
+
+
+_visit: _Visit | None = None
+"""The call into a plug-in that this process is in."""
+
+
+def _before(module: nn.Module, arguments: Any) -> None:
+    if (visit := _visit) is not None:
+        visit.depth += 1
+        if visit.depth == 1:
+            visit.meet(_CALLS)
+            if visit.failure is not None:
+                raise GenerationLoopError(visit.failure)
+
+
+def _after(module: nn.Module, arguments: Any, output: Any) -> None:
+    if (visit := _visit) is not None:
+        visit.depth -= 1
+
+
+def _outer(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and those inside, as far down as its layers."""
+    yield module
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        elif getattr(child, "do_not_compile", True):  # What is compiled is one call.
+            yield from _outer(child)
+
+
+def _heads(model: nn.Module) -> Iterator[nn.Module]:
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    return (module for module in model.modules() if isinstance(module, LogitsProcessor))
+
+
+def _ranks() -> parallel_state.GroupCoordinator | None:
+    """The tensor-parallel ranks; None for one alone."""
     if not _parallel():
-        return failure
-    group = parallel_state.get_tp_group()
-    if group.world_size == 1:
-        return failure
-    failed = torch.tensor([failure is not None], dtype=torch.int32)
-    dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=group.cpu_group)
-    if not failed.item():
         return None
-    failures: list[str | None] = [None] * group.world_size
-    dist.all_gather_object(failures, failure, group=group.cpu_group)
-    return next(f for f in failures if f is not None)
+    group = parallel_state.get_tp_group()
+    return group if group.world_size > 1 else None
 
 
 def _parallel() -> bool:
