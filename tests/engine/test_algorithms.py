@@ -148,7 +148,9 @@ def test_policies_of_other_packages(async_scheduling: bool, tmp_path: Path) -> N
         assert (result["token_ids"], result["unmask_steps"]) == (want.output_ids, want.unmask_step)
     for result, failed in zip(rest, failing, strict=False):
         assert result["finish_reason"] == "error", failed
-        assert f"diffusion_algorithm={failed.algorithm!r} failed" in result["stop_reason"]
+        assert f"diffusion_algorithm={failed.algorithm!r}: " in result["stop_reason"]
+        method = {"overboosts": "boost", "forgetful": "make_memory"}.get(failed.algorithm, "select")
+        assert f"{method}() raised " in result["stop_reason"] and "(request " in result["stop_reason"]
     idle, restless = rest[len(failing) : len(failing) + 2]
     # 8 steps asked for, 8 for the block's length, then one position a step.
     assert idle["steps"] == 2 * (8 + 8 + 8) and len(idle["token_ids"]) == 16

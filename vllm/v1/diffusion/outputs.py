@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 
 from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.failures import with_failures
 from vllm.v1.diffusion.step import DenoisingStep
-from vllm.v1.diffusion.window import FAILED
 
 
 class StepOutputs:
@@ -28,14 +26,14 @@ class StepOutputs:
         self.tokens = torch.zeros(shape, dtype=torch.int32, device=canvases.device)
         self.trace: torch.Tensor | None = None
 
-    def read(self, step: DenoisingStep, first: torch.Tensor, failed: Collection[int]) -> None:
+    def read(self, step: DenoisingStep, first: torch.Tensor, failed: dict[int, str]) -> None:
         """Reads the canvases of the requests that denoised.
 
         Args:
             step: The step.
             first: Column of each request's first position that was not known when
                 the block began, int64 ``[R]``.
-            failed: Requests, by number, whose policy failed: ``FAILED`` in the trace.
+            failed: Why a policy failed, by the request's number; its trace says so.
         """
         canvases, slots = self.canvases, step.slots
         self.tokens[step.index] = from_column(canvases.tokens[slots].to(torch.int32), first)
@@ -44,8 +42,8 @@ class StepOutputs:
         settled_at = torch.where(settled_at < 0, 0, settled_at - canvases.step[slots, None])
         for field, values in enumerate((settled_at, canvases.confidence[slots])):
             self.trace[step.index, :, field] = from_column(values.to(torch.float32), first)
-        for i in failed:
-            self.trace[int(step.requests[i]), :, 0] = FAILED
+        if failed:
+            self.trace = with_failures(self.trace, {int(step.requests[i]): why for i, why in failed.items()})
 
 
 def from_column(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:

@@ -132,7 +132,7 @@ class DenoisingSampler:
             self.grammars.revise(done, stats, step, overlaps)
             settled[step.index] = done
             self.logprobs.record(processed, step, before)
-            outputs.read(step, first, self.policies.failed)
+            outputs.read(step, first, self.policies.failures())
             logprobs = self.logprobs.read(step, first, num_reqs)
             canvases.next_block(self.req_states, step.slots, done)
         num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)

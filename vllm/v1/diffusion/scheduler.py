@@ -17,9 +17,10 @@ from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.failures import failure_in
 from vllm.v1.diffusion.params import resolve_decoding
 from vllm.v1.diffusion.request_data import DiffusionRequestData
-from vllm.v1.diffusion.window import FAILED, RequestPlan, block_start, computed_after
+from vllm.v1.diffusion.window import RequestPlan, block_start, computed_after
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
@@ -248,15 +249,15 @@ class DiffusionScheduler(Scheduler):
             What to tell their clients, by request.
         """
         trace = runner_output.unmask_trace
-        if trace is None or not (trace[:, 0, 0] == FAILED).any():
-            return {}
-        failed = {}
+        failed: dict[str, str] = {}
+        if trace is None:
+            return failed
         for request_id in scheduler_output.scheduled_spec_decode_tokens:
             plan = self._plans.get(request_id)
-            if plan is not None and trace[runner_output.req_id_to_index[request_id], 0, 0] == FAILED:
+            why = failure_in(trace[runner_output.req_id_to_index[request_id]]) if plan else None
+            if plan is not None and why is not None:
                 failed[request_id] = (
-                    f"diffusion_algorithm={plan.decoding.algorithm!r} failed; the engine's log has the "
-                    f"cause (request {request_id})"
+                    f"diffusion_algorithm={plan.decoding.algorithm!r}: {why} (request {request_id})"
                 )
         self.grammar_compile_error_reqs.update(failed)
         return failed

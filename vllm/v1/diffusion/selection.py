@@ -22,6 +22,7 @@ from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolic
 from vllm.v1.diffusion.policies.answers import checked_boost, checked_choice
 from vllm.v1.diffusion.rules import Rule
 from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.generation_loop.ranks import gathered, is_plug_in
 
 logger = init_logger(__name__)
 
@@ -64,7 +65,7 @@ class PolicySelection:
     """Runs the policies of a worker's requests, step by step.
 
     Attributes:
-        failed: The requests, by their number in the current step, whose policy failed.
+        failed: Why a policy failed, by the number of its request in the current step.
         first: Column of each request's first position that has not been emitted, int64 ``[R]``.
     """
 
@@ -77,7 +78,7 @@ class PolicySelection:
         """
         self.canvases = canvases
         self.sampling_states = sampling_states
-        self.failed: set[int] = set()
+        self.failed: dict[int, str] = {}
         self._memory: dict[UnmaskingPolicy, dict[str, torch.Tensor]] = {}
         self._columns = torch.arange(canvases.width, device=canvases.device)
         self._groups: list[_Group] = []
@@ -92,7 +93,7 @@ class PolicySelection:
                 int64 ``[R]``.
             rewritable: Column from which settled positions may be rewritten, likewise.
         """
-        self.failed = set()
+        self.failed = {}
         self.first, self._rewritable = first, rewritable
         members: dict[UnmaskingPolicy, list[int]] = {}
         for i, slot in enumerate(step.slots_np.tolist()):
@@ -130,7 +131,7 @@ class PolicySelection:
         )
         stats = RowStats(*(values[place[:-1]] for values in stats))
         for group in groups:
-            for part, (ids, growth) in self._ask(group, stats, step, checked_boost):
+            for part, (ids, growth) in self._ask(group, stats, step, "boost", checked_boost):
                 valid = self._masked(step, part)[..., None] & (ids >= 0) & (ids < vocabulary)
                 at = place[part.rows][..., None] * vocabulary + ids.clamp(0, vocabulary - 1)
                 growth = torch.where(valid, growth, 0.0)
@@ -145,7 +146,7 @@ class PolicySelection:
             torch.zeros_like(step.active), torch.zeros_like(step.active), torch.zeros_like(step.covered)
         )
         for group in groups:
-            for part, choice in self._ask(group, stats, step, checked_choice):
+            for part, choice in self._ask(group, stats, step, "select", checked_choice):
                 masked = self._masked(step, part)
                 late = self._late(step, part)
                 settle = choice.settle & masked
@@ -159,6 +160,11 @@ class PolicySelection:
                     chosen.unfinished[part.which] = choice.unfinished & ~late
         return chosen
 
+    def failures(self) -> dict[int, str]:
+        """Why policies failed, on whichever tensor-parallel rank, by the number of the request."""
+        theirs = any(is_plug_in(type(group.policy)) for group in self._groups)
+        return gathered(self.failed) if theirs else self.failed
+
     def _group(self, step: DenoisingStep, policy: UnmaskingPolicy, members: list[int]) -> _Group:
         which = async_tensor_h2d(members, dtype=torch.int64, device=step.slots.device)
         first = step.row_start[which, None].to(torch.int64)
@@ -171,6 +177,7 @@ class PolicySelection:
         group: _Group,
         stats: RowStats,
         step: DenoisingStep,
+        method: str,
         question: Callable[[UnmaskingPolicy, PositionStats, CanvasView], T],
     ) -> Iterator[tuple[_Group, T]]:
         """Asks a group's policy; where that fails, once for each request alone."""
@@ -179,15 +186,17 @@ class PolicySelection:
             group = self._group(step, group.policy, pending)
         parts = [group] if pending else []
         while parts:
-            part = parts.pop()
+            part, where = parts.pop(), "make_memory"
             try:
                 view = self._view(step, part)
+                where = method
                 answer = question(part.policy, self._stats(stats, part), view)
-            except Exception:
+            except Exception as error:
                 if len(part.members) > 1:
                     parts += [self._group(step, part.policy, [i]) for i in part.members]
                     continue
-                self.failed.update(part.members)
+                why = f"{where}() raised {type(error).__name__}: {error}"
+                self.failed.update(dict.fromkeys(part.members, why))
                 logger.exception("%s failed; so does its request.", type(part.policy).__name__)
                 continue
             for name, tensor in self._memory[part.policy].items():

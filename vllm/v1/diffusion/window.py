@@ -15,9 +15,6 @@ from enum import Enum
 from vllm.v1.diffusion.params import Decoding
 from vllm.v1.diffusion.policies import get_policy
 
-FAILED = 1
-"""Stands in a trace in the place of a step, which is negative, where a request's policy failed."""
-
 
 def block_start(position: int, block_length: int) -> int:
     """First position of the block that holds ``position``."""

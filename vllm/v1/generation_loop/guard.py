@@ -24,10 +24,9 @@ from vllm.v1.generation_loop.guarded_classes import (
     GuardedScheduler,
     GuardedState,
     guarded,
-    is_plug_in,
 )
 from vllm.v1.generation_loop.interface import GenerationLoop
-from vllm.v1.generation_loop.ranks import is_last_stage, together, watch
+from vllm.v1.generation_loop.ranks import is_last_stage, is_plug_in, together, watch
 from vllm.v1.generation_loop.recovery import fail_batch, fail_refused
 
 if TYPE_CHECKING:

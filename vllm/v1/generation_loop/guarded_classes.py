@@ -8,17 +8,12 @@ import inspect
 from typing import Any, TypeVar
 
 from vllm.v1.generation_loop.errors import GenerationLoopError, describe
-from vllm.v1.generation_loop.ranks import together
+from vllm.v1.generation_loop.ranks import is_plug_in, together
 from vllm.v1.request import Request, RequestStatus
 
 T = TypeVar("T")
 
 _CALLED = ("__init__", "__call__")
-
-
-def is_plug_in(cls: type) -> bool:
-    """Whether a class is not of this distribution."""
-    return cls.__module__.partition(".")[0] != "vllm"
 
 
 def guarded(cls: type[T], loop: str, *mixins: type) -> type[T]:

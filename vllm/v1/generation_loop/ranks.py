@@ -27,6 +27,11 @@ _RETURNS, _CALLS, _FAILED = range(3)
 """What a rank is about to do."""
 
 
+def is_plug_in(cls: type) -> bool:
+    """Whether a class is not of this distribution."""
+    return cls.__module__.partition(".")[0] != "vllm"
+
+
 def is_last_stage() -> bool:
     """Whether this is the last pipeline stage, which has hidden states and logits."""
     return not _parallel() or parallel_state.get_pp_group().is_last_rank
@@ -73,6 +78,20 @@ def watch(model: nn.Module) -> None:
         for module in dict.fromkeys((*_outer(model), *_heads(model))):
             module.register_forward_pre_hook(_before)
             module.register_forward_hook(_after, always_call=True)
+
+
+def gathered(failures: dict[int, str]) -> dict[int, str]:
+    """Failures of all tensor-parallel ranks, each of which must call it, by request.
+
+    Args:
+        failures: This rank's.
+    """
+    ranks = _ranks()
+    if ranks is None:
+        return failures
+    theirs: list[dict[int, str]] = [{}] * ranks.world_size
+    dist.all_gather_object(theirs, failures, group=ranks.cpu_group)
+    return {request: why for some in reversed(theirs) for request, why in some.items()}
 
 
 class _Visit:
