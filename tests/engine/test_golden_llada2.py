@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
 from tests.engine.requests_ import Case, random_prompt, run
+from tests.policies.odd import install
 from tests.reference.moe import Llada2Reference
 
 FOLDER = GOLDEN / "llada2"
@@ -97,10 +100,15 @@ def test_a_mask_token_in_the_prompt_is_text(llada2: Any) -> None:
     assert run(llada2, [case])[0]["token_ids"] == want.output_ids
 
 
-def test_two_ranks() -> None:
-    """The same ids where heads and experts are split over two processes."""
-    unbound = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    cases = [of_golden(case) for case in CASES]
-    (results,) = run_elsewhere([cases], env=unbound, **LLADA2_SETTINGS, tensor_parallel_size=2)
-    for result, case in zip(results[:-1], CASES, strict=True):
+def test_two_ranks(tmp_path: Path) -> None:
+    """The same ids where heads and experts are split over two processes; a policy may fail on one."""
+    env = {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "PYTHONPATH": os.pathsep.join([str(install(tmp_path)), os.environ.get("PYTHONPATH", "")]),
+    }
+    cases = [of_golden(case) for case in CASES] + [Case(random_prompt(9, 61), 32, "lonely", None)]
+    (results,) = run_elsewhere([cases], env=env, **LLADA2_SETTINGS, tensor_parallel_size=2)
+    for result, case in zip(results[: len(CASES)], CASES, strict=True):
         check(result, case)
+    lonely = results[len(CASES)]["stop_reason"]
+    assert "diffusion_algorithm='lonely': select() raised RuntimeError: on this rank (request " in lonely

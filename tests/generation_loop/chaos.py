@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.generation_loop import GenerationLoop
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
@@ -17,7 +17,7 @@ FORWARD, SHAPE, NOTHING, LOGITS, STATE_ADD, STATE_INPUTS, SCHEDULE, ADD, STEP = 
 """Tokens of a prompt that make a method fail."""
 
 LONE_FORWARD, LONE_SECOND, LONE_LAYER, LONE_LOGITS, LONE_INPUTS, LONE_CALL, LONE_SAMPLER = range(121, 128)
-"""Tokens that make one tensor-parallel rank fail, or do what the others do not."""
+"""Tokens that make the second rank or stage alone fail, or do what the other does not."""
 
 
 class Chaos(Exception):
@@ -55,7 +55,8 @@ class ChaosState(DefaultModelState):
             raise Chaos("no inputs")
         if _alone(input_batch.input_ids[: input_batch.num_tokens], LONE_INPUTS):
             raise Chaos("no inputs here")
-        return super().prepare_inputs(input_batch, req_states)
+        # Behind the first pipeline stage the runner takes the ids out.
+        return super().prepare_inputs(input_batch, req_states) | {"ids": input_batch.input_ids}
 
     def custom_sampler(self, sampler: Any) -> Any:
         """Upstream's sampler, failing on demand."""
@@ -102,7 +103,7 @@ class ChaosLoop(GenerationLoop):
 
     def forward(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Fails before the model is called, or returns what it must not."""
-        ids = inputs["input_ids"]
+        ids = inputs.pop("ids")
         self.spoilt = _has(ids, LOGITS)
         if _has(ids, FORWARD):
             raise Chaos("no forward")
@@ -141,8 +142,9 @@ def _has(ids: torch.Tensor, token: int) -> bool:
 
 
 def _alone(ids: torch.Tensor, token: int) -> bool:
-    """Whether the token is there, on the second rank."""
-    return get_tensor_model_parallel_rank() == 1 and _has(ids, token)
+    """Whether the token is there, on the second rank or stage."""
+    second = get_tensor_model_parallel_rank() == 1 or get_pp_group().rank_in_group == 1
+    return second and _has(ids, token)
 
 
 class UnreadyLoop(GenerationLoop):

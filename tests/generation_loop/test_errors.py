@@ -15,10 +15,9 @@ from tests.generation_loop.tiny import make_qwen3
 LOOP = "tests.generation_loop.chaos.ChaosLoop"
 TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
-    "multi_process": ({}, {}),
-    "in_process": ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {}),
-    "async": ({}, {"async_scheduling": True}),
+    "in_process": ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {"async_scheduling": True}),
     "tensor_parallel": (TWO_CORES, {"tensor_parallel_size": 2}),
+    "pipeline_parallel": (TWO_CORES, {"pipeline_parallel_size": 2}),
 }
 FAILURES = {
     chaos.FORWARD: "forward() raised Chaos: no forward",
@@ -31,15 +30,18 @@ FAILURES = {
     chaos.ADD: "ChaosScheduler.add_request() raised Chaos: no room",
     chaos.STEP: "step() raised Chaos: no step",
 }
-OF_ONE_RANK = {
+OF_THE_SECOND = {
     chaos.LONE_FORWARD: "forward() raised Chaos: no forward here",
-    chaos.LONE_SECOND: "forward() raised Chaos: no second pass here",
-    chaos.LONE_LAYER: "forward() raised Chaos: no layer here",
-    chaos.LONE_CALL: "forward() called the model on one tensor-parallel rank and returned on another",
     chaos.LONE_LOGITS: "compute_logits() raised Chaos: no logits here",
     chaos.LONE_INPUTS: "ChaosState.prepare_inputs() raised Chaos: no inputs here",
     chaos.LONE_SAMPLER: "ChaosSampler.__call__() raised Chaos: no token here",
 }
+OF_ONE_RANK = OF_THE_SECOND | {
+    chaos.LONE_SECOND: "forward() raised Chaos: no second pass here",
+    chaos.LONE_LAYER: "forward() raised Chaos: no layer here",
+    chaos.LONE_CALL: "forward() called the model on one tensor-parallel rank and returned on another",
+}
+OF_MODE = {"tensor_parallel": OF_ONE_RANK, "pipeline_parallel": OF_THE_SECOND}
 SHARED = list(range(1, 65))
 
 
@@ -54,7 +56,7 @@ def test_every_method_may_fail(mode: str, model: str) -> None:
     env, settings = MODES[mode]
     good = [request([*SHARED, 9], 12), request([200, 201, 202], 12)]
     calls = [good]
-    failures = FAILURES | (OF_ONE_RANK if mode == "tensor_parallel" else {})
+    failures = FAILURES | OF_MODE.get(mode, {})
     for token in failures:
         # Failing requests share a prefix with good ones: nothing of theirs may be cached.
         calls += [[request([*SHARED, *range(70, 90), token], 12)], good]
@@ -87,13 +89,22 @@ def test_every_method_may_fail(mode: str, model: str) -> None:
     [
         ("UnreadyLoop", "configure() raised KeyError: 'a table'"),
         ("WrongClassesLoop", "scheduler_cls() raised TypeError: <class 'dict'> is no SchedulerInterface"),
-        ("WrongStateLoop", "model_state_cls() raised TypeError: <class 'dict'> is no ModelState"),
     ],
 )
-def test_a_loop_that_cannot_start_is_refused(loop: str, message: str, model: str) -> None:
+def test_a_loop_that_cannot_configure_is_refused(loop: str, message: str, model: str) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
     name = f"tests.generation_loop.chaos.{loop}"
+    with pytest.raises(ValueError) as refused:
+        EngineArgs(model=model, generation_loop=name, enforce_eager=True).create_engine_config()
+    assert f"generation_loop='{name}': {message}" in str(refused.value)
+
+
+def test_a_loop_that_fails_in_a_worker_keeps_the_engine_from_starting(model: str) -> None:
+    name = "tests.generation_loop.chaos.WrongStateLoop"
     done = start([], model=model, generation_loop=name)
     assert done.returncode != 0
+    message = "model_state_cls() raised TypeError: <class 'dict'> is no ModelState"
     assert f"generation_loop='{name}': {message}" in done.stderr + done.stdout
 
 

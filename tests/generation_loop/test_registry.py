@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,12 +43,32 @@ def test_the_default_does_what_upstream_does() -> None:
         (LOOPS + "NoSuchLoop", "cannot be imported"),
         ("no_such_package.Loop", "cannot be imported"),
         (LOOPS + "OldLoop", "interface 0, this engine has version 1"),
-        (LOOPS + "BrokenLoop", "no licence for this loop"),
+        (LOOPS + "BrokenLoop", r"__init__\(\) raised RuntimeError: no licence for this loop"),
+        (LOOPS + "Path", "is no GenerationLoop"),
+        (LOOPS + "annotations", "is no GenerationLoop"),
     ],
 )
 def test_what_cannot_be_used_is_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         get_generation_loop(config(name))
+
+
+def test_a_name_of_two_loops_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.generation_loop import registry
+
+    group = registry.ENTRY_POINT_GROUP
+    twice = EntryPoints(
+        EntryPoint(name, LOOPS[:-1] + ":" + loop, group)
+        for name, loop in (
+            ("moonlit", "WitnessLoop"),
+            ("moonlit", "FragileLoop"),
+            ("autoregressive", "OldLoop"),
+        )
+    )
+    monkeypatch.setattr(registry, "_entry_points", lambda: twice)
+    for name in ("moonlit", "autoregressive"):
+        with pytest.raises(ValueError, match=f"generation_loop='{name}' is registered more than once"):
+            registry._load(name)
 
 
 def test_one_object_a_process() -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 
+from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.v1.diffusion.policies import CanvasView, Choice, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.rules import Rule
 
@@ -18,6 +19,7 @@ def install(folder: Path) -> Path:
     names = {
         "paced": Paced,
         "raises": Raises,
+        "lonely": Lonely,
         "wrong_shape": WrongShape,
         "wrong_type": WrongType,
         "forgetful": Forgetful,
@@ -61,6 +63,15 @@ class Raises(UnmaskingPolicy):
         if (canvas.step > 0).any():
             raise RuntimeError("on purpose")
         return canvas.masked & (canvas.masked.cumsum(dim=1) <= 1)
+
+
+class Lonely(UnmaskingPolicy):
+    """Fails on the second tensor-parallel rank alone."""
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        if get_tensor_model_parallel_rank() == 1:
+            raise RuntimeError("on this rank")
+        return canvas.masked
 
 
 class WrongShape(UnmaskingPolicy):

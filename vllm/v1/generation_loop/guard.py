@@ -26,8 +26,9 @@ from vllm.v1.generation_loop.guarded_classes import (
     guarded,
 )
 from vllm.v1.generation_loop.interface import GenerationLoop
-from vllm.v1.generation_loop.ranks import is_last_stage, is_plug_in, together, watch
+from vllm.v1.generation_loop.ranks import is_plug_in, together, vocabulary, watch
 from vllm.v1.generation_loop.recovery import fail_batch, fail_refused
+from vllm.v1.generation_loop.stages import hidden_instead, is_last_stage
 
 if TYPE_CHECKING:
     import torch.nn as nn
@@ -183,7 +184,7 @@ class GuardedLoop(GenerationLoop):
             _check_forward(output, num_tokens)
             return output
 
-        return together(self.name, "forward", call)
+        return together(self.name, "forward", call, lambda: hidden_instead(model, inputs["positions"]))
 
     def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
         """See :meth:`GenerationLoop.compute_logits`."""
@@ -195,7 +196,10 @@ class GuardedLoop(GenerationLoop):
             _check_rows("logits", logits, len(hidden_states))
             return logits
 
-        return together(self.name, "compute_logits", call)
+        def instead() -> torch.Tensor:
+            return torch.zeros(len(hidden_states), vocabulary(model), device=hidden_states.device)
+
+        return together(self.name, "compute_logits", call, instead)
 
 
 def make_scheduler(**kwargs: Any) -> SchedulerInterface:
@@ -265,7 +269,9 @@ def _check_forward(output: Any, num_tokens: int) -> None:
 
     if not is_last_stage():
         if not isinstance(output, IntermediateTensors):
-            raise TypeError(f"{type(output).__name__} returned, not the stage's IntermediateTensors")
+            raise TypeError(f"{type(output).__name__} returned, not hidden states for the next stage")
+        for tensor in output.tensors.values():
+            _check_rows("hidden states", tensor, num_tokens)
         return
     _check_rows("hidden states", output[0] if isinstance(output, tuple) else output, num_tokens)
 

@@ -7,6 +7,8 @@ import functools
 import inspect
 from typing import Any, TypeVar
 
+import torch
+
 from vllm.v1.generation_loop.errors import GenerationLoopError, describe
 from vllm.v1.generation_loop.ranks import is_plug_in, together
 from vllm.v1.request import Request, RequestStatus
@@ -41,13 +43,27 @@ def _naming(method: Any, name: str, loop: str) -> Any:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return together(loop, name, functools.partial(method, *args, **kwargs))
+            return together(loop, name, lambda: method(*args, **kwargs), lambda: _instead(name, args))
         except GenerationLoopError:
             raise
         except Exception as error:  # Of a method that a plug-in's other method called.
             raise GenerationLoopError(describe(loop, name, error)) from error
 
     return call
+
+
+def _instead(name: str, arguments: tuple[Any, ...]) -> Any:
+    """What stands for a method's result in a step that has failed and goes on; see ``stages``."""
+    if name.endswith(".prepare_inputs"):
+        return {}
+    if not name.endswith(".__call__"):
+        return None
+    from vllm.v1.worker.gpu.sample.output import SamplerOutput
+
+    logits, batch = arguments[1:3]
+    ids = torch.zeros(batch.num_reqs, 1, dtype=torch.int64, device=logits.device)
+    none = torch.zeros(batch.num_reqs, dtype=torch.int32, device=logits.device)
+    return SamplerOutput(ids, None, None, num_sampled=none, num_rejected=none)
 
 
 class GuardedState:

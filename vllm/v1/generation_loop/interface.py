@@ -30,6 +30,10 @@ Workers in lock step
     raises, or calls the model while another returns, the step ends on all of them. Seen are calls
     of the model, of its head, and of its layers unless they are compiled; a collective call of
     a plug-in's own is its own to keep in step.
+
+Pipelines
+    Each stage is a rank group of its own. Where a method raises on one, the step goes on without
+    the loop, on zeros, so that no other stage waits, and its requests fail at the last stage.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from torch import nn
 
 from vllm.distributed import parallel_state
 from vllm.logger import init_logger
+from vllm.v1.generation_loop import stages
 from vllm.v1.generation_loop.errors import GenerationLoopError, describe, message_of
 
 logger = init_logger(__name__)
@@ -26,24 +27,23 @@ T = TypeVar("T")
 _RETURNS, _CALLS, _FAILED = range(3)
 """What a rank is about to do."""
 
+_ALWAYS = ".remove_request"
+"""Called after a failure too: what a request held must be given back."""
+
 
 def is_plug_in(cls: type) -> bool:
     """Whether a class is not of this distribution."""
     return cls.__module__.partition(".")[0] != "vllm"
 
 
-def is_last_stage() -> bool:
-    """Whether this is the last pipeline stage, which has hidden states and logits."""
-    return not _parallel() or parallel_state.get_pp_group().is_last_rank
-
-
-def together(loop: str, method: str, call: Callable[[], T]) -> T:
+def together(loop: str, method: str, call: Callable[[], T], instead: Callable[[], T]) -> T:
     """Calls into a plug-in on every rank.
 
     Args:
         loop: The loop's name.
         method: The method that is called.
         call: Calls it.
+        instead: What the step goes on with where it has failed and other pipeline stages wait.
 
     Raises:
         GenerationLoopError: It raised, on whichever rank; or the ranks made different calls of
@@ -52,6 +52,8 @@ def together(loop: str, method: str, call: Callable[[], T]) -> T:
     global _visit
     if _visit is not None:  # A plug-in calls a method of its own.
         return call()
+    if stages.failed() and not method.endswith(_ALWAYS):
+        return instead()
     visit = _visit = _Visit(loop, method)
     failure = None
     try:
@@ -63,6 +65,8 @@ def together(loop: str, method: str, call: Callable[[], T]) -> T:
         _visit = None
     visit.meet(_RETURNS if failure is None else _FAILED, failure)
     if visit.failure is not None:
+        if stages.put_off(visit.failure):
+            return instead()
         raise GenerationLoopError(visit.failure)
     return result
 
@@ -161,7 +165,12 @@ def _outer(module: nn.Module) -> Iterator[nn.Module]:
             yield from _outer(child)
 
 
-def _heads(model: nn.Module) -> Iterator[nn.Module]:
+def vocabulary(model: nn.Module) -> int:
+    """How many logits a row has."""
+    return int(next(_heads(model)).org_vocab_size)
+
+
+def _heads(model: nn.Module) -> Iterator[Any]:
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
     return (module for module in model.modules() if isinstance(module, LogitsProcessor))
@@ -169,12 +178,7 @@ def _heads(model: nn.Module) -> Iterator[nn.Module]:
 
 def _ranks() -> parallel_state.GroupCoordinator | None:
     """The tensor-parallel ranks; None for one alone."""
-    if not _parallel():
+    if not stages.parallel():
         return None
     group = parallel_state.get_tp_group()
     return group if group.world_size > 1 else None
-
-
-def _parallel() -> bool:
-    """Whether this process has worker groups; a test's may have none."""
-    return bool(parallel_state.model_parallel_is_initialized())  # type: ignore[no-untyped-call]

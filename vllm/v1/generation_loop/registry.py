@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoints, entry_points
 from typing import TYPE_CHECKING, cast
 
 from vllm.v1.diffusion.families import family_of_architectures
+from vllm.v1.generation_loop.errors import describe
 from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def get_generation_loop(vllm_config: VllmConfig) -> GenerationLoop:
 def _make(name: str) -> GenerationLoop:
     cls = _load(name)
     version = getattr(cls, "api_version", None)
+    if not isinstance(cls, type) or version is None:
+        raise ValueError(f"generation_loop={name!r} is no GenerationLoop: {cls!r}")
     if version != GENERATION_LOOP_API:
         raise ValueError(
             f"generation_loop={name!r} is written for generation-loop interface "
@@ -80,9 +83,9 @@ def _make(name: str) -> GenerationLoop:
     try:
         loop = cls()
     except Exception as error:
-        raise ValueError(f"generation_loop={name!r} failed to start: {error}") from error
+        raise ValueError(describe(name, "__init__", error)) from error
     if not isinstance(loop, GenerationLoop):
-        raise ValueError(f"generation_loop={name!r} is not a GenerationLoop: {cls!r}")
+        raise ValueError(f"generation_loop={name!r} is no GenerationLoop: {cls!r}")
     if type(loop) is GenerationLoop:
         return loop  # Upstream's way: nothing to guard, nothing in between.
 
@@ -94,23 +97,29 @@ def _make(name: str) -> GenerationLoop:
 def _load(name: str) -> type[GenerationLoop]:
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
+    registered = [e for e in _entry_points() if e.name == name]
+    places = sorted({e.value for e in registered} | {path for n, path in _BUILT_IN.items() if n == name})
+    if len(places) > 1:
+        raise ValueError(
+            f"generation_loop={name!r} is registered more than once: {', '.join(places)}. Name the class "
+            "by its dotted path, and uninstall or rename the other one."
+        )
     if name in _BUILT_IN:
         return cast(
             type[GenerationLoop],
             resolve_obj_by_qualname(_BUILT_IN[name].replace(":", ".")),
         )
-    for entry_point in _entry_points():
-        if entry_point.name == name:
-            try:
-                return cast(type[GenerationLoop], entry_point.load())
-            except Exception as error:
-                raise ValueError(
-                    f"generation_loop={name!r} ({entry_point.value}) cannot be imported: {error}"
-                ) from error
+    for entry_point in registered:
+        try:
+            return cast(type[GenerationLoop], entry_point.load())
+        except Exception as error:
+            raise ValueError(
+                f"generation_loop={name!r} ({entry_point.value}) cannot be imported: {error}"
+            ) from error
     if "." in name:
         try:
             return cast(type[GenerationLoop], resolve_obj_by_qualname(name.replace(":", ".")))
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
             raise ValueError(f"generation_loop={name!r} cannot be imported: {error}") from error
     raise ValueError(
         f"Unknown generation_loop={name!r}. Known: "

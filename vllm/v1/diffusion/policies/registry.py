@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -127,5 +128,19 @@ def _fault(policy: UnmaskingPolicy) -> str | None:
             return f"is a ScheduledPolicy, and rule {policy.rule.name} keeps no schedule"
     elif cls.steps_left is not UnmaskingPolicy.steps_left:
         return "must not override steps_left(); derive from ScheduledPolicy to be planned ahead"
-    wrong = [f"{k}={v!r}" for k, v in policy.defaults.items() if not isinstance(v, int | float)]
-    return f"has defaults that are no numbers: {', '.join(wrong)}" if wrong else None
+    elif policy.rule is Rule.GIVEN and cls.select is UnmaskingPolicy.select:
+        return "has no select()"
+    wrong = [f"{k}={v!r}" for k, v in policy.defaults.items() if not _is_number(v)]
+    if wrong:
+        return f"has defaults that are no numbers: {', '.join(wrong)}"
+    known = {*policy.defaults, *(name for ours in _BUILT_IN.values() for name in ours.parameters)}
+    if unknown := sorted(policy.parameters - known):
+        return (
+            f"has parameters that no request can set: {', '.join(unknown)}. Numbers of its own go into "
+            f"defaults; others are {', '.join(sorted(known))}"
+        )
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
