@@ -18,10 +18,12 @@ from tests.generation_loop.elsewhere import generate
 TWO_RANKS = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "in_process": ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {}),
-    "tensor_parallel": (TWO_RANKS, {"tensor_parallel_size": 2}),
-    "pipeline_parallel": (TWO_RANKS, {"pipeline_parallel_size": 2}),
-    # A cluster of this process alone, which ends with it; steps overlap.
-    "ray": ({"RAY_ADDRESS": "local"}, {"distributed_executor_backend": "ray", "async_scheduling": True}),
+    "async_pipeline": (TWO_RANKS, {"pipeline_parallel_size": 2, "async_scheduling": True}),
+    # A cluster of this process alone, which ends with it.
+    "ray_tensor_parallel": (
+        {"RAY_ADDRESS": "local"} | TWO_RANKS,
+        {"distributed_executor_backend": "ray", "tensor_parallel_size": 2},
+    ),
 }
 
 
@@ -39,19 +41,19 @@ def run_contrast(installed: Path, qwen3: str, **how: Any) -> None:
     assert [r["token_ids"] for r in results] == [contrast.expected(qwen3, case) for case in cases]
 
 
-# Every mode once, where a failure says most: an engine takes its time to start, and separate processes
-# are every example's mode in its own file. Policies under asynchronous scheduling: tests/engine.
+# Every mode once, two in an engine where they go together: an engine takes its time to start. Separate
+# processes are every example's mode in its own file; policies under asynchronous scheduling and on two
+# ranks are in tests/engine, two ranks without Ray in tests/generation_loop.
 MATRIX = [
     ("in_process", run_guidance),
-    ("tensor_parallel", run_guidance),
-    ("pipeline_parallel", run_contrast),
-    ("ray", run_contrast),
+    ("async_pipeline", run_contrast),
+    ("ray_tensor_parallel", run_guidance),
 ]
 
 
 @pytest.mark.parametrize(("mode", "example"), MATRIX, ids=lambda value: getattr(value, "__name__", value))
 def test_ids_are_the_references(mode: str, example: Callable[..., None], installed: Path, qwen3: str) -> None:
-    if mode == "ray" and find_spec("ray") is None:
+    if "ray" in mode and find_spec("ray") is None:
         pytest.skip("Ray is not installed")
     env, settings = MODES[mode]
     example(installed, qwen3, env=env, **settings)

@@ -102,7 +102,7 @@ def test_a_loop_that_cannot_configure_is_refused(loop: str, message: str, model:
 
 def test_a_loop_that_fails_in_a_worker_keeps_the_engine_from_starting(model: str) -> None:
     name = "tests.generation_loop.chaos.WrongStateLoop"
-    done = start([], model=model, generation_loop=name)
+    done = start([], {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, model=model, generation_loop=name)
     assert done.returncode != 0
     message = "model_state_cls() raised TypeError: <class 'dict'> is no ModelState"
     assert f"generation_loop='{name}': {message}" in done.stderr + done.stdout
