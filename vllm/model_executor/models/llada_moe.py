@@ -17,7 +17,12 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory, GateLinear
 from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.models.olmoe import OlmoeAttention, OlmoeDecoderLayer, OlmoeForCausalLM
+from vllm.model_executor.models.olmoe import (
+    OlmoeAttention,
+    OlmoeDecoderLayer,
+    OlmoeForCausalLM,
+    OlmoeMoE,
+)
 from vllm.model_executor.models.qwen2_moe import Qwen2MoeMLP
 from vllm.model_executor.models.utils import WeightsMapper
 
@@ -46,11 +51,11 @@ class LLaDAMoEAttention(OlmoeAttention):
         return output  # type: ignore[no-any-return]
 
 
-class LLaDAMoEExperts(nn.Module):
+class LLaDAMoEExperts(OlmoeMoE):
     """Routed experts: softmax over all, then the best few."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         config = vllm_config.model_config.hf_config
         self.gate = GateLinear(
             config.hidden_size,
@@ -69,12 +74,6 @@ class LLaDAMoEExperts(nn.Module):
             router_logits_dtype=torch.float32,
             prefix=f"{prefix}.experts",
         )
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Runs the experts over ``[tokens, hidden_size]``."""
-        router_logits, _ = self.gate(hidden_states)
-        output: torch.Tensor = self.experts(hidden_states=hidden_states, router_logits=router_logits)
-        return output
 
 
 class LLaDAMoELayer(OlmoeDecoderLayer):
