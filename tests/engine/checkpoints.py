@@ -7,17 +7,15 @@ tokenizer files that name code, and code that must never run.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from tests.engine.layouts import FAST_DLLM_V2, LLADA2, LLADA_MOE, SDAR_MOE
+from tests.engine.layouts import DREAM, DREAM_GENERATION, FAST_DLLM_V2, LLADA2, LLADA_MOE, SDAR_MOE
+from tests.engine.vocabularies import TRAP, dump, write_merges, write_tokenizer
 
-TRAP = "raise SystemExit('code of a checkpoint was run')\n"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -40,7 +38,7 @@ def sdar_moe(folder: Path) -> Path:
             make.network(f"{name}mlp.experts.{expert}.", width, c["moe_intermediate_size"])
     make.ends("model.embed_tokens", c["vocab_size"], width)
     _write(folder, c, make.tensors)
-    write_tokenizer(folder, "Qwen2Tokenizer", c["vocab_size"], eos=505, mask=507)
+    write_merges(folder, "Qwen2Tokenizer", {"<|endoftext|>": 505, "<|im_end|>": 506, "<|mask|>": 507})
     return folder
 
 
@@ -117,6 +115,17 @@ def llada_moe(folder: Path, c: dict[str, Any] = LLADA_MOE) -> Path:
     return folder
 
 
+def dream(folder: Path, weights: Path) -> Path:
+    """Writes another folder's tiny Dream weights as Dream is published; returns the folder."""
+    _write(folder, DREAM, load_file(weights / "model.safetensors"))
+    dump(folder / "generation_config.json", DREAM_GENERATION)
+    (folder / "generation_utils.py").write_text(TRAP)
+    others = (f"<|extra_{i}|>" for i in range(14))
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *others, "<|beginoftext|>", "<|mask|>")
+    write_merges(folder, "DreamTokenizer", {token: 490 + i for i, token in enumerate(special)})
+    return folder
+
+
 class _Maker:
     """Random tensors by published names; spread out, so that choices are clear."""
 
@@ -150,7 +159,7 @@ class _Maker:
 
 def _write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    _dump(folder / "config.json", config)
+    dump(folder / "config.json", config)
     for value in config["auto_map"].values():
         (folder / (value.split(".")[0] + ".py")).write_text(TRAP)
     names = sorted(tensors)
@@ -158,46 +167,4 @@ def _write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
     for file, members in shards.items():
         save_file({n: tensors[n].contiguous() for n in members}, folder / file, {"format": "pt"})
     weight_map = {name: file for file, members in shards.items() for name in members}
-    _dump(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-
-
-def write_tokenizer(folder: Path, tokenizer_class: str, vocab: int, *, eos: int, mask: int) -> None:
-    """Writes a byte-level tokenizer whose configuration names code of its own."""
-    special = {eos: "<|endoftext|>", mask: "<|mask|>"}
-    letters = dict(enumerate(_byte_letters()))
-    tokens = {special.get(i) or letters.get(i) or f"t{i}": i for i in range(vocab)}
-    added = [
-        {"id": i, "content": name, "special": True, "normalized": False}
-        | {"single_word": False, "lstrip": False, "rstrip": False}
-        for i, name in special.items()
-    ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    model = {"type": "BPE", "vocab": tokens, "merges": [], "byte_fallback": False}
-    _dump(
-        folder / "tokenizer.json",
-        {"version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level}
-        | {"normalizer": None, "decoder": byte_level, "post_processor": None, "model": model},
-    )
-    _dump(
-        folder / "tokenizer_config.json",
-        {"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}
-        | {"tokenizer_class": tokenizer_class, "eos_token": special[eos], "pad_token": special[eos]}
-        | {"mask_token": special[mask], "model_max_length": 32768},
-    )
-    (folder / "tokenization_own.py").write_text(TRAP)
-
-
-def _byte_letters() -> Iterator[str]:
-    """The printable stand-ins of bytes 0 to 255 in byte-level tokenizers."""
-    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    free = 256
-    for byte in range(256):
-        if byte in plain:
-            yield chr(byte)
-        else:
-            yield chr(free)
-            free += 1
-
-
-def _dump(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    dump(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})

@@ -185,3 +185,43 @@ LLADA_MOE_QUIRKS: dict[str, Any] = LLADA_MOE | {
     "pad_token_id": 505,
     "vocab_size": 512,
 }
+
+# Of the golden checkpoint's sizes; nothing names a block.
+DREAM: dict[str, Any] = {
+    "architectures": ["DreamModel"],
+    "attention_dropout": 0.0,
+    "auto_map": {
+        "AutoConfig": "configuration_dream.DreamConfig",
+        "AutoModel": "modeling_dream.DreamModel",
+    },
+    "bos_token_id": 490,
+    "eos_token_id": 490,
+    "hidden_act": "silu",
+    "hidden_size": 128,
+    "initializer_range": 0.02,
+    "intermediate_size": 256,
+    "mask_token_id": 508,
+    "max_position_embeddings": 131072,
+    "max_window_layers": 28,
+    "model_type": "Dream",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "pad_token_id": 490,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "use_cache": False,
+    "use_mrope": False,
+    "use_sliding_window": False,
+    "vocab_size": 512,
+}
+DREAM_GENERATION: dict[str, Any] = {
+    "_from_model_config": True,
+    "bos_token_id": 490,
+    "eos_token_id": 490,
+    "pad_token_id": 490,
+}

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine import checkpoints
 from tests.engine.conftest import GOLDEN, SETTINGS
 from tests.engine.requests_ import Case, random_prompt, run
+from tests.engine.vocabularies import MERGES
 from tests.reference.bidirectional import DreamReference
 from vllm.v1.diffusion.noise import gumbel, uniform
 
@@ -26,11 +28,12 @@ LENGTHS = (1, 7, 33, 130)
 
 
 @pytest.fixture(scope="module")
-def dream() -> Iterator[Any]:
-    """An engine of the golden checkpoint with the family's defaults."""
+def dream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An engine of the golden weights in Dream's published layout, with the family's defaults."""
     from vllm import LLM
 
-    llm = LLM(**SETTINGS | {"model": str(FOLDER), "diffusion_config": None})
+    folder = checkpoints.dream(tmp_path_factory.mktemp("dream"), FOLDER)
+    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": None})
     yield llm
     llm.llm_engine.engine_core.shutdown()
 
@@ -121,6 +124,31 @@ def test_defaults_are_the_published_ones(dream: Any) -> None:
     params = SamplingParams(temperature=0, max_tokens=32, detokenize=False)
     output = dream.generate({"prompt_token_ids": case["prompt_ids"]}, params, use_tqdm=False)[0]
     assert list(output.outputs[0].token_ids) == case["output_ids"]
+
+
+def test_text_and_chat_are_qwen2_s(dream: Any) -> None:
+    """The pre-tokenizer parts words and digits, accents are composed, roles are special tokens."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0, max_tokens=12)
+    hello = [259, 262, ord("l"), ord("d"), 263, ord(" "), ord("1"), ord("2"), ord(" "), 0xC3, 0xA9]
+    text = dream.generate("hello world's 12 e\u0301", params, use_tqdm=False)[0]
+    said = [491, *b"user\n", 259, 492, ord("\n"), 491, *b"assistant\n"]
+    chat = dream.chat([{"role": "user", "content": "hello"}], params, use_tqdm=False)[0]
+    for output, prompt in ((text, hello), (chat, said)):
+        assert list(output.prompt_token_ids) == prompt
+        ids = reference().generate(prompt, 12, 12, 12, "entropy").output_ids
+        assert list(output.outputs[0].token_ids) == ids
+        assert output.outputs[0].text == bytes_of(ids).decode(errors="replace")
+
+
+def bytes_of(ids: list[int]) -> bytes:
+    """The text of ids, without special tokens and what no token has."""
+    pieces = [bytes([i]) for i in range(256)] + [
+        m.replace(" ", "").replace("\u0120", " ").encode() for m in MERGES
+    ]
+    pieces += [f"t{i}".encode() for i in range(len(pieces), 490)]
+    return b"".join(pieces[i] for i in ids if i < len(pieces))
 
 
 @pytest.mark.parametrize("how", [{"algorithm": "entropy", "alg_temperature": 0.5}, {"algorithm": "origin"}])

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.engine import checkpoints
-from tests.engine.conftest import SETTINGS
+from tests.engine.conftest import GOLDEN, SETTINGS
 from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.moe import Llada2Reference, MoeReference, SdarMoeReference
 
@@ -113,7 +114,11 @@ def test_llada2_without_ids_in_its_configuration(llada2: Any, llada2_folder: Pat
     assert llada2.get_tokenizer().eos_token_id == 156892
 
 
-@pytest.mark.parametrize("write", [checkpoints.sdar_moe, checkpoints.llada2])
+@pytest.mark.parametrize(
+    "write",
+    [checkpoints.sdar_moe, checkpoints.llada2, partial(checkpoints.dream, weights=GOLDEN / "dream")],
+    ids=["sdar_moe", "llada2", "dream"],
+)
 @pytest.mark.parametrize("with_code", [True, False])
 def test_code_in_a_checkpoint_is_neither_run_nor_asked_for(
     write: Any, with_code: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.checkpoints import write_tokenizer
+from tests.engine.vocabularies import write_tokenizer
 from vllm.v1.diffusion.grammar import CanvasGrammar, GrammarCursor, bits_of
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.checkpoints import write_tokenizer
+from tests.engine.vocabularies import write_tokenizer
 
 MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
 FIRST_MARK, END, MASK = 300, 310, 311
