@@ -13,18 +13,35 @@ import pytest
 from tests.engine.requests_ import GOLDEN_SDAR
 from tests.examples import test_layer_contrast as contrast
 from tests.examples import test_llada_guidance as guidance
+from tests.examples import test_unmasking_policy as policy
 from tests.generation_loop.elsewhere import generate
 
 TWO_RANKS = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "in_process": ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {}),
+    "async_in_process": ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {"async_scheduling": True}),
+    "async": ({}, {"async_scheduling": True}),
+    "tensor_parallel": (TWO_RANKS, {"tensor_parallel_size": 2}),
+    "async_tensor_parallel": (TWO_RANKS, {"tensor_parallel_size": 2, "async_scheduling": True}),
+    "pipeline": (TWO_RANKS, {"pipeline_parallel_size": 2}),
     "async_pipeline": (TWO_RANKS, {"pipeline_parallel_size": 2, "async_scheduling": True}),
     # A cluster of this process alone, which ends with it.
     "ray_tensor_parallel": (
         {"RAY_ADDRESS": "local"} | TWO_RANKS,
         {"distributed_executor_backend": "ray", "tensor_parallel_size": 2},
     ),
+    "ray_pipeline": (
+        {"RAY_ADDRESS": "local"} | TWO_RANKS,
+        {"distributed_executor_backend": "ray", "pipeline_parallel_size": 2},
+    ),
 }
+
+
+def run_policy(installed: Path, qwen3: str, **how: Any) -> None:
+    """The policy, against the reference."""
+    cases = policy.requests("calm")
+    (results,) = generate([cases], installed=installed, **policy.SETTINGS, **how)
+    assert [r["token_ids"] for r in results] == [policy.expected(case) for case in cases]
 
 
 def run_guidance(installed: Path, qwen3: str, **how: Any) -> None:
@@ -41,18 +58,28 @@ def run_contrast(installed: Path, qwen3: str, **how: Any) -> None:
     assert [r["token_ids"] for r in results] == [contrast.expected(qwen3, case) for case in cases]
 
 
-# Every mode once, two in an engine where they go together: an engine takes its time to start. Separate
-# processes are every example's mode in its own file; policies under asynchronous scheduling and on two
-# ranks are in tests/engine, two ranks without Ray in tests/generation_loop.
-MATRIX = [
-    ("in_process", run_guidance),
-    ("async_pipeline", run_contrast),
-    ("ray_tensor_parallel", run_guidance),
+# Asynchronous scheduling is refused with bidirectional models, a pipeline with every canvas.
+WORKS: dict[Callable[..., None], list[str]] = {
+    run_policy: [mode for mode in MODES if "pipeline" not in mode],
+    run_guidance: [mode for mode in MODES if "pipeline" not in mode and "async" not in mode],
+    run_contrast: list(MODES),
+}
+# An engine takes its time to start: a run of the whole suite makes these, ``-m every_mode`` the others.
+ALWAYS = [
+    (run_guidance, "in_process"),
+    (run_contrast, "async_pipeline"),
+    (run_guidance, "ray_tensor_parallel"),
+]
+PAIRS = [
+    pytest.param(
+        *pair, id=f"{pair[0].__name__[4:]}-{pair[1]}", marks=[] if pair in ALWAYS else pytest.mark.every_mode
+    )
+    for pair in ((example, mode) for example, modes in WORKS.items() for mode in modes)
 ]
 
 
-@pytest.mark.parametrize(("mode", "example"), MATRIX, ids=lambda value: getattr(value, "__name__", value))
-def test_ids_are_the_references(mode: str, example: Callable[..., None], installed: Path, qwen3: str) -> None:
+@pytest.mark.parametrize(("example", "mode"), PAIRS)
+def test_ids_are_the_references(example: Callable[..., None], mode: str, installed: Path, qwen3: str) -> None:
     if "ray" in mode and find_spec("ray") is None:
         pytest.skip("Ray is not installed")
     env, settings = MODES[mode]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from tests.reference import sdar
 
 PROMPTS = [random_prompt(length, 90) for length in (1, 7, 20, 33)]
 BLOCK, LENGTH = 16, 40
+SETTINGS: dict[str, Any] = {
+    "model": str(GOLDEN_SDAR),
+    "diffusion_config": {"block_length": BLOCK, "algorithm": "calm_policy.Calm"},
+}
 
 
 def requests(algorithm: str) -> list[Request]:
@@ -57,8 +62,7 @@ def test_ids_are_the_references(installed: Path) -> None:
     by_name, by_path, unknown = generate(
         [requests("calm"), requests("calm_policy.Calm"), requests("this.That")],
         installed=installed,
-        model=str(GOLDEN_SDAR),
-        diffusion_config={"block_length": BLOCK, "algorithm": "calm_policy.Calm"},
+        **SETTINGS,
     )
     assert [r["token_ids"] for r in by_name] == [expected(case) for case in requests("calm")]
     assert by_path == by_name
