@@ -20,7 +20,7 @@ enum UnmaskRule : int32_t {
   kFactor = 6,
 };
 constexpr int32_t kUnmaskRules = 7;
-constexpr int64_t kMaxCanvas = 1024;
+constexpr int64_t kMaxCanvas = 4096;
 
 struct UnmaskArgs {
   const int64_t* token;      // [rows]

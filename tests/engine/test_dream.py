@@ -33,7 +33,7 @@ def dream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from vllm import LLM
 
     folder = checkpoints.dream(tmp_path_factory.mktemp("dream"), FOLDER)
-    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": None})
+    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": None, "max_model_len": 2048})
     yield llm
     llm.llm_engine.engine_core.shutdown()
 
@@ -114,6 +114,41 @@ def test_mixed_batch(dream: Any) -> None:
         assert result["token_ids"] == want.output_ids, case
         assert result["unmask_steps"] == want.unmask_step, case
         assert result["steps"] == want.denoising_steps, case
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"algorithm": "entropy", "steps": 5},
+        {"algorithm": "low_confidence_static", "steps": 4},
+        {"algorithm": "maskgit_plus", "steps": 3, "block_length": 700, "cache": "dual"},
+    ],
+)
+def test_a_long_response(dream: Any, how: dict[str, Any]) -> None:
+    """One block of 1500 tokens, or two; the context ends with it."""
+    case = Case(random_prompt(548, 5), 1500, **{"block_length": None} | how)
+    prompt, block = list(case.prompt), case.block_length or 1500
+    want = reference().generate(
+        prompt, 1500, block, case.steps or 0, case.algorithm, cache=case.cache or "none"
+    )
+    result = run(dream, [case])[0]
+    assert result["token_ids"] == want.output_ids
+    assert result["unmask_steps"] == want.unmask_step
+
+
+@pytest.mark.parametrize("max_tokens", [4097, None])
+def test_a_response_longer_than_a_block_can_be(max_tokens: int | None) -> None:
+    """It is refused by name, unless it names a block length; what fits is not."""
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.diffusion.loop import FullDiffusionLoop
+
+    config = EngineArgs(model=str(FOLDER), max_model_len=8192, dtype="float32").create_engine_config()
+    admit = FullDiffusionLoop().validate_params
+    with pytest.raises(ValueError, match=f"max_tokens={max_tokens} must not exceed 4096"):
+        admit(SamplingParams(max_tokens=max_tokens), config)
+    admit(SamplingParams(max_tokens=max_tokens, extra_args={"diffusion_block_length": 4096}), config)
+    admit(SamplingParams(max_tokens=4096), config)
 
 
 def test_defaults_are_the_published_ones(dream: Any) -> None:

@@ -25,7 +25,8 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
         check_row_stats(logits[:, 1:], row_arguments(logits[:, 1:], 0.7))
 for seed in range(8):
     ops.unmask(**random_state(seed).to(torch.device("cuda")).arguments())
-ops.unmask(**random_state(0, width=1024, requests=2).to(torch.device("cuda")).arguments())
+for width in (1024, 2500):
+    ops.unmask(**random_state(0, width=width, requests=2).to(torch.device("cuda")).arguments())
 for dtype in (torch.float16, torch.bfloat16):
     for head in (64, 80, 96, 128):
         requests = [(37, 0, 4), (0, 0, 4), (24, 100, 6), (64, 32, 32)]

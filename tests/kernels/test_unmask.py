@@ -133,9 +133,10 @@ def test_every_rule_but_given_comes_to_an_end(device: torch.device, seed: int) -
         remaining = left
 
 
+@pytest.mark.parametrize("width", [1024, 1025, 4096])
 @pytest.mark.parametrize("rule", list(Rule))
-def test_widest_canvas(device: torch.device, rule: Rule) -> None:
-    state = random_state(7, rules=[int(rule)], width=1024, requests=5)
+def test_wide_canvases(device: torch.device, rule: Rule, width: int) -> None:
+    state = random_state(7, rules=[int(rule)], width=width, requests=5)
     state.masked[:] = True
     expected = oracle(by_python := state.clone())
     kernel = state.to(device)
@@ -158,7 +159,7 @@ def test_many_requests(device: torch.device) -> None:
         ({"token": torch.zeros(3, dtype=torch.int32)}, "token has the wrong dtype"),
         ({"confidence": torch.zeros(4)}, "confidence must have 3 entries"),
         ({"masked": torch.ones(3, 4, dtype=torch.bool)}, r"masked must be \[3, 5\]"),
-        ({"canvas": torch.zeros(3, 1025, dtype=torch.int64)}, "1024 positions wide, not 1025"),
+        ({"canvas": torch.zeros(3, 4097, dtype=torch.int64)}, "4096 positions wide, not 4097"),
         ({"row_start": torch.tensor([0, 4], dtype=torch.int32)}, "past the rows"),
         ({"row_start": torch.tensor([2, 1], dtype=torch.int32)}, "must not decrease"),
         ({"row_start": torch.tensor([-1, 1], dtype=torch.int32)}, "must not be negative"),

@@ -25,8 +25,10 @@ def test_capture_sizes(block_length: int) -> None:
     assert sizes[-1] + max(sizes[-1] // 8, block_length) + block_length > 1024
 
 
-def test_a_block_longer_than_the_largest_graph() -> None:
-    assert capture_sizes(2048, 1024) == [2048]
+def test_a_block_longer_than_padding_is_free() -> None:
+    """Where a response is one block, most do not fill it."""
+    assert capture_sizes(2048, 1024) == [256, 512, 768, 1024]
+    assert capture_sizes(256, 128) == [256]
 
 
 def windows() -> BlockSequences:

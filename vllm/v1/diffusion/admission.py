@@ -7,8 +7,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from vllm.tokenizers import cached_tokenizer_from_config
-from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.parameter_fields import ParameterError
+from vllm.v1.diffusion.rules import MAX_CANVAS
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -64,6 +65,30 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
             raise _error(name, getattr(params, name), reason)
     if params.bad_words or params.min_tokens or params.allowed_token_ids or params.logit_bias:
         _check_bans(params, vllm_config)
+
+
+def check_one_block(params: SamplingParams, vllm_config: VllmConfig) -> None:
+    """Refuses a response that would have to be one block and is longer than any block.
+
+    Args:
+        params: A request's parameters, its template resolved.
+        vllm_config: The engine's configuration.
+
+    Raises:
+        ParameterError: Names ``max_tokens``.
+    """
+    served = resolve_diffusion_config(vllm_config).block_length
+    longest = vllm_config.model_config.max_model_len
+    named = (params.extra_args or {}).get("diffusion_block_length") is not None
+    if family_of(vllm_config).block_length is not None or named or served != min(longest, MAX_CANVAS):
+        return
+    length = longest if params.max_tokens is None else params.max_tokens
+    if length > served and longest > served:
+        reason = (
+            f"must not exceed {served}: without diffusion_block_length a response is one block. If it "
+            f"is not given, it is what the prompt leaves of max_model_len={longest}"
+        )
+        raise _error("max_tokens", params.max_tokens, reason)
 
 
 def check_supported(params: SamplingParams) -> None:

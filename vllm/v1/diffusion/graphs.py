@@ -60,15 +60,17 @@ def configure_graphs(vllm_config: VllmConfig, block_length: int) -> None:
 def capture_sizes(block_length: int, largest: int) -> list[int]:
     """Numbers of rows to capture: multiples of the block, further apart as they grow.
 
-    Four from one power of two to the next while padding is free, eight beyond.
+    Four from one power of two to the next while padding is free, eight beyond. A long block
+    counts as one of 256: what fits into a block need not fill it.
 
     Args:
         block_length: Tokens a block.
-        largest: Rows of the largest graph; a block, if that is more.
+        largest: Rows of the largest graph; a block of up to 256, if that is more.
 
     Returns:
         The numbers, ascending.
     """
+    block_length = min(block_length, _WEIGHT_BOUND)
     sizes = [block_length]
     while True:
         rows = sizes[-1]

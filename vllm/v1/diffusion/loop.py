@@ -11,7 +11,7 @@ import torch
 from vllm import envs
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
-from vllm.v1.diffusion.admission import check_sampling_params
+from vllm.v1.diffusion.admission import check_one_block, check_sampling_params
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.graphs import configure_graphs
 from vllm.v1.diffusion.infill import admit_template
@@ -118,6 +118,11 @@ class FullDiffusionLoop(BlockDiffusionLoop):
         block_length = vllm_config.diffusion_config.block_length
         assert block_length is not None
         configure_graphs(vllm_config, block_length)
+
+    def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.validate_params`."""
+        super().validate_params(params, vllm_config)
+        check_one_block(params, vllm_config)
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:
         """See :meth:`GenerationLoop.scheduler_cls`."""

@@ -127,7 +127,7 @@ def unmask(
     its row's token, is no longer masked, and has the current step noted. Then the step advances. A
     request without a masked position is left as it is. Rules may differ within a call.
 
-    N rows, R requests, S slots, W positions per canvas (at most 1024).
+    N rows, R requests, S slots, W positions per canvas (at most 4096).
 
     Args:
         token: ``[N]`` int64, the token proposed for each row.

@@ -4,7 +4,7 @@
 
 from enum import IntEnum
 
-MAX_CANVAS = 1024
+MAX_CANVAS = 4096
 """Widest canvas the ``unmask`` kernel takes, in positions."""
 
 
