@@ -13,6 +13,7 @@ import pytest
 
 from tests.engine import checkpoints
 from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.layouts import SDAR_MOE
 from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.moe import Llada2Reference, MoeReference, SdarMoeReference
 
@@ -95,6 +96,13 @@ def test_sdar_moe_mixed_batch(sdar_moe: Any, sdar_moe_folder: Path) -> None:
         for i in range(16)
     ]
     check(sdar_moe, SdarMoeReference(sdar_moe_folder), cases)
+
+
+def test_sdar_moe_a_mask_token_in_the_prompt_is_text(sdar_moe: Any, sdar_moe_folder: Path) -> None:
+    prompt = list(random_prompt(37, 3))
+    prompt[5] = prompt[34] = prompt[-1] = SDAR_MOE["mask_token_id"]
+    case = Case(tuple(prompt), 12, "low_confidence_dynamic", 8, threshold=0.6)
+    check(sdar_moe, SdarMoeReference(sdar_moe_folder), [case])
 
 
 def test_llada2_without_ids_in_its_configuration(llada2: Any, llada2_folder: Path) -> None:

@@ -72,6 +72,22 @@ def test_mixed_batch(llm: Any, folder: Path) -> None:
     check(llm, folder, cases)
 
 
+def test_a_mask_token_in_the_prompt_is_text(llm: Any, folder: Path) -> None:
+    """In a whole block of the prompt, in the open one, and as its last token, which predicts the next."""
+    reference = FastDllmV2Reference(folder)
+    for length in (7, 37, 64):
+        prompt = list(random_prompt(length, 85))
+        prompt[5] = prompt[length // 2] = prompt[-1] = reference.mask_id
+        check(llm, folder, [CaseOf(tuple(prompt), 40, block_length=32, threshold=0.4)])
+    text = "ab<|mask|>c<|mask|>"
+    prompt = [*b"ab", reference.mask_id, ord("c"), reference.mask_id]
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    output = llm.generate(text, params, use_tqdm=False)[0]
+    assert list(output.prompt_token_ids) == prompt
+    want = reference.generate(prompt, 40, 32, SUB_BLOCK, 0.9).output_ids
+    assert list(output.outputs[0].token_ids) == want
+
+
 def test_without_sub_blocks(llm: Any, folder: Path) -> None:
     """``threshold`` takes the block as a whole: the published small_block_size=32."""
     check(llm, folder, [Case(random_prompt(40, 80), 60, "threshold", 32, threshold=0.4)])
