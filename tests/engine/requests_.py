@@ -171,3 +171,14 @@ def assert_as_reference(results: list[dict[str, Any]], cases: list[Case]) -> Non
         assert result["token_ids"] == want.output_ids, case
         assert result["unmask_steps"] == want.unmask_step, case
         assert result["steps"] == want.denoising_steps, case
+
+
+def forced(llm: Any, token: int, **params: Any) -> list[int]:
+    """What a request of 20 tokens returns where the model says the same token over and over."""
+    from vllm import SamplingParams
+
+    how = SamplingParams(temperature=0, max_tokens=20, detokenize=False, logit_bias={token: 100.0}, **params)
+    (output,) = llm.generate({"prompt_token_ids": [1, 2, 3]}, how, use_tqdm=False)
+    ids = list(output.outputs[0].token_ids)
+    assert output.outputs[0].finish_reason == ("length" if len(ids) == 20 else "stop")
+    return ids

@@ -13,7 +13,8 @@ import torch
 
 from tests.engine import checkpoints
 from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import Case, random_prompt, run
+from tests.engine.layouts import DREAM_GENERATION
+from tests.engine.requests_ import Case, forced, random_prompt, run
 from tests.engine.vocabularies import MERGES
 from tests.reference.bidirectional import DreamReference
 from vllm.v1.diffusion.noise import gumbel, uniform
@@ -184,6 +185,14 @@ def bytes_of(ids: list[int]) -> bytes:
     ]
     pieces += [f"t{i}".encode() for i in range(len(pieces), 490)]
     return b"".join(pieces[i] for i in ids if i < len(pieces))
+
+
+def test_end_tokens_end_nothing_unless_they_are_asked_for(dream: Any) -> None:
+    """None of the generation config's, be they one or several; ``stop_token_ids`` do."""
+    for end in DREAM_GENERATION["eos_token_id"]:
+        assert forced(dream, end) == [end] * 20
+        assert forced(dream, end, stop_token_ids=[end]) == [end]
+        assert forced(dream, end, stop_token_ids=[7]) == [end] * 20
 
 
 @pytest.mark.parametrize("how", [{"algorithm": "entropy", "alg_temperature": 0.5}, {"algorithm": "origin"}])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from tests.engine import checkpoints
 from tests.engine.conftest import SETTINGS
 from tests.engine.layouts import LLADA_MOE_QUIRKS
-from tests.engine.requests_ import Case, random_prompt, run
+from tests.engine.requests_ import Case, forced, random_prompt, run
+from tests.engine.vocabularies import dump
 from tests.reference.bidirectional import LladaMoeReference
 
 LENGTHS = (1, 7, 33, 130)
+ENDS = [505, 17, 300]
 WAYS: list[dict[str, Any]] = [
     {"algorithm": "low_confidence_static"},
     {"algorithm": "low_confidence_static", "steps": 3},
@@ -36,16 +39,43 @@ def mixed() -> list[Case]:
     ]
 
 
-def check(folder: Path, cases: list[Case]) -> None:
-    """The engine, told nothing of the family, says what the reference says, alone and batched."""
+def start(folder: Path, config: dict[str, Any] | None = None) -> Iterator[Any]:
+    """An engine that is told nothing of the family."""
     from vllm import LLM
 
+    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": config})
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every quirk of the layout, and three end tokens."""
+    folder = checkpoints.llada_moe(tmp_path_factory.mktemp("llada_moe"), LLADA_MOE_QUIRKS)
+    dump(folder / "generation_config.json", {"eos_token_id": ENDS})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quirks(folder: Path) -> Iterator[Any]:
+    """An engine in which end tokens end a response."""
+    yield from start(folder, {"stop_at_eos": True})
+
+
+@pytest.fixture(scope="module")
+def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.llada_moe(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="module")
+def published(published_folder: Path) -> Iterator[Any]:
+    yield from start(published_folder)
+
+
+def check(llm: Any, folder: Path, cases: list[Case]) -> None:
+    """The engine says what the reference says, alone and batched."""
     reference = LladaMoeReference(folder)
-    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": None})
-    try:
-        results = [*run(llm, cases[:1]), *run(llm, cases)]
-    finally:
-        llm.llm_engine.engine_core.shutdown()
+    results = [*run(llm, cases[:1]), *run(llm, cases)]
     for result, case in zip(results, [cases[0], *cases], strict=True):
         assert case.block_length
         want = reference.generate(
@@ -62,17 +92,29 @@ def check(folder: Path, cases: list[Case]) -> None:
         assert result["steps"] == want.denoising_steps, case
 
 
-def test_every_quirk_of_the_layout(tmp_path: Path) -> None:
-    check(checkpoints.llada_moe(tmp_path, LLADA_MOE_QUIRKS), mixed())
+def test_every_quirk_of_the_layout(quirks: Any, folder: Path) -> None:
+    check(quirks, folder, mixed())
 
 
-def test_the_published_configuration(tmp_path: Path) -> None:
+def test_a_mask_token_in_the_prompt_is_text(quirks: Any, folder: Path) -> None:
+    prompt = list(random_prompt(37, 3))
+    prompt[5] = prompt[-1] = LLADA_MOE_QUIRKS["mask_token_id"]
+    cases = [Case(tuple(prompt), 12, "low_confidence_static", 8, 3, cache=cache) for cache in (None, "dual")]
+    check(quirks, folder, cases)
+
+
+def test_every_end_token_ends_a_response_where_one_does(quirks: Any) -> None:
+    assert [forced(quirks, end) for end in ENDS] == [[end] for end in ENDS]
+    assert [forced(quirks, end, ignore_eos=True) for end in ENDS] == [[end] * 20 for end in ENDS]
+
+
+def test_the_published_configuration(published: Any, published_folder: Path) -> None:
     """The published vocabulary; the mask id is the family's."""
     cases = [
         Case(random_prompt(33, 91), 12, "low_confidence_static", 8, steps=4),
         Case(random_prompt(7, 92), 16, "threshold", 16, threshold=0.2, cache="dual"),
     ]
-    check(checkpoints.llada_moe(tmp_path), cases)
+    check(published, published_folder, cases)
 
 
 def test_llada_and_llada_moe_are_told_apart(tmp_path: Path) -> None:

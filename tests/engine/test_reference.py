@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
 import pytest
 
-from tests.engine.requests_ import Case, assert_as_reference, random_prompt, run
+from tests.engine.conftest import GOLDEN
+from tests.engine.requests_ import Case, assert_as_reference, forced, random_prompt, run
 
 LENGTHS = (1, 7, 33, 130, 600)
 ALGORITHMS: list[dict[str, Any]] = [
@@ -66,3 +68,11 @@ def test_stop_token_inside_a_block(engine: Any, position: int) -> None:
     result = run(engine, [case])[0]
     assert result["token_ids"] == tokens[: tokens.index(stop) + 1]
     assert_as_reference([result], [case])
+
+
+def test_every_end_token_ends_a_response(engine: Any) -> None:
+    """The checkpoint's generation config names two."""
+    ends = json.loads((GOLDEN / "sdar" / "generation_config.json").read_text())["eos_token_id"]
+    assert len(ends) == 2
+    assert [forced(engine, end) for end in ends] == [[end] for end in ends]
+    assert [forced(engine, end, ignore_eos=True) for end in ends] == [[end] * 20 for end in ends]

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from vllm.tokenizers import cached_tokenizer_from_config
-from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
+from vllm.v1.diffusion.config import end_tokens, family_of, resolve_diffusion_config
 from vllm.v1.diffusion.parameter_fields import ParameterError
 from vllm.v1.diffusion.rules import MAX_CANVAS
 
@@ -89,6 +89,24 @@ def check_one_block(params: SamplingParams, vllm_config: VllmConfig) -> None:
             f"is not given, it is what the prompt leaves of max_model_len={longest}"
         )
         raise _error("max_tokens", params.max_tokens, reason)
+
+
+def keep_stop_tokens(params: SamplingParams, vllm_config: VllmConfig) -> None:
+    """Keeps stop tokens that a request names apart from end tokens that end nothing.
+
+    Where a family's end tokens end nothing, the scheduler drops those that upstream takes
+    from the generation config. One that the request itself names is to stay: upstream adds
+    none to a request that ignores them. Like a template, this changes the caller's parameters.
+
+    Args:
+        params: A request's parameters, changed.
+        vllm_config: The engine's configuration.
+    """
+    ends = end_tokens(vllm_config.model_config)
+    if not resolve_diffusion_config(vllm_config).stop_at_eos and ends.intersection(
+        params.stop_token_ids or ()
+    ):
+        params.ignore_eos = True
 
 
 def check_supported(params: SamplingParams) -> None:

@@ -201,6 +201,12 @@ def _end_token_ids(model_config: ModelConfig, family: Family, given: MaskedDiffu
     return Setting(ids, source)
 
 
+def end_tokens(model_config: ModelConfig) -> frozenset[int]:
+    """The end tokens that the model's generation config names, one or several."""
+    ids = model_config.try_get_generation_config().get("eos_token_id")
+    return frozenset([ids] if isinstance(ids, int) else ids or ())
+
+
 def family_of(vllm_config: VllmConfig) -> Family:
     """The family of the model served."""
     family = family_of_architectures(vllm_config.model_config.architectures)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.diffusion.config import end_tokens
 from vllm.v1.diffusion.scheduler import DRAFT, DiffusionScheduler, set_window
 from vllm.v1.diffusion.window import InFlight, Outcome, RequestPlan
 from vllm.v1.request import Request
@@ -25,6 +26,7 @@ class FullDiffusionScheduler(DiffusionScheduler):
         super().__init__(*args, **kwargs)
         # Windows are allocated as they are scheduled, canvas included.
         self.num_lookahead_tokens = 0
+        self._end_tokens = end_tokens(self.vllm_config.model_config)
 
     def add_request(self, request: Request) -> None:
         """Admits a request; see upstream."""
@@ -32,6 +34,10 @@ class FullDiffusionScheduler(DiffusionScheduler):
         assert params is not None
         # A grammar ends with the end token, whatever the family's rule.
         if not self.diffusion_config.stop_at_eos and params.structured_outputs is None:
+            if not params.ignore_eos:
+                # Upstream has added the generation config's; see keep_stop_tokens.
+                stops = params.stop_token_ids or ()
+                params.stop_token_ids = [token for token in stops if token not in self._end_tokens]
             params.ignore_eos = True
             params._eos_token_id = None
         super().add_request(request)

@@ -11,7 +11,7 @@ import torch
 from vllm import envs
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
-from vllm.v1.diffusion.admission import check_one_block, check_sampling_params
+from vllm.v1.diffusion.admission import check_one_block, check_sampling_params, keep_stop_tokens
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.graphs import configure_graphs
 from vllm.v1.diffusion.infill import admit_template
@@ -123,6 +123,8 @@ class FullDiffusionLoop(BlockDiffusionLoop):
         """See :meth:`GenerationLoop.validate_params`."""
         super().validate_params(params, vllm_config)
         check_one_block(params, vllm_config)
+        if params.stop_token_ids and params.structured_outputs is None:
+            keep_stop_tokens(params, vllm_config)
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:
         """See :meth:`GenerationLoop.scheduler_cls`."""
