@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.engine.published import PUBLISHED
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,12 @@ def test_an_option_is_refused_by_its_name(option: dict[str, Any]) -> None:
     (name,) = option
     with pytest.raises(ValueError, match=f"{name} is not supported with diffusion models"):
         EngineArgs(model=bundled_path(), **option).create_engine_config()
+
+
+@pytest.mark.parametrize("family", ["SDAR-MoE", "LLaDA2", "LLaDA-MoE"])
+def test_adapters_of_models_of_experts_are_refused_on_a_cpu(family: str, tmp_path: Path) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    folder = PUBLISHED[family].write(tmp_path)
+    with pytest.raises(ValueError, match="does not support: enable_lora with models of experts"):
+        EngineArgs(model=str(folder), enable_lora=True, lora_target_modules=["o_proj"]).create_engine_config()

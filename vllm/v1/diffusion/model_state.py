@@ -13,6 +13,7 @@ from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.diffusion.adapters import RowAdapters
 from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences, make_room
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
@@ -60,6 +61,7 @@ class DiffusionModelState(DefaultModelState):
         self.overlaps = vllm_config.max_concurrent_batches > 1
         self.canvases = CanvasStates(self.max_num_reqs, width, mask_token_id, device, self.aligned)
         self.grammars = GrammarStates(vllm_config, self.canvases)
+        self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
@@ -84,6 +86,8 @@ class DiffusionModelState(DefaultModelState):
             decoding = decoding.within(end - new_req_data.prompt_len)
         self.canvases.add(req_index, decoding, end, new_req_data.prompt_len)
         self.grammars.add(req_index, new_req_data, decoding.block_length)
+        if self.adapters is not None:
+            self.adapters.add(req_index, new_req_data.lora_request)
 
     def canvas_end(self, new_req_data: NewRequestData) -> int | None:
         """Where the request's canvas ends; None where blocks follow blocks."""
@@ -99,6 +103,8 @@ class DiffusionModelState(DefaultModelState):
         )
         if self.overlaps and self.canvases.unforeseen(input_batch.idx_mapping_np):
             self._find_open_blocks(input_batch)
+        if self.adapters is not None:
+            self.adapters.apply(input_batch)
         return {}
 
     def _find_open_blocks(self, input_batch: InputBatch) -> None:
