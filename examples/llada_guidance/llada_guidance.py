@@ -37,6 +37,15 @@ class GuidedLoop(FullDiffusionLoop):
     dtype: torch.dtype
     """Of the model's hidden states."""
 
+    def configure(self, vllm_config: VllmConfig) -> None:
+        stages = vllm_config.parallel_config.pipeline_parallel_size
+        if stages > 1:
+            raise ValueError(
+                f"pipeline_parallel_size={stages} is not supported with guidance: "
+                "a stage hands on the hidden states of one pass, and guidance makes two"
+            )
+        super().configure(vllm_config)
+
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         super().validate_params(params, vllm_config)
         scale = (params.extra_args or {}).get(SCALE, 0.0)

@@ -37,8 +37,12 @@ def llm(folder: Path) -> Iterator[Any]:
 
 
 def check(llm: Any, folder: Path, cases: list[Case]) -> None:
+    check_results(run(llm, cases), folder, cases)
+
+
+def check_results(results: list[dict[str, Any]], folder: Path, cases: list[Case]) -> None:
     reference = FastDllmV2Reference(folder)
-    for result, case in zip(run(llm, cases), cases, strict=True):
+    for result, case in zip(results, cases, strict=True):
         assert case.block_length is not None
         want = reference.generate(
             list(case.prompt),

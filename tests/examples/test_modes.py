@@ -58,9 +58,9 @@ def run_contrast(installed: Path, qwen3: str, **how: Any) -> None:
     assert [r["token_ids"] for r in results] == [contrast.expected(qwen3, case) for case in cases]
 
 
-# Asynchronous scheduling is refused with bidirectional models, a pipeline with every canvas.
+# Asynchronous scheduling is refused with bidirectional models, a pipeline with guidance.
 WORKS: dict[Callable[..., None], list[str]] = {
-    run_policy: [mode for mode in MODES if "pipeline" not in mode],
+    run_policy: list(MODES),
     run_guidance: [mode for mode in MODES if "pipeline" not in mode and "async" not in mode],
     run_contrast: list(MODES),
 }
@@ -86,9 +86,13 @@ def test_ids_are_the_references(example: Callable[..., None], mode: str, install
     example(installed, qwen3, env=env, **settings)
 
 
-@pytest.mark.parametrize("family", ["sdar", "llada"])
-def test_a_canvas_is_refused_in_a_pipeline(family: str) -> None:
+def test_guidance_is_refused_in_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.engine.arg_utils import EngineArgs
 
-    with pytest.raises(ValueError, match="pipeline_parallel_size > 1 is not supported with diffusion models"):
-        EngineArgs(model=str(GOLDEN_SDAR.parent / family), pipeline_parallel_size=2).create_engine_config()
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples" / "llada_guidance")
+    with pytest.raises(ValueError, match="pipeline_parallel_size=2 is not supported with guidance"):
+        EngineArgs(
+            model=str(GOLDEN_SDAR.parent / "llada"),
+            generation_loop="llada_guidance.GuidedLoop",
+            pipeline_parallel_size=2,
+        ).create_engine_config()

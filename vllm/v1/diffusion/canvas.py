@@ -134,22 +134,37 @@ class CanvasStates:
         self._stage_templates(requests)
         slots = async_tensor_h2d(self._added, dtype=torch.int64, device=self.device)
         self._added = []
-        known = requests.total_len.gpu[slots].to(torch.int64)
-        length = self.block_length.gpu[slots].to(torch.int64)
-        start = known // length * length if self.aligned else known
-        length = torch.minimum(length, self.end.gpu[slots] - start)
+        known, start, length = self.place(requests, slots)
         positions = start[:, None] + self._positions
         ahead, open_ = self._ahead(requests, slots, positions)
         is_known = positions < known[:, None]
         tokens = torch.where(is_known, self._known_tokens(requests, slots, positions), ahead)
         masked = ~is_known & open_ & (self._positions < length[:, None])
-        self.start[slots] = start
-        self.length[slots] = length.to(torch.int32)
         self.tokens[slots] = tokens
         self.masked[slots] = masked
         self.settled_at[slots] = -1
         self.confidence[slots] = 1.0
         self.step[slots] = 0
+
+    def place(
+        self, requests: RequestState, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sets where canvases begin and end, by the tokens that are known.
+
+        Args:
+            requests: The runner's request state.
+            slots: int64 ``[R]``, distinct.
+
+        Returns:
+            Tokens known, starts and lengths, int64 ``[R]``.
+        """
+        known = requests.total_len.gpu[slots].to(torch.int64)
+        length = self.block_length.gpu[slots].to(torch.int64)
+        start = known // length * length if self.aligned else known
+        length = torch.minimum(length, self.end.gpu[slots] - start)
+        self.start[slots] = start
+        self.length[slots] = length.to(torch.int32)
+        return known, start, length
 
     def next_block(self, requests: RequestState, slots: torch.Tensor, settled: torch.Tensor) -> None:
         """Turns to the next block where the current one has settled.

@@ -167,7 +167,6 @@ def _refuse_unsupported(vllm_config: VllmConfig) -> None:
     parallel = vllm_config.parallel_config
     unsupported = {
         "speculative_config": vllm_config.speculative_config is not None,
-        "pipeline_parallel_size > 1": parallel.pipeline_parallel_size > 1,
         "decode_context_parallel_size > 1": parallel.decode_context_parallel_size > 1,
         "prefill_context_parallel_size > 1": parallel.prefill_context_parallel_size > 1,
         "kv_transfer_config": vllm_config.kv_transfer_config is not None,

@@ -11,6 +11,7 @@ import torch.nn as nn
 
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
+from vllm.distributed import get_pp_group
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.adapters import RowAdapters
@@ -19,6 +20,7 @@ from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar_states import GrammarStates
 from vllm.v1.diffusion.params import resolve_decoding
+from vllm.v1.diffusion.relay import CanvasRelay
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
@@ -57,10 +59,12 @@ class DiffusionModelState(DefaultModelState):
         width = self.diffusion_config.block_length
         mask_token_id = self.diffusion_config.mask_token_id
         assert width is not None and mask_token_id is not None
-        # A step may be in flight when the next one is planned.
-        self.overlaps = vllm_config.max_concurrent_batches > 1
+        # A request's step may be in flight when its next one is planned; not so in a pipeline.
+        pipelined = vllm_config.parallel_config.pipeline_parallel_size > 1
+        self.overlaps = vllm_config.max_concurrent_batches > 1 and not pipelined
         self.canvases = CanvasStates(self.max_num_reqs, width, mask_token_id, device, self.aligned)
         self.grammars = GrammarStates(vllm_config, self.canvases)
+        self.relay = CanvasRelay(self.canvases, get_pp_group().is_last_rank) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
@@ -86,6 +90,8 @@ class DiffusionModelState(DefaultModelState):
             decoding = decoding.within(end - new_req_data.prompt_len)
         self.canvases.add(req_index, decoding, end, new_req_data.prompt_len)
         self.grammars.add(req_index, new_req_data, decoding.block_length)
+        if self.relay is not None:
+            self.relay.start(req_index)
         if self.adapters is not None:
             self.adapters.add(req_index, new_req_data.lora_request)
 
@@ -96,6 +102,8 @@ class DiffusionModelState(DefaultModelState):
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Writes known tokens and canvases to ``input_batch.input_ids``."""
         self.canvases.apply_added(req_states)
+        if self.relay is not None:
+            self.relay.begin_step(input_batch, req_states)
         num_tokens = input_batch.num_tokens
         slots = np.repeat(input_batch.idx_mapping_np, input_batch.num_scheduled_tokens).astype(np.int64)
         input_batch.input_ids[:num_tokens] = self.canvases.input_ids(
@@ -106,6 +114,17 @@ class DiffusionModelState(DefaultModelState):
         if self.adapters is not None:
             self.adapters.apply(input_batch)
         return {}
+
+    def postprocess_state(
+        self,
+        idx_mapping: torch.Tensor,
+        num_sampled: torch.Tensor,
+        num_computed_tokens: torch.Tensor | None = None,
+    ) -> None:
+        """Hands the canvases to the other stages of a pipeline; see upstream."""
+        super().postprocess_state(idx_mapping, num_sampled, num_computed_tokens)
+        if self.relay is not None:
+            self.relay.end_step(idx_mapping)
 
     def _find_open_blocks(self, input_batch: InputBatch) -> None:
         """Points rows of logits at open blocks that a window reaches beyond.

@@ -14,7 +14,7 @@ class StepOutputs:
     """Tokens and traces of a step's requests, from each block's first new position.
 
     Attributes:
-        tokens: int32 ``[requests, W]``; valid where the block settled.
+        tokens: int64 ``[requests, W]``; valid where the block settled.
         trace: The step that settled each position, counted back from the block's steps
             so far (-1 for the last, 0 for none), and its token's probability when it was
             written, float32 ``[requests, W, 2]``; None where no request denoises.
@@ -23,7 +23,7 @@ class StepOutputs:
     def __init__(self, num_requests: int, canvases: CanvasStates) -> None:
         self.canvases = canvases
         shape = (num_requests, canvases.width)
-        self.tokens = torch.zeros(shape, dtype=torch.int32, device=canvases.device)
+        self.tokens = torch.zeros(shape, dtype=torch.int64, device=canvases.device)
         self.trace: torch.Tensor | None = None
 
     def read(self, step: DenoisingStep, first: torch.Tensor, failed: dict[int, str]) -> None:
@@ -36,7 +36,7 @@ class StepOutputs:
             failed: Why a policy failed, by the request's number; its trace says so.
         """
         canvases, slots = self.canvases, step.slots
-        self.tokens[step.index] = from_column(canvases.tokens[slots].to(torch.int32), first)
+        self.tokens[step.index] = from_column(canvases.tokens[slots], first)
         self.trace = torch.zeros(*self.tokens.shape, 2, device=canvases.device)
         settled_at = canvases.settled_at[slots]
         settled_at = torch.where(settled_at < 0, 0, settled_at - canvases.step[slots, None])

@@ -60,6 +60,7 @@ class DiffusionScheduler(Scheduler):
         self._plans: dict[str, RequestPlan] = {}
         self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
         self._reaches_over = False
+        self._stages = self.parallel_config.pipeline_parallel_size
         self._denoising_stats: SpecDecodingStats | None = None
 
     # ---- requests come and go ------------------------------------------------
@@ -107,13 +108,15 @@ class DiffusionScheduler(Scheduler):
                 left = request.num_tokens - request.num_computed_tokens
                 budget -= min(left, budget)
                 continue
-            needed = self._plan_window(request)
+            needed = None if self._on_its_way(request) else self._plan_window(request)
             if needed is not None and needed > budget:
                 needed = None
                 postponed.append(request)
             if needed is None:
                 # schedule() advances current_step first: skipped this once.
-                request.next_decode_eligible_step = self.current_step + 2
+                request.spec_token_ids = []
+                later = max(request.next_decode_eligible_step, self.current_step + 2)
+                request.next_decode_eligible_step = later
             else:
                 budget -= needed
         output = super().schedule(*args, **kwargs)
@@ -123,6 +126,13 @@ class DiffusionScheduler(Scheduler):
             still = [r for r in postponed if r in self.running]
             self.running = still + [r for r in self.running if r not in still]
         return output
+
+    def _on_its_way(self, request: Request) -> bool:
+        """Whether a stage of a pipeline has yet to be told what a step made of the canvas."""
+        if self._stages == 1:
+            return False
+        plan = self._plans[request.request_id]
+        return bool(plan.windows) or self.current_step + 1 < request.next_decode_eligible_step
 
     def _described(self, data: NewRequestData) -> NewRequestData:
         """Adds what the worker needs to know of a request with a grammar."""
@@ -176,11 +186,12 @@ class DiffusionScheduler(Scheduler):
             ends[request_id] = self._round_window(request_id, scheduler_output)
         super()._update_after_schedule(scheduler_output)
         for request_id, end in ends.items():
-            self._record_window(
-                self.requests[request_id],
-                end,
-                denoises=request_id in scheduler_output.scheduled_spec_decode_tokens,
-            )
+            request = self.requests[request_id]
+            denoises = request_id in scheduler_output.scheduled_spec_decode_tokens
+            self._record_window(request, end, denoises)
+            if self._stages > 1 and (denoises or request.num_computed_tokens != end):
+                # The stages hear so many steps later what the step made of the request.
+                request.next_decode_eligible_step = self.current_step + self._stages
 
     def _record_window(self, request: Request, end: int, denoises: bool) -> None:
         """Remembers a window that was scheduled and what it leaves computed."""
