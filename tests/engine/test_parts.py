@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every family's model, spread over two processes: its layers' shards, its stages, adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.published import PUBLISHED
+from tests.engine.requests_ import random_prompt
+from vllm.v1.diffusion.families import FAMILIES
+
+IDS = list(random_prompt(37, 1))
+SETTINGS: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parts")
+
+
+@pytest.fixture(scope="module")
+def deltas(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What the adapters add; checkpoints and adapters are written below the folder."""
+    return {
+        name: published.adapter(published.write(folder / name), folder / f"{name} adapter", 3)
+        for name, published in PUBLISHED.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path, deltas: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Logits of every family: with two ranks, with two stages, with two ranks and an adapter."""
+    ranks, stages = [], []
+    for name, published in PUBLISHED.items():
+        settings = SETTINGS | {"model": str(published.write(folder / name))}
+        stages.append({"name": f"{name}, stages", "ids": IDS, "settings": settings})
+        settings = settings | {"tensor_parallel_size": 2}
+        how: dict[str, Any] = {}
+        if not published.experts:
+            settings |= {"enable_lora": True, "max_lora_rank": 8}
+            how["adapter"] = str(folder / f"{name} adapter")
+        ranks.append({"name": f"{name}, ranks", "ids": IDS, "settings": settings} | how)
+    task = {"world": 2, "init": f"file://{folder}/meet-{os.getpid()}", "output": str(folder / "found")}
+    task["groups"] = [[[2, 1], ranks], [[1, 2], stages]]
+    logs = [folder / f"log{rank}" for rank in range(2)]
+    processes = []
+    for rank, log in enumerate(logs):
+        (folder / f"task{rank}").write_text(json.dumps(task | {"rank": rank}))
+        with (folder / f"task{rank}").open() as given, log.open("w") as errors:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.engine.run_parts"],
+                    stdin=given,
+                    stdout=errors,
+                    stderr=errors,
+                    env=os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
+                    cwd=Path(__file__).parents[2],
+                )
+            )
+    codes = [process.wait(timeout=300) for process in processes]
+    assert codes == [0, 0], "".join(log.read_text()[-6000:] for log in logs)
+    logits: dict[str, torch.Tensor] = torch.load(folder / "found")
+    return logits
+
+
+def test_every_family_is_here() -> None:
+    assert set(PUBLISHED) == {family.name for family in FAMILIES}
+
+
+@pytest.mark.parametrize("spread", ["ranks", "stages", "ranks, adapted"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_logits_are_the_references(
+    name: str, spread: str, folder: Path, deltas: dict[str, Any], found: dict[str, torch.Tensor]
+) -> None:
+    published = PUBLISHED[name]
+    adapted = spread.endswith("adapted")
+    if adapted and published.experts:
+        pytest.skip("refused on a CPU; see test_refused_options.py")
+    got = found[f"{name}, {spread}"]
+    plain = published.logits(published.write(folder / name), IDS, {})
+    want = published.logits(published.write(folder / name), IDS, deltas[name]) if adapted else plain
+    torch.testing.assert_close(got[:, : want.shape[1]], want, atol=1e-3, rtol=1e-4)
+    assert got.argmax(-1).tolist() == want.argmax(-1).tolist()
+    if adapted:
+        assert (got.argmax(-1) != plain.argmax(-1)).any()
