@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every family's model, spread over two processes: its layers' shards, its stages, adapters."""
+"""Every family's model, spread over two processes: its layers' shards, its stages, adapters, int8 weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.engine.published import PUBLISHED
+from tests.engine.quantised import quantise
 from tests.engine.requests_ import random_prompt
 from vllm.v1.diffusion.families import FAMILIES
 
@@ -36,8 +37,17 @@ def deltas(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path, deltas: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Logits of every family: with two ranks, with two stages, with two ranks and an adapter."""
+def rounded(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What int8 adds to the weights; the checkpoints are written below the folder."""
+    return {
+        name: quantise(published.write(folder / name), folder / f"{name} int8")
+        for name, published in PUBLISHED.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path, deltas: dict[str, Any], rounded: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Logits of every family: on two ranks plain, adapted and in int8, in two stages."""
     ranks, stages = [], []
     for name, published in PUBLISHED.items():
         settings = SETTINGS | {"model": str(published.write(folder / name))}
@@ -48,6 +58,8 @@ def found(folder: Path, deltas: dict[str, Any]) -> dict[str, torch.Tensor]:
             settings |= {"enable_lora": True, "max_lora_rank": 8}
             how["adapter"] = str(folder / f"{name} adapter")
         ranks.append({"name": f"{name}, ranks", "ids": IDS, "settings": settings} | how)
+        settings = SETTINGS | {"model": str(folder / f"{name} int8"), "tensor_parallel_size": 2}
+        ranks.append({"name": f"{name}, int8", "ids": IDS, "settings": settings})
     task = {"world": 2, "init": f"file://{folder}/meet-{os.getpid()}", "output": str(folder / "found")}
     task["groups"] = [[[2, 1], ranks], [[1, 2], stages]]
     logs = [folder / f"log{rank}" for rank in range(2)]
@@ -91,3 +103,17 @@ def test_logits_are_the_references(
     assert got.argmax(-1).tolist() == want.argmax(-1).tolist()
     if adapted:
         assert (got.argmax(-1) != plain.argmax(-1)).any()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_quantised_checkpoint_is_its_rounded_weights(
+    name: str, folder: Path, rounded: dict[str, Any], found: dict[str, torch.Tensor]
+) -> None:
+    """Layers that the configuration leaves out, by their published names, are as they were.
+
+    Activations are rounded too, which may turn a router's choice: so the median row counts.
+    """
+    published, got = PUBLISHED[name], found[f"{name}, int8"]
+    want = published.logits(published.write(folder / name), IDS, rounded[name])
+    apart = (got[:, : want.shape[1]] - want).norm(dim=1) / want.norm(dim=1)
+    assert 0 < apart.median() < 0.2

@@ -14,18 +14,20 @@ from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.utils import WeightsMapper
 
 _LAYER = r"^model\.transformer\.blocks\.(\d+)\."
+_END = r"(?=\.|$)"
+"""Of a module's name: a weight's goes on, a quantisation configuration's does not."""
 _NAMES = WeightsMapper(
     orig_to_new_regex={
-        re.compile(r"^model\.transformer\.wte\."): "model.embed_tokens.",
-        re.compile(r"^model\.transformer\.ln_f\."): "model.norm.",
-        re.compile(r"^model\.transformer\.ff_out\."): "lm_head.",
-        re.compile(_LAYER + r"attn_norm\."): r"model.layers.\1.input_layernorm.",
-        re.compile(_LAYER + r"([qkv]_proj)\."): r"model.layers.\1.self_attn.\2.",
-        re.compile(_LAYER + r"attn_out\."): r"model.layers.\1.self_attn.o_proj.",
-        re.compile(_LAYER + r"ff_norm\."): r"model.layers.\1.post_attention_layernorm.",
-        re.compile(_LAYER + r"ff_proj\."): r"model.layers.\1.mlp.gate_proj.",
-        re.compile(_LAYER + r"up_proj\."): r"model.layers.\1.mlp.up_proj.",
-        re.compile(_LAYER + r"ff_out\."): r"model.layers.\1.mlp.down_proj.",
+        re.compile(r"^model\.transformer\.wte" + _END): "model.embed_tokens",
+        re.compile(r"^model\.transformer\.ln_f" + _END): "model.norm",
+        re.compile(r"^model\.transformer\.ff_out" + _END): "lm_head",
+        re.compile(_LAYER + "attn_norm" + _END): r"model.layers.\1.input_layernorm",
+        re.compile(_LAYER + "([qkv]_proj)" + _END): r"model.layers.\1.self_attn.\2",
+        re.compile(_LAYER + "attn_out" + _END): r"model.layers.\1.self_attn.o_proj",
+        re.compile(_LAYER + "ff_norm" + _END): r"model.layers.\1.post_attention_layernorm",
+        re.compile(_LAYER + "ff_proj" + _END): r"model.layers.\1.mlp.gate_proj",
+        re.compile(_LAYER + "up_proj" + _END): r"model.layers.\1.mlp.up_proj",
+        re.compile(_LAYER + "ff_out" + _END): r"model.layers.\1.mlp.down_proj",
     }
 )
 
