@@ -31,7 +31,11 @@ from build_support.metadata import version_module
 from build_support.overlay import copy_overlay
 from build_support.pin import load_pin
 
-ENGINE = ("tests/runner_v2/test_engine.py", "tests/generation_loop/test_errors.py")  # start one
+ENGINE = (  # start one
+    "tests/runner_v2/test_engine.py",
+    "tests/generation_loop/test_errors.py",
+    "tests/generation_loop/test_server.py",
+)
 SUITES = ("tests/upstream_contract", "tests/kernels", "tests/runner_v2", "tests/generation_loop")
 
 
