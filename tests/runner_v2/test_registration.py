@@ -95,9 +95,13 @@ def config(**changes: Any) -> Any:
         prefill_context_parallel_size=1,
         enable_batch_sharded_sampling=None,
     )
-    model = SimpleNamespace(is_hybrid=False, is_attention_free=False)
+    model = SimpleNamespace(is_hybrid=False, is_attention_free=False, is_moe=False)
     made = SimpleNamespace(
-        parallel_config=parallel, model_config=model, speculative_config=None, watermark_config=None
+        parallel_config=parallel,
+        model_config=model,
+        speculative_config=None,
+        watermark_config=None,
+        lora_config=None,
     )
     for name, value in changes.items():
         owner = next(o for o in (made, parallel, model) if hasattr(o, name))
@@ -126,6 +130,13 @@ def test_what_only_triton_can_do_is_refused(change: Any, feature: Any) -> None:
     assert feature in UNREACHABLE.values()
     with pytest.raises(ValueError, match=feature):
         runner_support.check_runner_support(config(**change))
+
+
+def test_adapters_are_refused_with_experts_only() -> None:
+    runner_support.check_runner_support(config(lora_config=object()))
+    runner_support.check_runner_support(config(is_moe=True))
+    with pytest.raises(ValueError, match="enable_lora with models of experts"):
+        runner_support.check_runner_support(config(lora_config=object(), is_moe=True))
 
 
 def test_schemas_say_what_is_written() -> None:

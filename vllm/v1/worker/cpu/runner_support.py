@@ -23,7 +23,7 @@ def _unsupported(config: VllmConfig) -> list[str]:
         "prefill context parallelism": parallel.prefill_context_parallel_size > 1,
         "batch-sharded sampling": bool(parallel.enable_batch_sharded_sampling),
         # The layer of experts is chosen by whether there may be adapters at all, for whatever layers.
-        "enable_lora with models of experts": config.lora_config is not None and model.is_moe,
+        "enable_lora with models of experts": bool(config.lora_config and model and model.is_moe),
     }
     return [name for name, wanted in features.items() if wanted]
 
