@@ -124,7 +124,7 @@ def test_random_keeps_its_schedule_and_its_draws(engine: Any) -> None:
     assert sorted(alone[2]["unmask_steps"]) == list(range(32)) != alone[2]["unmask_steps"]
 
 
-@pytest.mark.parametrize("async_scheduling", [False, True])
+@pytest.mark.parametrize("async_scheduling", [pytest.param(False, marks=pytest.mark.every_mode), True])
 def test_policies_of_other_packages(async_scheduling: bool, tmp_path: Path) -> None:
     """Those that fail end their own requests; those that stall are moved on; the engine lives."""
     prompt = random_prompt(16, 60)

@@ -100,6 +100,7 @@ def test_a_mask_token_in_the_prompt_is_text(llada2: Any) -> None:
     assert run(llada2, [case])[0]["token_ids"] == want.output_ids
 
 
+@pytest.mark.every_mode
 def test_two_ranks(tmp_path: Path) -> None:
     """The same ids where heads and experts are split over two processes; a policy may fail on one."""
     env = {
