@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.sampling.reference_ import decode, distribution
-from tests.sampling.rig import MASK, Rig, Wish, model
+from tests.sampling.rig import MASK, VOCABULARY, Rig, Wish, model
 from vllm import SamplingParams
+from vllm.v1.diffusion.logits import LogitsPipeline, Part
 
 STOPS = [3, 5, 7, 11]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -70,6 +71,43 @@ def test_in_mixed_batches() -> None:
         batch = all_wishes[i : i + 6]
         for wish, told in zip(batch, rig.run(batch, 12), strict=True):
             assert_same(told, decode(wish, 12), wish)
+
+
+def test_logits_are_changed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows are copied at a time, draws and log probabilities come out the same."""
+    names = [n for n in OPTIONS if n != "none"]
+    ways: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"top_k": 5}, {}),
+        ({"top_p": 0.7}, {"algorithm": "threshold", "threshold": 0.2}),
+        ({"min_p": 0.05}, {"algorithm": "credit", "threshold": 0.2}),
+        ({}, {}),
+        ({"top_k": 9, "top_p": 0.8}, {"algorithm": "credit", "threshold": 0.1}),
+        ({"top_k": 3}, {}),
+    ]
+    batch = []
+    for i, (filters, how) in enumerate(ways):
+        options = params(**OPTIONS[names[i]], temperature=0.8, seed=i, **filters, logprobs=2)
+        length = (8, 4)[i % 2]
+        batch.append(Wish(options, PROMPT[: 2 + i], key=70 + i, steps=2, block_length=length, **how))
+    batch[5].params._bad_words_token_ids = OPTIONS["bad_words"]["bad_words"]
+    sizes = []
+    change = LogitsPipeline._change
+
+    def seen(*args: Any) -> Part:
+        part = change(*args)
+        sizes.append(len(part.logits))
+        return part
+
+    monkeypatch.setattr(LogitsPipeline, "_change", seen)
+    for mode in ("raw_logprobs", "processed_logprobs"):
+        want = Rig(mode=mode).run(batch, 12)
+        assert max(sizes) > 10
+        sizes.clear()
+        with monkeypatch.context() as small:
+            small.setattr("vllm.v1.diffusion.logits.MOST_BYTES", 3 * 4 * VOCABULARY)
+            assert Rig(mode=mode).run(batch, 12) == want
+        assert max(sizes) == 3
+        sizes.clear()
 
 
 def test_the_mask_token_is_never_chosen() -> None:
@@ -157,9 +195,9 @@ def test_a_settled_token_is_not_penalised_for_itself() -> None:
     seen: Any = []
     sampler: Any = rig.sampler
     statistics = sampler.statistics
-    sampler.statistics = lambda logits, step: (seen.append(logits.processed), statistics(logits, step))[1]
+    sampler.statistics = lambda logits, step: (seen.extend(logits.changed()), statistics(logits, step))[1]
     rig.step()
     for p in range(len(PROMPT), 8):
         others: list[int | None] = [*PROMPT, *first[len(PROMPT) : p], None, *first[p + 1 :]]
         want = distribution(wish, model(wish.key, p, 1), p, others)[first[p]]
-        assert float(seen[0][p, first[p]]) == pytest.approx(float(want), abs=1e-4)
+        assert float(seen[0].logits[p, first[p]]) == pytest.approx(float(want), abs=1e-4)

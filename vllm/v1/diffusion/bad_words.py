@@ -57,15 +57,16 @@ class BadWords:
             self._words[slot] = words
         return bool(words)
 
-    def ban(self, logits: torch.Tensor, first_row: torch.Tensor, step: DenoisingStep) -> None:
+    def ban(self, logits: torch.Tensor, held: torch.Tensor, step: DenoisingStep) -> None:
         """Bans what would complete a word, in place.
 
         Args:
-            logits: float32 ``[M, V]``.
-            first_row: Row of each request's first position, int64 ``[R]``; read for
-                requests with bad words only.
+            logits: Rows of some positions, float32 ``[M, V]``.
+            held: Of each request the first column that has a row here, the one behind the
+                last, and the first one's row, int64 ``[3, R]``; both columns 0 for none.
             step: The step.
         """
+        begin, end, first_row = held[..., None, None]
         flat = logits.view(-1)
         vocab_size = logits.shape[1]
         for request, words in self._groups(step, shortest=1):
@@ -73,7 +74,8 @@ class BadWords:
             missing = (tokens[request] != words[:, None]) | ~known[request]
             others = missing.sum(-1, keepdim=True) - missing.to(torch.int64)
             column, inside = self._columns(words.shape[1], step, request)
-            row = first_row[request][:, None, None] + column
+            inside &= (column >= begin[request]) & (column < end[request])
+            row = first_row[request] + column - begin[request]
             banned = torch.where(inside & (others == 0), -torch.inf, 0.0)
             where = torch.where(inside, row, 0) * vocab_size + words[:, None]
             flat.index_add_(0, where.view(-1), banned.view(-1))

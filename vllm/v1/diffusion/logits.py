@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From raw logits to those that a request's parameters ask for."""
+"""From raw logits to those that a request's parameters ask for.
+
+Changed logits are float32: of a large batch, several gigabytes. So they are made for some
+rows at a time, and every step's work on them goes part by part.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +17,7 @@ import torch
 from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.bad_words import BadWords
+from vllm.v1.diffusion.boost import Boost
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.penalties import penalize
 from vllm.v1.diffusion.selection import PolicySelection
@@ -19,21 +26,91 @@ from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
 
+MOST_BYTES = 1 << 28
+"""Float32 logits that are worked on at a time. Filters make a few copies of them."""
 
-class StepLogits(NamedTuple):
-    """A step's logits.
+
+class Part(NamedTuple):
+    """Some rows of a step's logits, changed.
+
+    Attributes:
+        rows_np: The rows, int64 ``[M]``, ascending, on the host.
+        rows: The same on the device.
+        logits: float32 ``[M, V]``.
+    """
+
+    rows_np: np.ndarray
+    rows: torch.Tensor
+    logits: torch.Tensor
+
+
+class StepLogits:
+    """A step's logits: the model's, and what its requests' parameters make of some rows.
 
     Attributes:
         raw: The model's, ``[N, V]``, in its dtype.
-        rows: Rows that were changed, int64 ``[M]``, ascending; None for none.
-        rows_np: The same on the host.
-        processed: Those rows, changed, float32 ``[M, V]``.
+        rows_np: Rows that are changed, int64, ascending, on the host; None for none.
     """
 
-    raw: torch.Tensor
-    rows: torch.Tensor | None = None
-    rows_np: np.ndarray | None = None
-    processed: torch.Tensor | None = None
+    def __init__(
+        self,
+        raw: torch.Tensor,
+        rows_np: np.ndarray | None = None,
+        change: Callable[[np.ndarray], Part] | None = None,
+        keep: bool = False,
+    ) -> None:
+        """Makes it.
+
+        Args:
+            raw: See above.
+            rows_np: See above.
+            change: Makes changed rows, by what the canvases hold when it is called.
+            keep: Whether changed rows are read after the canvases were written.
+        """
+        self.raw = raw
+        self.rows_np = rows_np
+        self._change = change
+        parts = [] if rows_np is None else list(in_parts(rows_np, raw.shape[1]))
+        self._kept = [self._made(part) for part in parts] if keep or len(parts) == 1 else None
+
+    def changed(self) -> Iterator[Part]:
+        """The changed rows, part by part."""
+        if self._kept is not None:
+            yield from self._kept
+        elif self.rows_np is not None:
+            yield from (self._made(part) for part in in_parts(self.rows_np, self.raw.shape[1]))
+
+    def of(self, rows_np: np.ndarray) -> torch.Tensor:
+        """A copy of some rows, changed where their requests ask for it, float32 ``[M, V]``.
+
+        Args:
+            rows_np: The rows, ascending; no more than ``in_parts`` gives at a time.
+        """
+        rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=self.raw.device)
+        values = self.raw[rows].float()
+        if self.rows_np is None:
+            return values
+        parts = self._kept
+        if parts is None:
+            some = np.intersect1d(rows_np, self.rows_np, assume_unique=True)
+            parts = [self._made(some)] if len(some) else []
+        for part in parts:
+            _, *places = np.intersect1d(rows_np, part.rows_np, return_indices=True)
+            if len(places[0]):
+                to, source = (async_tensor_h2d(p, dtype=torch.int64, device=rows.device) for p in places)
+                values[to] = part.logits[source]
+        return values
+
+    def _made(self, rows_np: np.ndarray) -> Part:
+        assert self._change is not None
+        return self._change(rows_np)
+
+
+def in_parts(rows_np: np.ndarray, vocab_size: int) -> Iterator[np.ndarray]:
+    """Cuts rows of logits so that a float32 copy of each part has a bounded size."""
+    most = max(1, MOST_BYTES // (4 * vocab_size))
+    for first in range(0, len(rows_np), most):
+        yield rows_np[first : first + most]
 
 
 class LogitsPipeline:
@@ -91,35 +168,54 @@ class LogitsPipeline:
         for state in (self.sampling_states, self.bias_state, self.penalties_state):
             state.apply_staged_writes()
 
-    def __call__(self, logits: torch.Tensor, step: DenoisingStep) -> StepLogits:
-        """Processes a step's logits, ``[N, V]``; they are left as they are."""
+    def __call__(self, logits: torch.Tensor, step: DenoisingStep, keep: bool = False) -> StepLogits:
+        """Processes a step's logits, ``[N, V]``; they are left as they are.
+
+        Args:
+            logits: The logits.
+            step: The step.
+            keep: Whether changed rows are read after the canvases were written.
+        """
         needed = self._needed[step.slots_np]
         needed[self.policies.boosted] = True
         if not needed.any():
             return StepLogits(logits)
-        rows_np = step.rows_of(needed)
-        rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=logits.device)
+        change = partial(self._change, logits, step, self.policies.boosts(logits, step))
+        return StepLogits(logits, step.rows_of(needed), change, keep)
+
+    def _change(
+        self, logits: torch.Tensor, step: DenoisingStep, boosts: list[Boost], rows_np: np.ndarray
+    ) -> Part:
+        """Makes changed logits of some rows; those of one request follow each other."""
+        device = logits.device
+        rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=device)
         processed = logits[rows].float()
-        self.policies.boost(processed, rows, step)
-        slot, slots_np = step.row_slot[rows], step.slots_np[needed]
+        for boost in boosts:
+            boost.add_to(processed, rows, len(logits))
+        request_np = step.request_np[rows_np]
+        present, first, counts = np.unique(request_np, return_index=True, return_counts=True)
+        slot, slots_np = step.row_slot[rows], step.slots_np[present]
         column = step.row_column[rows]
         self._bias(processed, slot, column, slots_np)
         if (penalized := self.penalties_state.use_penalty[slots_np]).any():
-            slots = async_tensor_h2d(slots_np[penalized], dtype=torch.int64, device=logits.device)
+            slots = async_tensor_h2d(slots_np[penalized], dtype=torch.int64, device=device)
             penalize(processed, slot, column, slots, self.penalties_state, self.canvases, self.requests)
-        counts = step.row_counts * needed
         if self._bad_words[slots_np].any():
-            first = async_tensor_h2d(np.cumsum(counts) - counts, dtype=torch.int64, device=logits.device)
-            self.bad_words.ban(processed, first, step)
+            # Of each of the step's requests: its first column here, the one behind its last, its row.
+            begins = np.zeros((3, len(step.requests)), dtype=np.int64)
+            begins[0, present] = rows_np[first] - (np.cumsum(step.row_counts) - step.row_counts)[present]
+            begins[1, present] = begins[0, present] + counts
+            begins[2, present] = first
+            self.bad_words.ban(processed, async_tensor_h2d(begins, device=device), step)
         if (filtered := self._filters[slots_np]).all():
             self._filter(processed, slot, slots_np)
         elif filtered.any():
-            some = np.flatnonzero(np.repeat(filtered, step.row_counts[needed]))
-            index = async_tensor_h2d(some, dtype=torch.int64, device=logits.device)
+            some = np.flatnonzero(np.repeat(filtered, counts))
+            index = async_tensor_h2d(some, dtype=torch.int64, device=device)
             part = processed[index]
             self._filter(part, slot[index], slots_np[filtered])
             processed[index] = part
-        return StepLogits(logits, rows, rows_np, processed)
+        return Part(rows_np, rows, processed)
 
     def _bias(
         self, logits: torch.Tensor, slot: torch.Tensor, column: torch.Tensor, slots_np: np.ndarray

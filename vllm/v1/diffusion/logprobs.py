@@ -12,7 +12,7 @@ from vllm.config.model import PROCESSED_LOGPROBS_MODES
 from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas import CanvasStates
-from vllm.v1.diffusion.logits import StepLogits
+from vllm.v1.diffusion.logits import StepLogits, in_parts
 from vllm.v1.diffusion.outputs import from_column
 from vllm.v1.diffusion.step import DenoisingStep
 from vllm.v1.outputs import LogprobsTensors
@@ -75,6 +75,10 @@ class CanvasLogprobs:
         cell = (step.row_slot, step.row_column)
         return self.canvases.masked[cell], self.canvases.tokens[cell]
 
+    def reads_processed(self, step: DenoisingStep) -> bool:
+        """Whether a step's changed logits are read once its choice is made."""
+        return self.mode in PROCESSED_LOGPROBS_MODES and bool(self._wanted[step.slots_np].any())
+
     def record(
         self, logits: StepLogits, step: DenoisingStep, before: tuple[torch.Tensor, torch.Tensor] | None
     ) -> None:
@@ -93,28 +97,8 @@ class CanvasLogprobs:
         # What a template gave is never settled: what each step says of it will do.
         settled |= ~masked & (self.canvases.settled_at[cell] < 0)
         wanted = self._wanted[step.slots_np] > 0
-        slots_np = step.slots_np[wanted]
-        device = settled.device
-        rows_np = step.rows_of(wanted)
-        rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=device)
-        lane_np = np.repeat(self._lanes[slots_np], step.row_counts[wanted])
-        lane = async_tensor_h2d(lane_np, dtype=torch.int64, device=device)
-        slot, column = step.row_slot[rows], step.row_column[rows]
-        scores = self._scored(
-            self._rows(logits, rows, rows_np, slot),
-            self.canvases.tokens[slot, column],
-            slot,
-            slots_np,
-        )
-        now = settled[rows]
-        columns = scores.logprobs.shape[1]
-        for table, new in (
-            (self._ids[..., :columns], scores.logprob_token_ids.to(torch.int32)),
-            (self._scores[..., :columns], scores.logprobs),
-            (self._ranks, scores.selected_token_ranks.to(torch.int32)),
-        ):
-            keep = now[:, None] if new.dim() > 1 else now
-            table[lane, column] = torch.where(keep, new, table[lane, column])
+        for rows_np in in_parts(step.rows_of(wanted), logits.raw.shape[1]):
+            self._keep(logits, step, rows_np, settled)
 
     def read(self, step: DenoisingStep, first: torch.Tensor, num_requests: int) -> LogprobsTensors | None:
         """The tables of a step's requests, from each block's first new position.
@@ -143,21 +127,39 @@ class CanvasLogprobs:
         )
         return LogprobsTensors(ids, scores, ranks, cu_num_generated_tokens=rows.cumsum().tolist())
 
+    def _keep(
+        self, logits: StepLogits, step: DenoisingStep, rows_np: np.ndarray, settled: torch.Tensor
+    ) -> None:
+        """Writes what some rows say to the tables, where they were settled."""
+        request_np = step.request_np[rows_np]
+        rows, lane = (
+            async_tensor_h2d(values, dtype=torch.int64, device=settled.device)
+            for values in (rows_np, self._lanes[step.slots_np[request_np]])
+        )
+        slot, column, now = step.row_slot[rows], step.row_column[rows], settled[rows]
+        scores = self._scored(
+            self._rows(logits, rows, rows_np, slot),
+            self.canvases.tokens[slot, column],
+            slot,
+            step.slots_np[np.unique(request_np)],
+        )
+        columns = scores.logprobs.shape[1]
+        for table, new in (
+            (self._ids[..., :columns], scores.logprob_token_ids.to(torch.int32)),
+            (self._scores[..., :columns], scores.logprobs),
+            (self._ranks, scores.selected_token_ranks.to(torch.int32)),
+        ):
+            keep = now[:, None] if new.dim() > 1 else now
+            table[lane, column] = torch.where(keep, new, table[lane, column])
+
     def _rows(
         self, logits: StepLogits, rows: torch.Tensor, rows_np: np.ndarray, slot: torch.Tensor
     ) -> torch.Tensor:
         """A copy of some rows, raw or, where the engine is told so, processed and tempered."""
-        chosen = logits.raw[rows]
         if self.mode not in PROCESSED_LOGPROBS_MODES:
-            return chosen
-        chosen = chosen.float()
-        if logits.rows_np is not None:
-            assert logits.processed is not None
-            _, *places = np.intersect1d(rows_np, logits.rows_np, return_indices=True)
-            to, source = (async_tensor_h2d(p, dtype=torch.int64, device=chosen.device) for p in places)
-            chosen[to] = logits.processed[source]
+            return logits.raw[rows]
         temperature = self.sampling_states.temperature.gpu[slot]
-        return chosen.div_(torch.where(temperature == 0, 1.0, temperature)[:, None])
+        return logits.of(rows_np).div_(torch.where(temperature == 0, 1.0, temperature)[:, None])
 
     def _scored(
         self, logits: torch.Tensor, token: torch.Tensor, slot: torch.Tensor, slots_np: np.ndarray

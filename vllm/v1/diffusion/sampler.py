@@ -116,7 +116,7 @@ class DenoisingSampler:
             first = (known - start)[step.index].clamp(min=0)
             self.policies.begin(step, first, self._rewritable(step.slots, first))
             self.grammars.restrict(logits, step)
-            processed = self.logits(logits, step)
+            processed = self.logits(logits, step, keep=self.logprobs.reads_processed(step))
             stats = self.statistics(processed, step)
             before = self.logprobs.look(step)
             done = settle(

@@ -16,6 +16,7 @@ import torch
 
 from vllm.logger import init_logger
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.boost import Boost
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.ops import RowStats, row_stats
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
@@ -110,32 +111,30 @@ class PolicySelection:
         """Requests of the step, by number, whose policy adds to logits."""
         return [i for group in self._groups if group.policy.boosts for i in group.members]
 
-    def boost(self, logits: torch.Tensor, rows: torch.Tensor, step: DenoisingStep) -> None:
-        """Adds to logits what the policies say, in place.
+    def boosts(self, logits: torch.Tensor, step: DenoisingStep) -> list[Boost]:
+        """Asks the policies what they add to logits.
 
         Args:
-            logits: The logits of some rows, float32 ``[M, V]``, contiguous; among them
-                those of all requests in ``boosted``.
-            rows: Which of the step's rows, int64 ``[M]``.
+            logits: The step's, ``[N, V]``.
             step: The step.
         """
         groups = [group for group in self._groups if group.policy.boosts]
         if not groups:
-            return
+            return []
         count, vocabulary = logits.shape
-        place = rows.new_zeros(len(step.active) + 1)
-        place[rows] = torch.arange(count, device=rows.device)
-        nothing = logits.new_zeros(count)
-        stats = row_stats(
-            logits, nothing, nothing + 1, rows, rows, step.active[rows], self.canvases.mask_token_id
-        )
-        stats = RowStats(*(values[place[:-1]] for values in stats))
+        asked = torch.cat([group.rows.flatten() for group in groups])
+        active = step.active & _marked(step.active, asked, torch.ones_like(asked, dtype=torch.bool))
+        nothing = torch.zeros(count, device=logits.device)
+        number = torch.arange(count, device=logits.device)
+        mask = self.canvases.mask_token_id
+        stats = row_stats(logits, nothing, nothing + 1, number, number, active, mask)
+        made = []
         for group in groups:
             for part, (ids, growth) in self._ask(group, stats, step, "boost", checked_boost):
                 valid = self._masked(step, part)[..., None] & (ids >= 0) & (ids < vocabulary)
-                at = place[part.rows][..., None] * vocabulary + ids.clamp(0, vocabulary - 1)
                 growth = torch.where(valid, growth, 0.0)
-                logits.view(-1).scatter_add_(0, at.flatten(), growth.flatten())
+                made.append(Boost(part.rows, ids.clamp(0, vocabulary - 1), growth))
+        return made
 
     def select(self, stats: RowStats, step: DenoisingStep) -> Selection | None:
         """Lets the policies choose; None where none has to."""

@@ -10,7 +10,7 @@ import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas import CanvasStates
-from vllm.v1.diffusion.logits import StepLogits
+from vllm.v1.diffusion.logits import StepLogits, in_parts
 from vllm.v1.diffusion.ops import RowStats, row_stats
 from vllm.v1.diffusion.step import DenoisingStep
 
@@ -49,17 +49,15 @@ class StepStatistics:
         return stats
 
     def _all_rows(self, logits: StepLogits, step: DenoisingStep) -> RowStats:
-        if logits.rows is None:
+        if logits.rows_np is None:
             return self._rows(logits.raw, step.row_slot, step.row_column, step.active)
-        raw_only = step.active.index_fill(0, logits.rows, False)
+        changed = async_tensor_h2d(logits.rows_np, dtype=torch.int64, device=logits.raw.device)
+        raw_only = step.active.index_fill(0, changed, False)
         stats = self._rows(logits.raw, step.row_slot, step.row_column, raw_only)
-        assert logits.processed is not None
-        rows = logits.rows
-        processed = self._rows(
-            logits.processed, step.row_slot[rows], step.row_column[rows], step.active[rows]
-        )
-        for values, new in zip(stats, processed, strict=True):
-            values.index_copy_(0, rows, new)
+        for _, rows, values in logits.changed():
+            part = self._rows(values, step.row_slot[rows], step.row_column[rows], step.active[rows])
+            for all_rows, new in zip(stats, part, strict=True):
+                all_rows.index_copy_(0, rows, new)
         return stats
 
     def _settle_late(self, stats: RowStats, logits: StepLogits, step: DenoisingStep) -> None:
@@ -74,17 +72,14 @@ class StepStatistics:
         asked = np.array([bool(ids) for ids in late])
         if not asked.any():
             return
-        device = logits.raw.device
-        rows = async_tensor_h2d(step.rows_of(asked), dtype=torch.int64, device=device)
-        values = logits.raw[rows].float()
-        if logits.rows is not None and logits.processed is not None:
-            place = rows.new_full((len(step.active),), -1)
-            place[logits.rows] = torch.arange(len(logits.rows), device=device)
-            values = torch.where((place[rows] >= 0)[:, None], logits.processed[place[rows]], values)
-        values[:, list(next(ids for ids in late if ids))] = -torch.inf
-        chosen = stats.sample[rows].clamp(min=0)[:, None]
-        confidence = (values.gather(1, chosen)[:, 0] - values.logsumexp(dim=1)).exp()
-        stats.sample_prob[rows] = torch.where(step.active[rows], confidence, stats.sample_prob[rows])
+        late_ids = list(next(ids for ids in late if ids))
+        for rows_np in in_parts(step.rows_of(asked), logits.raw.shape[1]):
+            rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=logits.raw.device)
+            values = logits.of(rows_np)
+            values[:, late_ids] = -torch.inf
+            chosen = stats.sample[rows].clamp(min=0)[:, None]
+            confidence = (values.gather(1, chosen)[:, 0] - values.logsumexp(dim=1)).exp()
+            stats.sample_prob[rows] = torch.where(step.active[rows], confidence, stats.sample_prob[rows])
 
     def _rows(
         self, logits: torch.Tensor, slot: torch.Tensor, column: torch.Tensor, active: torch.Tensor

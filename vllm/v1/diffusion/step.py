@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -82,10 +83,15 @@ class DenoisingStep:
             active=active,
         )
 
+    @cached_property
+    def request_np(self) -> np.ndarray:
+        """Which of the R requests a row belongs to, int64 ``[N]``, on the host."""
+        return np.repeat(np.arange(len(self.requests)), self.row_counts)
+
     def rows_of(self, requests: np.ndarray) -> np.ndarray:
         """Rows of some of the requests, ascending, int64, on the host.
 
         Args:
             requests: Which of the R requests, bool ``[R]``.
         """
-        return np.flatnonzero(np.repeat(requests, self.row_counts))
+        return np.flatnonzero(requests[self.request_np])
