@@ -34,7 +34,8 @@ def dream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from vllm import LLM
 
     folder = checkpoints.dream(tmp_path_factory.mktemp("dream"), FOLDER)
-    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": None, "max_model_len": 2048})
+    own = {"model": str(folder), "diffusion_config": None, "max_model_len": 2048, "async_scheduling": True}
+    llm = LLM(**SETTINGS | own)
     yield llm
     llm.llm_engine.engine_core.shutdown()
 

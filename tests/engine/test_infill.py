@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,23 +83,36 @@ def test_block_causal_asynchronous_and_preempted() -> None:
     check_block_causal(results[:-1])
 
 
-def test_bidirectional() -> None:
+def test_bidirectional_asynchronous_and_preempted() -> None:
     """Here what stands to the right of a hole is seen."""
     cases = templates(2, ["low_confidence_static", "threshold"], (8, 16, 5))
+    modes = (None, "dual", "prefix")
+    cases = [replace(case, cache=modes[i // 2 % 3]) for i, case in enumerate(cases)]
+    # Without a template, when a block settles is known in advance.
+    cases += [replace(case, template=None, max_tokens=41 + i) for i, case in enumerate(cases)]
     (results,) = run_elsewhere(
-        [cases], model=str(GOLDEN / "llada"), max_model_len=256, diffusion_config={"block_length": 16}
+        [cases],
+        env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        async_scheduling=True,
+        model=str(GOLDEN / "llada"),
+        max_model_len=256,
+        max_num_batched_tokens=512,
+        diffusion_config={"block_length": 16},
+        block_size=32,
+        num_gpu_blocks_override=24,
     )
+    assert results[-1]["vllm:num_preemptions"] > 0
     llada = LladaReference(GOLDEN / "llada")
     for result, case in zip(results[:-1], cases, strict=True):
-        assert case.template is not None
         assert case.block_length is not None
         want = llada.generate(
             list(case.prompt),
-            len(case.template),
+            case.max_tokens if case.template is None else len(case.template),
             case.block_length,
             case.steps or case.block_length,
             case.algorithm,
             case.threshold,
+            case.cache or "none",
             template=case.template,
         )
         assert result["token_ids"] == want.output_ids, case

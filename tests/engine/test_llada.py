@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
 from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.bidirectional import LladaReference
 from tests.reference.sdar import Decoded
@@ -64,11 +64,20 @@ def of_golden(case: dict[str, Any]) -> Case:
 
 @pytest.fixture(scope="module")
 def llada() -> Iterator[Any]:
-    """An engine whose steps are as large as its context: batches do not fit, requests wait."""
+    """An engine whose steps are as large as its context: batches do not fit, requests wait.
+
+    A step is planned while the one before it is in flight.
+    """
     from vllm import LLM
 
-    own = {"model": str(FOLDER), "max_model_len": 512, "max_num_batched_tokens": 512}
+    own = {
+        "model": str(FOLDER),
+        "max_model_len": 512,
+        "max_num_batched_tokens": 512,
+        "async_scheduling": True,
+    }
     llm = LLM(**SETTINGS | own | {"diffusion_config": {"block_length": 64, "cache": OWN_MODE}})
+    assert llm.llm_engine.vllm_config.scheduler_config.async_scheduling
     yield llm
     llm.llm_engine.engine_core.shutdown()
 
@@ -99,14 +108,19 @@ def test_golden_alone(llada: Any) -> None:
 
 
 def test_golden_batched(llada: Any) -> None:
-    cases = published()
-    for result, case in zip(run(llada, [of_golden(c) for c in cases]), cases, strict=True):
+    check_golden(run(llada, [of_golden(c) for c in published()]))
+
+
+def check_golden(results: list[dict[str, Any]]) -> None:
+    """Ids, and where they are published the order of unmasking and its probabilities."""
+    for result, case in zip(results, published(), strict=True):
         assert result["token_ids"] == case["output_ids"], case["name"]
         if "cache" not in case["params"]:
             assert result["unmask_steps"] == case["unmask_step"], case["name"]
             assert result["probabilities"] == pytest.approx(case["unmask_conf"], abs=1e-4)
 
 
+@cache
 def expected(case: Case) -> Decoded:
     """What the reference generates for a request."""
     assert case.block_length
@@ -122,8 +136,27 @@ def expected(case: Case) -> Decoded:
 
 
 def test_mixed_batch(llada: Any) -> None:
+    check_mixed(run(llada, mixed()))
+
+
+def test_synchronous() -> None:
+    """The same where each step is planned by the output of the one before it."""
+    own = {"block_length": 64, "cache": OWN_MODE}
+    golden, batch = run_elsewhere(
+        [[of_golden(c) for c in published()], mixed()],
+        model=str(FOLDER),
+        max_model_len=512,
+        diffusion_config=own,
+        async_scheduling=False,
+    )
+    check_golden(golden[:-1])
+    check_mixed(batch[:-1])
+
+
+def check_mixed(results: list[dict[str, Any]]) -> None:
+    """Ids, order of unmasking and number of steps are the reference's."""
     cases = mixed()
-    for result, case in zip(run(llada, cases), cases, strict=True):
+    for result, case in zip(results, cases, strict=True):
         want = expected(case)
         assert result["token_ids"] == want.output_ids, case
         assert result["unmask_steps"] == want.unmask_step, case

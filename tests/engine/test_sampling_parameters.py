@@ -97,7 +97,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         told = list(zip(batch, run(llm, batch), strict=True))
         yield Subject(llm, sdar.mask_id, False, lambda ids: sdar.logits(ids, BLOCK), told)
         return
-    llm = LLM(**SETTINGS | {"model": str(GOLDEN / "llada")})
+    llm = LLM(**SETTINGS | {"model": str(GOLDEN / "llada"), "async_scheduling": True})
     llada = LladaReference(GOLDEN / "llada")
     told = list(zip(batch, run(llm, batch), strict=True))
     yield Subject(llm, llada.mask_id, True, lambda ids: llada.forward(ids, range(len(ids)), []), told)

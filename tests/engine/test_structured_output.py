@@ -72,9 +72,14 @@ def sdar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def llada(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Bidirectional, with a cache."""
+    """Bidirectional, with a cache, asynchronous."""
     folder = golden_with_text("llada", tmp_path_factory.mktemp("llada") / "llada", eos=500, mask=505)
-    yield from engine_of(folder, max_model_len=256, diffusion_config={"block_length": 16, "cache": "dual"})
+    yield from engine_of(
+        folder,
+        async_scheduling=True,
+        max_model_len=256,
+        diffusion_config={"block_length": 16, "cache": "dual"},
+    )
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def run_contrast(installed: Path, qwen3: str, **how: Any) -> None:
     assert [r["token_ids"] for r in results] == [contrast.expected(qwen3, case) for case in cases]
 
 
-# Asynchronous scheduling is refused with bidirectional models, a pipeline with guidance.
+# Guidance calls a bidirectional model itself: asynchronous scheduling is refused, and a pipeline.
 WORKS: dict[Callable[..., None], list[str]] = {
     run_policy: list(MODES),
     run_guidance: [mode for mode in MODES if "pipeline" not in mode and "async" not in mode],

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from vllm.v1.diffusion.ops import unmask
-from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy, known_policies
+from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy, get_policy, known_policies
 from vllm.v1.diffusion.policies.base import scheduled_count
 from vllm.v1.diffusion.rules import Rule
 
 SCHEDULED = {"low_confidence_static", "random", "sequential"}
+TIMED = {"entropy", "maskgit_plus", "topk_margin"}
 
 
 def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: int) -> int:
@@ -54,9 +57,45 @@ def test_the_scheduler_is_told_the_steps_that_the_kernel_takes(name: str) -> Non
                 assert told == steps_taken(policy, masked, steps, block_length)
 
 
-@pytest.mark.parametrize("name", sorted(set(known_policies()) - SCHEDULED))
+@pytest.mark.parametrize("name", sorted(set(known_policies()) - SCHEDULED - TIMED))
 def test_what_the_model_decides_is_not_foretold(name: str) -> None:
     assert get_policy(name).steps_left(4, 0, 4, 4) is None
+
+
+@pytest.mark.parametrize("name", sorted(TIMED))
+def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
+    """Whatever the model says, and wherever the block begins; 24 requests at a time."""
+    policy = get_policy(name)
+    generator = torch.Generator().manual_seed(3)
+    for length, steps, made in itertools.product((1, 5, 33), (1, 2, 7, 40), (0, 1)):
+        masked = torch.rand(24, length, generator=generator) < torch.linspace(0, 1, 24)[:, None]
+        values = {
+            "eps": torch.tensor([1e-30, 1e-3, 0.5, 1.0]).repeat(6),
+            "alg_temperature": torch.tensor([0.0, 0.7]).repeat(12),
+        }
+        told = [policy.steps_left(count, made, steps, length) for count in masked.sum(dim=1).tolist()]
+        taken = torch.zeros(24, dtype=torch.int64)
+        for step in range(made, made + max(filter(None, told), default=0)):
+            taken += masked.any(dim=1)
+            top = torch.rand(24, length, generator=generator)
+            stats = PositionStats(torch.zeros(24, length, dtype=torch.int64), top, -top.log(), top, top / 2)
+            made_now, asked, tokens = (torch.full((24,), n, dtype=torch.int32) for n in (step, steps, length))
+            zeros = torch.zeros(24, dtype=torch.int64)
+            view = CanvasView(
+                tokens=stats.token,
+                masked=masked,
+                step=made_now,
+                steps=asked,
+                block_length=tokens,
+                threshold=zeros.float(),
+                settled=~masked,
+                seed=zeros,
+                position=torch.arange(length).expand(24, -1),
+                values=values,
+            )
+            masked = masked & ~torch.as_tensor(policy.select(stats, view))
+        assert not masked.any()
+        assert taken.tolist() == told, (length, steps, made)
 
 
 def test_a_block_is_shared_out_over_the_steps() -> None:

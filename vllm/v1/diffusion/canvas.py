@@ -166,6 +166,22 @@ class CanvasStates:
         self.length[slots] = length.to(torch.int32)
         return known, start, length
 
+    def covers(self, requests: RequestState, slots: torch.Tensor, window_end: torch.Tensor) -> torch.Tensor:
+        """Whether a step's windows cover the open blocks, bool ``[R]``; else the step leaves them.
+
+        Args:
+            requests: The runner's request state.
+            slots: The step's requests, int64 ``[R]``.
+            window_end: Where their windows end, ``[R]``.
+        """
+        start = self.start[slots]
+        if self.aligned:
+            return start + self.length[slots] <= window_end
+        # A window is the whole canvas or begins at the block. One that was planned for a block
+        # that had settled is neither: it begins at 0 and is as long as the rest of the canvas.
+        begin = requests.num_computed_tokens.gpu[slots]
+        return (begin == start) | (window_end == self.end.gpu[slots])
+
     def next_block(self, requests: RequestState, slots: torch.Tensor, settled: torch.Tensor) -> None:
         """Turns to the next block where the current one has settled.
 

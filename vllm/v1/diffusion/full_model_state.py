@@ -47,8 +47,8 @@ class FullDenoisingSampler(DenoisingSampler):
         start: torch.Tensor,
         settled: torch.Tensor,
     ) -> torch.Tensor:
-        caches = self.canvases.cached.gpu[slots] & (window_end > start) & ~settled
-        return torch.where(caches, start, 0)
+        covered = self.canvases.covers(self.req_states, slots, window_end)
+        return torch.where(self.canvases.cached.gpu[slots] & covered & ~settled, start, 0)
 
 
 class FullDiffusionModelState(DiffusionModelState):

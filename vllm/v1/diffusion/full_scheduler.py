@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.diffusion.config import end_tokens
+from vllm.v1.diffusion.config import end_tokens, family_of
+from vllm.v1.diffusion.params import Decoding
 from vllm.v1.diffusion.scheduler import DRAFT, DiffusionScheduler, set_window
-from vllm.v1.diffusion.window import InFlight, Outcome, RequestPlan
+from vllm.v1.diffusion.window import CACHED, CanvasPlan
 from vllm.v1.request import Request
 
 
@@ -27,6 +28,7 @@ class FullDiffusionScheduler(DiffusionScheduler):
         # Windows are allocated as they are scheduled, canvas included.
         self.num_lookahead_tokens = 0
         self._end_tokens = end_tokens(self.vllm_config.model_config)
+        self._shifted = family_of(self.vllm_config).shifted
 
     def add_request(self, request: Request) -> None:
         """Admits a request; see upstream."""
@@ -45,43 +47,49 @@ class FullDiffusionScheduler(DiffusionScheduler):
     def _has_whole_chunks_left(self, request: Request) -> bool:
         return False
 
-    def _canvas_end(self, request: Request) -> int:
-        return min(request.num_prompt_tokens + request.max_tokens, self.max_model_len)
-
-    def _block_end(self, request: Request, plan: RequestPlan) -> int:
-        return min(request.num_tokens + plan.block_length, self._canvas_end(request))
+    def _new_plan(self, request: Request, decoding: Decoding) -> CanvasPlan:
+        end = min(request.num_prompt_tokens + request.max_tokens, self.max_model_len)
+        return CanvasPlan(
+            decoding.within(end - request.num_prompt_tokens),
+            canvas_end=end,
+            first_alone=self._shifted and decoding.cache in CACHED,
+        )
 
     def _plan_window(self, request: Request) -> int | None:
-        plan = self._plans[request.request_id]
-        start, end = 0, self._canvas_end(request)
-        cache = plan.decoding.cache
-        if plan.block == request.num_tokens and cache != "none":
-            start = request.num_tokens
-            if cache == "dual":
-                end = self._block_end(request, plan)
+        plan = self._plan_of(request)
+        request.spec_token_ids = []
+        window = plan.next_window(request.num_tokens) if len(plan.windows) < 2 else None
+        if window is None:
+            return None
+        start, end = window
         request.num_computed_tokens = start
         request.spec_token_ids = [DRAFT] * (end - request.num_tokens)
         return end - start
 
     def _round_window(self, request_id: str, output: SchedulerOutput) -> int:
-        request, plan = self.requests[request_id], self._plans[request_id]
+        request = self.requests[request_id]
+        plan = self._plan_of(request)
         start = request.num_computed_tokens
         end = start + output.num_scheduled_tokens[request_id]
         if end <= request.num_tokens:
             # Just admitted: take the canvas along, or wait for a step with room.
-            end = self._admit(request, output)
-        rows = self._block_end(request, plan) - request.num_tokens
-        set_window(output, request_id, end - start, rows if end > 1 else 0)
+            end = self._admit(request, plan.canvas_end, output)
+        known = plan.next_known(request.num_tokens)
+        set_window(output, request_id, end - start, plan.window_end(known) - known if end > 1 else 0)
         return end
 
-    def _admit(self, request: Request, output: SchedulerOutput) -> int:
+    def _plan_of(self, request: Request) -> CanvasPlan:
+        plan = self._plans[request.request_id]
+        assert isinstance(plan, CanvasPlan)
+        return plan
+
+    def _admit(self, request: Request, end: int, output: SchedulerOutput) -> int:
         """Extends a new request's window to its whole canvas; its end.
 
         Where that does not fit, one token is computed in vain: what upstream has
         admitted cannot be taken back.
         """
         request_id = request.request_id
-        end = self._canvas_end(request)
         others = output.total_num_scheduled_tokens - output.num_scheduled_tokens[request_id]
         if others + end > self.max_num_scheduled_tokens:
             return 1
@@ -91,10 +99,3 @@ class FullDiffusionScheduler(DiffusionScheduler):
             if data.req_id == request_id:
                 data.block_ids = self.kv_cache_manager.get_block_ids(request_id)
         return end
-
-    def _record_window(self, request: Request, end: int, denoises: bool) -> None:
-        plan = self._plans[request.request_id]
-        if denoises:
-            plan.block = request.num_tokens
-        plan.windows.append(InFlight(end, Outcome.UNKNOWN))
-        request.num_computed_tokens = 0

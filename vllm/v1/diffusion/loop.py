@@ -100,12 +100,15 @@ class FullDiffusionLoop(BlockDiffusionLoop):
         vllm_config.diffusion_config = resolve_diffusion_config(vllm_config)
         _refuse_unsupported(vllm_config)
         scheduler_config = vllm_config.scheduler_config
-        if scheduler_config.async_scheduling:
-            raise ValueError(
-                "async_scheduling=True is not supported with full diffusion: what a "
-                "step computes depends on the step before it."
-            )
-        scheduler_config.async_scheduling = False
+        ours = (GenerationLoop.forward, GenerationLoop.compute_logits)
+        if (type(self).forward, type(self).compute_logits) != ours:
+            # Where a window begins depends on the step before it, which a plug-in may fail.
+            if scheduler_config.async_scheduling:
+                raise ValueError(
+                    "async_scheduling=True is not supported with full diffusion by a loop that "
+                    "overrides forward or compute_logits; leave it unset or False."
+                )
+            scheduler_config.async_scheduling = False
         # A prompt's keys and values depend on what is generated after it, and a
         # step computes a request's whole canvas at once.
         vllm_config.cache_config.enable_prefix_caching = False

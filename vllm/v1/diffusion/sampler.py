@@ -112,7 +112,7 @@ class DenoisingSampler:
         logprobs = None
 
         overlaps = self.overlaps and canvases.unforeseen(input_batch.idx_mapping_np)
-        if (step := DenoisingStep.of(input_batch, canvases, overlaps)) is not None:
+        if (step := DenoisingStep.of(input_batch, canvases, self.req_states, overlaps)) is not None:
             first = (known - start)[step.index].clamp(min=0)
             self.policies.begin(step, first, self._rewritable(step.slots, first))
             self.grammars.restrict(logits, step)

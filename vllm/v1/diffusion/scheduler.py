@@ -18,9 +18,9 @@ from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOu
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.failures import failure_in
-from vllm.v1.diffusion.params import resolve_decoding
+from vllm.v1.diffusion.params import Decoding, resolve_decoding
 from vllm.v1.diffusion.request_data import DiffusionRequestData
-from vllm.v1.diffusion.window import RequestPlan, block_start, computed_after
+from vllm.v1.diffusion.window import RequestPlan, block_start
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
@@ -68,7 +68,7 @@ class DiffusionScheduler(Scheduler):
     def add_request(self, request: Request) -> None:
         """Admits a request; see upstream."""
         decoding = resolve_decoding(request.sampling_params, self.diffusion_config)
-        plan = self._plans[request.request_id] = RequestPlan(decoding)
+        plan = self._plans[request.request_id] = self._new_plan(request, decoding)
         if (structured := request.structured_output_request) is not None:
             plan.reasoning_ended = structured.reasoning_ended
         if decoding.block_length != self.diffusion_config.block_length:
@@ -82,6 +82,9 @@ class DiffusionScheduler(Scheduler):
             num_spec_tokens=0, histogram=[0] * (self.num_spec_tokens + 1)
         )
         super().add_request(request)
+
+    def _new_plan(self, request: Request, decoding: Decoding) -> RequestPlan:
+        return RequestPlan(decoding)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         plan = self._plans.pop(request.request_id, None)
@@ -197,7 +200,7 @@ class DiffusionScheduler(Scheduler):
         """Remembers a window that was scheduled and what it leaves computed."""
         plan = self._plans[request.request_id]
         plan.push(end, request.num_tokens, denoises)
-        request.num_computed_tokens = computed_after(end, request.num_tokens, plan.block_length)
+        request.num_computed_tokens = plan.computed(end, request.num_tokens)
 
     def _round_window(self, request_id: str, output: SchedulerOutput) -> int:
         """Makes one request's share of a step end with a block; its end."""
@@ -287,7 +290,7 @@ class DiffusionScheduler(Scheduler):
             plan = self._plans.get(request_id)
             if request is None or plan is None:
                 continue
-            if plan.windows[0].end <= block_start(request.num_tokens, plan.block_length):
+            if plan.denoised_nothing(plan.windows[0], request.num_tokens):
                 continue  # The block had settled: a plain commit.
             index = runner_output.req_id_to_index[request_id]
             committed = len(runner_output.sampled_token_ids[index])

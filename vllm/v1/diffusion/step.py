@@ -12,6 +12,7 @@ import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.states import RequestState
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,15 @@ class DenoisingStep:
     active: torch.Tensor
 
     @classmethod
-    def of(cls, input_batch: InputBatch, canvases: CanvasStates, overlaps: bool) -> DenoisingStep | None:
+    def of(
+        cls, input_batch: InputBatch, canvases: CanvasStates, request_states: RequestState, overlaps: bool
+    ) -> DenoisingStep | None:
         """Reads a batch; None where no request denoises.
 
         Args:
             input_batch: The step's batch.
             canvases: The canvases of this worker's requests.
+            request_states: The runner's request state.
             overlaps: Whether a window may have been scheduled before it was known
                 that the step before it settles the block.
         """
@@ -66,7 +70,10 @@ class DenoisingStep:
         slots = input_batch.idx_mapping[index]
         row_slot = input_batch.expanded_idx_mapping
         row_column = input_batch.expanded_local_pos.to(torch.int64)
-        covered = canvases.start[slots] + canvases.length[slots] <= input_batch.seq_lens[index]
+        if overlaps or canvases.aligned:
+            covered = canvases.covers(request_states, slots, input_batch.seq_lens[index])
+        else:
+            covered = torch.ones_like(slots, dtype=torch.bool)
         active = canvases.masked[row_slot, row_column]
         if overlaps:
             active &= torch.repeat_interleave(covered, row_start.diff(), output_size=len(row_slot))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of block-causal windows, shared by scheduler and worker.
+"""The arithmetic of windows, shared by scheduler and worker.
 
-A *window* is the run of positions that a step computes for one request. Its
-start is always a multiple of the request's block length, since a position's
-keys and values depend on all of its block.
+A *window* is the run of positions that a step computes for one request. Of a
+block-causal model its start is always a multiple of the request's block length,
+since a position's keys and values depend on all of its block. Of a bidirectional
+model nothing is computed for good: ``CanvasPlan``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from enum import Enum
 
 from vllm.v1.diffusion.params import Decoding
 from vllm.v1.diffusion.policies import get_policy
+from vllm.v1.generation_loop.ranks import is_plug_in
+
+CACHED = ("prefix", "dual")
+"""Cache modes in which a block's later steps begin at the block."""
 
 
 def block_start(position: int, block_length: int) -> int:
@@ -36,18 +41,25 @@ def computed_after(window_end: int, known: int, block_length: int) -> int:
     return block_start(min(window_end, known), block_length)
 
 
-def foreseen_steps(decoding: Decoding, masked: int) -> int | None:
+def foreseen_steps(
+    decoding: Decoding, masked: int, block_length: int | None = None, first_alone: bool = False
+) -> int | None:
     """Denoising steps that a block takes, where that does not depend on the model.
 
     Args:
         decoding: How the request is denoised.
         masked: Masks that the block begins with.
+        block_length: Tokens of the block, where a canvas ends inside it.
+        first_alone: Whether the first step settles the first mask and no other.
     """
     policy = get_policy(decoding.algorithm)
-    total = policy.steps_left(masked, 0, decoding.steps, decoding.block_length)
-    if total is None or not decoding.foreseeable:
+    if not decoding.foreseeable or (decoding.cache in CACHED and is_plug_in(type(policy))):
+        # Where a window may begin at the block, a policy that fails must not break the plan.
         return None
-    return min(total, decoding.max_steps or total)
+    done = min(masked, int(first_alone))
+    length = decoding.block_length if block_length is None else block_length
+    left = policy.steps_left(masked - done, done, decoding.steps, length)
+    return None if left is None else min(done + left, decoding.max_steps or done + left)
 
 
 class Outcome(Enum):
@@ -64,6 +76,8 @@ class InFlight:
 
     end: int
     outcome: Outcome
+    block: int = -1
+    """Start of the block that it denoises, as far as is known when it is planned."""
     stale: bool = False
     """Whether the request was preempted since."""
 
@@ -108,6 +122,10 @@ class RequestPlan:
             return self.window_end(known)
         return known
 
+    def begin(self, known: int) -> int:
+        """Start of the block that follows ``known`` tokens, or that they end in."""
+        return block_start(known, self.block_length)
+
     @property
     def may_have_settled(self) -> bool:
         """Whether the window in flight settles its block is for the model to say."""
@@ -116,7 +134,20 @@ class RequestPlan:
 
     def window_end(self, known: int) -> int:
         """End of the block that follows ``known`` tokens."""
-        return block_start(known, self.block_length) + self.block_length
+        return self.begin(known) + self.block_length
+
+    def computed(self, end: int, known: int) -> int:
+        """Positions computed for good after a window; see :func:`computed_after`."""
+        return computed_after(end, known, self.block_length)
+
+    def denoised_nothing(self, window: InFlight, known: int) -> bool:
+        """Whether a window whose block had settled before it ran did no more than commit it.
+
+        Args:
+            window: The window.
+            known: Tokens known by the outputs before its own.
+        """
+        return window.end <= self.begin(known)
 
     def push(self, end: int, known: int, denoises: bool) -> None:
         """Records a window that was scheduled.
@@ -129,13 +160,13 @@ class RequestPlan:
         outcome = Outcome.NOTHING
         if denoises:
             known = self.next_known(known)
-            start = block_start(known, self.block_length)
-            if end >= start + self.block_length:
+            start = self.begin(known)
+            if end >= self.window_end(known):
                 if start != self.block:
                     self.block, self.step = start, 0
                 self.step += 1
-                outcome = self._outcome(start + self.block_length - known)
-        self.windows.append(InFlight(end, outcome))
+                outcome = self._outcome(self._foreseen(known))
+        self.windows.append(InFlight(end, outcome, self.block))
 
     def pop(self, known: int) -> int | None:
         """Forgets the oldest window, whose output has just been processed.
@@ -150,10 +181,68 @@ class RequestPlan:
         self.windows.popleft()
         if not self.windows or self.windows[-1].stale:
             return None
-        return computed_after(self.windows[-1].end, known, self.block_length)
+        return self.computed(self.windows[-1].end, known)
 
-    def _outcome(self, masked: int) -> Outcome:
-        total = foreseen_steps(self.decoding, masked)
+    def _foreseen(self, known: int) -> int | None:
+        """Steps of the block that ``known`` tokens leave open."""
+        return foreseen_steps(self.decoding, self.window_end(known) - known)
+
+    def _outcome(self, total: int | None) -> Outcome:
         if total is None:
             return Outcome.UNKNOWN
         return Outcome.SETTLES if self.step >= total else Outcome.NOTHING
+
+
+@dataclass(kw_only=True)
+class CanvasPlan(RequestPlan):
+    """The same of a bidirectional model, whose blocks begin where the prompt ends.
+
+    A window begins at 0, or at its block if the cache mode keeps what is before it. Planned
+    while a step is in flight that may settle the block, it is for the same block again: if that
+    has settled, the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises
+    the next block, whose window is the same (``none``).
+    """
+
+    canvas_end: int
+    """Where the answer ends."""
+    first_alone: bool = False
+    """Whether a block's first step settles its first position and no other."""
+
+    def begin(self, known: int) -> int:
+        """See :meth:`RequestPlan.begin`: blocks are known as a whole or not at all."""
+        return known
+
+    def window_end(self, known: int) -> int:
+        """End of the block that follows ``known`` tokens."""
+        return min(known + self.block_length, self.canvas_end)
+
+    def computed(self, end: int, known: int) -> int:
+        """Nothing is computed for good."""
+        return 0
+
+    def denoised_nothing(self, window: InFlight, known: int) -> bool:
+        """See :meth:`RequestPlan.denoised_nothing`."""
+        return self.decoding.cache in CACHED and window.block != known
+
+    def next_window(self, known: int) -> tuple[int, int] | None:
+        """Where the next window begins and ends; None if the one in flight has to come first.
+
+        Args:
+            known: Tokens known by the outputs processed so far.
+        """
+        unsure = self.may_have_settled
+        known = self.next_known(known)
+        block_end = self.window_end(known)
+        if known >= self.canvas_end:
+            return None
+        other_length = self.window_end(block_end) - block_end != block_end - known
+        if unsure and self.decoding.constrained and other_length:
+            # A grammar reads all rows of a step: they must be those of its block.
+            return None
+        if self.decoding.cache not in CACHED or self.block != known:
+            return 0, self.canvas_end
+        return known, block_end if self.decoding.cache == "dual" else self.canvas_end
+
+    def _foreseen(self, known: int) -> int | None:
+        length = self.window_end(known) - known
+        return foreseen_steps(self.decoding, length, length, self.first_alone)

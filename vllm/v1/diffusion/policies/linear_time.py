@@ -48,6 +48,10 @@ class LinearTimePolicy(UnmaskingPolicy):
         count = torch.where(canvas.step + 1 >= canvas.steps, masked, count)
         return canvas.masked & (rank < count[:, None])
 
+    def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
+        """See :meth:`UnmaskingPolicy.steps_left`: a share is never all, but in the last step."""
+        return max(steps - step, 1) if masked else 0
+
 
 def share(canvas: CanvasView) -> torch.Tensor:
     """The share of masked positions that the step settles, float32 ``[requests]``.

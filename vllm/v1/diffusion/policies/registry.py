@@ -19,6 +19,7 @@ from vllm.v1.diffusion.policies.entropy import Entropy
 from vllm.v1.diffusion.policies.entropy_bounded import EntropyBounded
 from vllm.v1.diffusion.policies.factor import Factor
 from vllm.v1.diffusion.policies.hierarchical import Hierarchical
+from vllm.v1.diffusion.policies.linear_time import LinearTimePolicy
 from vllm.v1.diffusion.policies.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.low_confidence_static import LowConfidenceStatic
 from vllm.v1.diffusion.policies.maskgit_plus import MaskgitPlus
@@ -50,6 +51,12 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "threshold": Threshold,
     "topk_margin": TopkMargin,
 }
+
+_SCHEDULED = {
+    ScheduledPolicy: (Rule.GIVEN, Rule.STATIC, Rule.SEQUENTIAL),
+    LinearTimePolicy: (Rule.GIVEN,),
+}
+"""Policies that say how many steps a block takes, and the rules that keep to it."""
 
 
 def built_in_policies() -> list[str]:
@@ -120,12 +127,13 @@ def _make(name: str, where: str, load: Callable[[], Any]) -> UnmaskingPolicy:
 def _fault(policy: UnmaskingPolicy) -> str | None:
     """Why a policy of another package cannot be used; None if it can."""
     cls = type(policy)
-    if cls.steps_left is ScheduledPolicy.steps_left:
+    kept = next((base for base in _SCHEDULED if cls.steps_left is base.steps_left), None)
+    if kept is not None:
         # The engine plans by the schedule, so it must be the one that is kept.
-        if cls.select is not ScheduledPolicy.select:
-            return "is a ScheduledPolicy and must leave select() to it: score() ranks the positions"
-        if policy.rule not in (Rule.GIVEN, Rule.STATIC, Rule.SEQUENTIAL):
-            return f"is a ScheduledPolicy, and rule {policy.rule.name} keeps no schedule"
+        if cls.select is not kept.select:
+            return f"is a {kept.__name__} and must leave select() to it: score() ranks the positions"
+        if policy.rule not in _SCHEDULED[kept]:
+            return f"is a {kept.__name__}, and rule {policy.rule.name} keeps no schedule"
     elif cls.steps_left is not UnmaskingPolicy.steps_left:
         return "must not override steps_left(); derive from ScheduledPolicy to be planned ahead"
     elif policy.rule is Rule.GIVEN and cls.select is UnmaskingPolicy.select:
