@@ -11,10 +11,13 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engine import checkpoints
+from tests.engine import test_dream as dream
 from tests.engine import test_golden_llada2 as llada2
 from tests.engine import test_golden_sdar as sdar
 from tests.engine import test_llada as llada
@@ -40,7 +43,7 @@ def engine(model: str, **settings: Any) -> Iterator[Any]:
         "disable_log_stats": False,
         "seed": 0,
     }
-    llm = LLM(model=str(GOLDEN / model), **common | settings)
+    llm = LLM(model=model if Path(model).is_absolute() else str(GOLDEN / model), **common | settings)
     try:
         yield llm
     finally:
@@ -85,6 +88,18 @@ def test_llada() -> None:
         alone = run(llm, [llada.of_golden(cases[0])])
     for result, case in zip([*results, *alone], [*cases, cases[0]], strict=True):
         assert result["token_ids"] == case["output_ids"], case["name"]
+
+
+def test_dream(tmp_path: Path) -> None:
+    """Shifted logits, every cache mode; the golden weights in the published layout."""
+    model = str(checkpoints.dream(tmp_path / "dream", dream.FOLDER))
+    with engine(model, max_num_batched_tokens=4096, **GRAPHS) as llm:
+        for result, case in zip(
+            run(llm, [dream.of_golden(c) for c in dream.CASES]), dream.CASES, strict=True
+        ):
+            dream.check_golden(result, case)
+        for case in dream.CASES[:3]:
+            dream.check_golden(run(llm, [dream.of_golden(case)])[0], case)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar_states import GrammarStates
 from vllm.v1.diffusion.params import resolve_decoding
+from vllm.v1.diffusion.prefill_attention import PrefillAttention
 from vllm.v1.diffusion.relay import CanvasRelay
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -141,7 +142,7 @@ class DiffusionModelState(DefaultModelState):
     def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, block_tables: BlockTables) -> None:
         """Makes what captured graphs read; see upstream."""
         super().initialize_kv_cache(kv_cache_config, block_tables)
-        self._has_room = False
+        self._prefill_attention: PrefillAttention | None = None
         self.graph_sequences = GraphSequences(
             self.vllm_config.compilation_config.max_cudagraph_capture_size or 0,
             self.max_num_reqs,
@@ -163,15 +164,18 @@ class DiffusionModelState(DefaultModelState):
     ) -> dict[str, Any]:
         """Attention metadata with one bidirectional sequence a block."""
         assert ubatch_idx == 0
-        if not self._has_room:
+        if self._prefill_attention is None:
             make_room(attn_groups, self.max_num_tokens)
-            self._has_room = True
+            self._prefill_attention = PrefillAttention(self.vllm_config, self.device)
+        block_lengths = self.canvases.block_length.np[input_batch.idx_mapping_np]
         blocks = BlockSequences.of(
             starts=input_batch.num_computed_tokens_np,
             lengths=input_batch.num_scheduled_tokens,
-            block_lengths=self.canvases.block_length.np[input_batch.idx_mapping_np],
+            block_lengths=block_lengths,
         )
-        if for_capture or cudagraph_mode == CUDAGraphMode.FULL:
+        request_tables = block_tables
+        captured = for_capture or cudagraph_mode == CUDAGraphMode.FULL
+        if captured:
             num_tokens = input_batch.num_tokens_after_padding
             num_reqs, max_query_len, max_seq_len = num_tokens, self.canvases.width, self.max_model_len
             query_start_loc, seq_lens, block_tables, query_start_loc_cpu = self.graph_sequences.fill(
@@ -186,7 +190,7 @@ class DiffusionModelState(DefaultModelState):
             seq_lens = async_tensor_h2d(blocks.seq_lens, device=self.device)
             block_tables = tuple(table[rows] for table in block_tables)
             query_start_loc_cpu = torch.from_numpy(blocks.query_start_loc)
-        return build_attn_metadata(
+        attn_metadata = build_attn_metadata(
             attn_groups=attn_groups,
             num_reqs=num_reqs,
             num_tokens=num_tokens,
@@ -203,6 +207,11 @@ class DiffusionModelState(DefaultModelState):
             positions=input_batch.positions,
             for_cudagraph_capture=for_capture,
         )
+        if not captured and self._prefill_attention.wants(block_lengths):
+            self._prefill_attention.attach(
+                attn_metadata, attn_groups, request_tables, input_batch, block_lengths
+            )
+        return attn_metadata
 
 
 def padded(lengths: np.ndarray, num_sequences: int) -> torch.Tensor:

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FlashAttention's layers, with a kernel of ours where prompts are cut into short blocks.
+
+FlashAttention sees a window as one bidirectional sequence a block. A block shorter than its tile of
+queries leaves most of the tile empty, and every block reads its keys again: in a prompt of 4096 tokens
+with blocks of 4 that takes four times as long as ``block_causal_attention`` (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vllm.config import VllmConfig, get_layers_from_vllm_config
+from vllm.model_executor.layers.attention import Attention
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.attention.backend import AttentionType
+from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
+from vllm.v1.diffusion.attention_ops import block_causal_attention
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.utils import AttentionGroup
+
+_HEAD_SIZES = (64, 80, 96, 128)
+_TILE = 128
+"""Rows of FlashAttention's tile of queries; the heads of a group are rows of one."""
+
+
+@dataclass(frozen=True)
+class BlockWindows:
+    """The windows of a step's R requests, as ``block_causal_attention`` wants them.
+
+    Attributes:
+        block_table: int32 ``[R, pages a request]``.
+        query_start_loc: int32 ``[R + 1]``.
+        seq_lens: int32 ``[R]``.
+        block_length: int32 ``[R]``.
+    """
+
+    block_table: torch.Tensor
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_length: torch.Tensor
+
+
+class BlockCausalAttentionImpl(FlashAttentionImpl):  # type: ignore[misc]
+    """Upstream's implementation, but for steps whose metadata has ``block_windows``."""
+
+    def forward(
+        self,
+        layer: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: Any,
+        output: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Attention to the cache, ``[T, heads, head size]``; see upstream."""
+        windows: BlockWindows | None = getattr(attn_metadata, "block_windows", None)
+        if windows is None:
+            upstream: torch.Tensor = super().forward(
+                layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs
+            )
+            return upstream
+        used = attn_metadata.num_actual_tokens
+        key_cache, value_cache = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)
+        block_causal_attention(
+            query[:used],
+            key_cache,
+            value_cache,
+            windows.block_table,
+            windows.query_start_loc,
+            windows.seq_lens,
+            windows.block_length,
+            self.scale,
+            output[:used],
+        )
+        return output
+
+
+class PrefillAttention:
+    """Which steps of a model go to our kernel."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
+        """Prepares the model's layers that the kernel can compute.
+
+        Args:
+            vllm_config: The engine's, its layers built.
+            device: Where the model runs.
+        """
+        self._device = device
+        layers = get_layers_from_vllm_config(vllm_config, Attention)
+        impls = [layer.impl for layer in layers.values()]
+        self.fits = bool(impls) and all(_fits(impl, vllm_config.model_config.dtype) for impl in impls)
+        self._longest = 0
+        if self.fits:
+            for impl in impls:
+                impl.__class__ = BlockCausalAttentionImpl
+            self._longest = min((_TILE - 1) // impl.num_queries_per_kv for impl in impls)
+
+    def wants(self, block_lengths: np.ndarray) -> bool:
+        """Whether a step with such blocks gains by it.
+
+        Args:
+            block_lengths: Of the step's requests, ``[R]``.
+        """
+        return self.fits and int(block_lengths.min()) <= self._longest
+
+    def attach(
+        self,
+        attn_metadata: dict[str, Any],
+        attn_groups: list[list[AttentionGroup]],
+        block_tables: tuple[torch.Tensor, ...],
+        input_batch: InputBatch,
+        block_lengths: np.ndarray,
+    ) -> None:
+        """Puts the step's windows beside what upstream's builders made of its blocks.
+
+        Args:
+            attn_metadata: By layer.
+            attn_groups: The layers of each block table.
+            block_tables: One row a request each.
+            input_batch: The step's R requests.
+            block_lengths: Tokens a block of each, ``[R]``, on the host.
+        """
+        requests = input_batch.num_reqs
+        ends = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
+        staged = np.concatenate((ends, block_lengths)).astype(np.int32)
+        seq_lens, block_length = async_tensor_h2d(staged, device=self._device).split(requests)
+        for table, groups in zip(block_tables, attn_groups, strict=True):
+            windows = BlockWindows(
+                block_table=table[:requests],
+                query_start_loc=input_batch.query_start_loc[: requests + 1],
+                seq_lens=seq_lens,
+                block_length=block_length,
+            )
+            for name in (name for group in groups for name in group.layer_names):
+                attn_metadata[name].block_windows = windows
+
+
+def _fits(impl: Any, dtype: torch.dtype) -> bool:
+    """Whether the kernel computes what a layer's implementation does."""
+    return bool(
+        type(impl) is FlashAttentionImpl
+        and dtype in (torch.bfloat16, torch.float16)
+        and impl.head_size in _HEAD_SIZES
+        and impl.attn_type == AttentionType.DECODER
+        and impl.kv_cache_dtype in ("auto", str(dtype).removeprefix("torch."))
+        and impl.sliding_window == (-1, -1)
+        and impl.alibi_slopes is None
+        and impl.sinks is None
+        and not impl.logits_soft_cap
+        and impl.dcp_world_size == 1
+    )
