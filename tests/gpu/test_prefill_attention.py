@@ -20,16 +20,17 @@ def test_a_long_prompt(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = BlockCausalAttentionImpl.forward
     differences: list[float] = []
 
-    def both(self: Any, layer: Any, q: Any, k: Any, v: Any, cache: Any, metadata: Any, out: Any) -> Any:
+    def both(self: Any, layer: Any, *args: Any, output: Any, **rest: Any) -> Any:
+        metadata = args[-1]
         if getattr(metadata, "block_windows", None) is None:
-            return ours(self, layer, q, k, v, cache, metadata, out)
-        wanted = torch.empty_like(out)
-        FlashAttentionImpl.forward(self, layer, q, k, v, cache, metadata, wanted)
-        ours(self, layer, q, k, v, cache, metadata, out)
+            return ours(self, layer, *args, output=output, **rest)
+        wanted = torch.empty_like(output)
+        FlashAttentionImpl.forward(self, layer, *args, output=wanted, **rest)
+        ours(self, layer, *args, output=output, **rest)
         used = metadata.num_actual_tokens
         spread = wanted[:used].float().std()
-        differences.append(((out[:used] - wanted[:used]).abs().max() / spread).item())
-        return out
+        differences.append(((output[:used] - wanted[:used]).abs().max() / spread).item())
+        return output
 
     monkeypatch.setattr(BlockCausalAttentionImpl, "forward", both)
     llm = start(
@@ -38,6 +39,7 @@ def test_a_long_prompt(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
         max_num_seqs=4,
         max_model_len=4096,
         max_num_batched_tokens=1024,
+        gpu_memory_utilization=0.5,
         kv_cache_memory_bytes=2**30,
         diffusion_config={"block_length": block},
         compilation_config={"mode": 0, "cudagraph_capture_sizes": [block, 4 * block]},

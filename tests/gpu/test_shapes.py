@@ -60,6 +60,7 @@ def test_a_published_shape(shape: str) -> None:
         max_num_seqs=8,
         max_model_len=512,
         max_num_batched_tokens=1024,
+        gpu_memory_utilization=0.5,
         kv_cache_memory_bytes=KV_BYTES,
         diffusion_config={"block_length": 32},
         compilation_config={"mode": 0, "cudagraph_capture_sizes": [32, 64, 128, 256]},
