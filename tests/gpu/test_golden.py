@@ -93,7 +93,7 @@ def test_llada() -> None:
 def test_dream(tmp_path: Path) -> None:
     """Shifted logits, every cache mode; the golden weights in the published layout."""
     model = str(checkpoints.dream(tmp_path / "dream", dream.FOLDER))
-    with engine(model, max_num_batched_tokens=4096, **GRAPHS) as llm:
+    with engine(model, **GRAPHS) as llm:
         for result, case in zip(
             run(llm, [dream.of_golden(c) for c in dream.CASES]), dream.CASES, strict=True
         ):

@@ -13,7 +13,12 @@ from benchmarks.gpu.engine import Workload, run, start, stop
 from benchmarks.gpu.shapes import SHAPES
 
 LAYERS = 4
-KV_BYTES = 2**30
+SETTINGS: dict[str, Any] = {
+    "gpu_memory_utilization": 0.5,
+    "kv_cache_memory_bytes": 2**30,
+    "compilation_config": {"mode": 0, "cudagraph_capture_sizes": [32, 64, 128, 256]},
+    "enable_prefix_caching": None,
+}
 WORK = Workload(batch=4, prompt=70, tokens=64, block=32, steps=4)
 
 
@@ -47,6 +52,16 @@ def parameters(shape: str) -> int:
     return ends + LAYERS * layer
 
 
+def test_a_response_of_one_block() -> None:
+    """Dream as it comes: a block is as long as the context, longer than upstream's warm-up thinks."""
+    llm = start("dream-7b", {"num_hidden_layers": 1}, max_num_seqs=2, max_model_len=2048, **SETTINGS)
+    try:
+        timing = run(llm, Workload(batch=2, prompt=70, tokens=1900, block=1900, steps=4), repeats=1, warm=0)
+        assert timing.forwards == 4
+    finally:
+        stop(llm)
+
+
 @pytest.mark.parametrize("shape", [name for name in SHAPES if name != "qwen3-8b"])
 def test_a_published_shape(shape: str) -> None:
     import torch
@@ -60,10 +75,8 @@ def test_a_published_shape(shape: str) -> None:
         max_num_seqs=8,
         max_model_len=512,
         max_num_batched_tokens=1024,
-        gpu_memory_utilization=0.5,
-        kv_cache_memory_bytes=KV_BYTES,
         diffusion_config={"block_length": 32},
-        compilation_config={"mode": 0, "cudagraph_capture_sizes": [32, 64, 128, 256]},
+        **SETTINGS,
     )
     try:
         runner = _runner(llm)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import psutil
@@ -63,10 +64,8 @@ class BlockDiffusionLoop(GenerationLoop):
         _check_budget(vllm_config, 2 * served)
         _configure_cpu(vllm_config)
         configure_graphs(vllm_config, served)
-        cache_config = vllm_config.cache_config
-        if not cache_config.user_specified_block_size and served > 16:
-            # The default of 16 would end inside a block.
-            cache_config.block_size = served
+        _fit_cache_blocks(vllm_config, served)
+        _fit_warm_up(vllm_config, served)
 
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_params`."""
@@ -121,6 +120,7 @@ class FullDiffusionLoop(BlockDiffusionLoop):
         block_length = vllm_config.diffusion_config.block_length
         assert block_length is not None
         configure_graphs(vllm_config, block_length)
+        _fit_warm_up(vllm_config, block_length)
 
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_params`."""
@@ -164,6 +164,30 @@ def _configure_cpu(vllm_config: VllmConfig) -> None:
     useful = per_token * tokens
     if useful < psutil.virtual_memory().available // 2:
         cache_config.kv_cache_memory_bytes = useful
+
+
+def _fit_cache_blocks(vllm_config: VllmConfig, block_length: int) -> None:
+    """Lets cached prefixes end with a block, unless the user has chosen the cache's blocks."""
+    cache_config = vllm_config.cache_config
+    # Upstream's choice, and what attention backends want a multiple of.
+    default, unit = (128, 32) if current_platform.is_cpu() else (cache_config.block_size, 16)
+    if cache_config.user_specified_block_size or default % block_length == 0:
+        return
+    cache_config.block_size = math.lcm(unit, block_length)
+    # As if the user had: upstream would choose again, by the attention backend alone.
+    cache_config.user_specified_block_size = True
+
+
+def _fit_warm_up(vllm_config: VllmConfig, block_length: int) -> None:
+    """Does without upstream's warm-up where its requests are too long.
+
+    They have a token more than a block in their prompts, the ids of which are 0, 1, 2 and so on, and five
+    blocks after that, whatever the context and the vocabulary hold.
+    """
+    model_config = vllm_config.model_config
+    longest = 6 * block_length + 1
+    if longest > model_config.max_model_len or block_length >= model_config.get_vocab_size():
+        vllm_config.kernel_config.enable_jit_warmup = False
 
 
 def _refuse_unsupported(vllm_config: VllmConfig) -> None:

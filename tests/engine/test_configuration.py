@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loops choose where the user has not; no engine is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import GOLDEN
+
+
+def configured(model: str = "sdar", **settings: Any) -> Any:
+    from vllm.engine.arg_utils import EngineArgs
+
+    common: dict[str, Any] = {"dtype": "float32", "max_model_len": 960}
+    return EngineArgs(model=str(GOLDEN / model), **common | settings).create_engine_config()
+
+
+@pytest.mark.parametrize(("block", "wanted"), [(4, 128), (32, 128), (24, 96), (60, 480)])
+def test_a_block_of_the_cache_holds_whole_blocks(block: int, wanted: int) -> None:
+    """Else cached prefixes would end inside one; upstream must not choose again."""
+    from vllm.platforms import current_platform
+
+    config = configured(diffusion_config={"block_length": block})
+    current_platform.update_block_size_for_backend(config)
+    assert config.cache_config.block_size == wanted
+
+
+def test_a_gpu_s_block_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream's is 16 there, also after the attention backend was chosen."""
+    from vllm.platforms.interface import Platform
+    from vllm.v1.diffusion import loop
+
+    config = configured(diffusion_config={"block_length": 32})
+    cache_config = config.cache_config
+    cache_config.block_size, cache_config.user_specified_block_size = 16, False
+    monkeypatch.setattr(type(loop.current_platform), "is_cpu", lambda _: False)
+    loop._fit_cache_blocks(config, 32)
+    monkeypatch.undo()
+    Platform.update_block_size_for_backend(config)
+    assert cache_config.block_size == 32
+
+
+def test_the_user_s_block_of_the_cache_stays() -> None:
+    assert configured(diffusion_config={"block_length": 24}, block_size=64).cache_config.block_size == 64
+
+
+@pytest.mark.parametrize(
+    ("model", "block", "length", "warms_up"),
+    [
+        ("sdar", 16, 960, True),
+        ("sdar", 32, 160, False),  # its longest request is one of 193 tokens
+        ("llada", 64, 512, True),
+        ("llada", 128, 512, False),
+        ("dream", None, 960, False),  # a block is a whole response
+    ],
+)
+def test_upstream_s_warm_up_needs_room(model: str, block: int | None, length: int, warms_up: bool) -> None:
+    diffusion = {"block_length": block} if block else None
+    config = configured(model, max_model_len=length, diffusion_config=diffusion)
+    assert config.kernel_config.enable_jit_warmup is warms_up
