@@ -17,7 +17,8 @@ def test_a_long_prompt(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
     from vllm.v1.diffusion.prefill_attention import BlockCausalAttentionImpl
 
-    ours = BlockCausalAttentionImpl.forward
+    ours: Any = BlockCausalAttentionImpl.forward
+    upstream: Any = FlashAttentionImpl.forward
     differences: list[float] = []
 
     def both(self: Any, layer: Any, *args: Any, output: Any, **rest: Any) -> Any:
@@ -25,7 +26,7 @@ def test_a_long_prompt(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
         if getattr(metadata, "block_windows", None) is None:
             return ours(self, layer, *args, output=output, **rest)
         wanted = torch.empty_like(output)
-        FlashAttentionImpl.forward(self, layer, *args, output=wanted, **rest)
+        upstream(self, layer, *args, output=wanted, **rest)
         ours(self, layer, *args, output=output, **rest)
         used = metadata.num_actual_tokens
         spread = wanted[:used].float().std()

@@ -30,8 +30,7 @@ def attention(hidden: int, heads: int, kv_heads: int, size: int) -> int:
 def parameters(shape: str) -> int:
     """Weights of the shape with ``LAYERS`` layers, by hand; norms and biases, below 0.1 %, left out."""
     c = SHAPES[shape]
-    hidden = c.get("hidden_size") or c["d_model"]
-    ends = 2 * c["vocab_size"] * hidden
+    ends: int = 2 * c["vocab_size"] * (c.get("hidden_size") or c["d_model"])
     match shape:
         case "llada-8b":
             layer = attention(4096, 32, 32, 128) + 3 * 4096 * 12288

@@ -19,7 +19,7 @@ from vllm.v1.diffusion.prefill_attention import BlockCausalAttentionImpl, Prefil
 
 def make_layer(**changes: Any) -> Any:
     """A layer with an implementation as upstream would make it for a GPU."""
-    impl: Any = FlashAttentionImpl.__new__(FlashAttentionImpl)
+    impl: Any = object.__new__(FlashAttentionImpl)
     known: dict[str, Any] = {
         "head_size": 64,
         "scale": 64**-0.5,
@@ -75,11 +75,9 @@ def test_windows_reach_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_steps_are_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = make_layer()
     make_attention(monkeypatch, {"a": layer})
-    seen: list[Any] = []
-    monkeypatch.setattr(FlashAttentionImpl, "forward", lambda *args: seen.append(args) or args[-1])
-    out = torch.empty(0)
-    assert layer.impl.forward(layer, out, out, out, out, SimpleNamespace(), out) is out
-    assert len(seen) == 1
+    monkeypatch.setattr(FlashAttentionImpl, "forward", lambda *args: "upstream's")
+    none = torch.empty(0)
+    assert layer.impl.forward(layer, none, none, none, none, SimpleNamespace(), none) == "upstream's"
 
 
 @pytest.mark.parametrize(

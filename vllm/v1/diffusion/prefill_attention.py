@@ -45,12 +45,12 @@ class BlockWindows:
     block_length: torch.Tensor
 
 
-class BlockCausalAttentionImpl(FlashAttentionImpl):  # type: ignore[misc]
+class BlockCausalAttentionImpl(FlashAttentionImpl):
     """Upstream's implementation, but for steps whose metadata has ``block_windows``."""
 
     def forward(
         self,
-        layer: torch.nn.Module,
+        layer: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -68,7 +68,7 @@ class BlockCausalAttentionImpl(FlashAttentionImpl):  # type: ignore[misc]
             )
             return upstream
         used = attn_metadata.num_actual_tokens
-        key_cache, value_cache = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)
+        key_cache, value_cache = torch.split(kv_cache.transpose(1, 2), self.head_size, dim=-1)
         block_causal_attention(
             query[:used],
             key_cache,
@@ -95,7 +95,7 @@ class PrefillAttention:
         """
         self._device = device
         layers = get_layers_from_vllm_config(vllm_config, Attention)
-        impls = [layer.impl for layer in layers.values()]
+        impls: list[Any] = [layer.impl for layer in layers.values()]
         self.fits = bool(impls) and all(_fits(impl, vllm_config.model_config.dtype) for impl in impls)
         self._longest = 0
         if self.fits:
@@ -131,7 +131,7 @@ class PrefillAttention:
         requests = input_batch.num_reqs
         ends = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
         staged = np.concatenate((ends, block_lengths)).astype(np.int32)
-        seq_lens, block_length = async_tensor_h2d(staged, device=self._device).split(requests)
+        seq_lens, block_length = torch.split(async_tensor_h2d(staged, device=self._device), requests)
         for table, groups in zip(block_tables, attn_groups, strict=True):
             windows = BlockWindows(
                 block_table=table[:requests],
@@ -143,7 +143,7 @@ class PrefillAttention:
                 attn_metadata[name].block_windows = windows
 
 
-def _fits(impl: Any, dtype: torch.dtype) -> bool:
+def _fits(impl: Any, dtype: object) -> bool:
     """Whether the kernel computes what a layer's implementation does."""
     return bool(
         type(impl) is FlashAttentionImpl
