@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ def test_what_a_configuration_leaves_out_is_the_family_s(tmp_path: Path) -> None
     assert found["stop_at_eos"] == (True, "family table")
     assert found["chat_template"][0] is None
     assert "cache" not in found
+
+
+def test_a_smaller_vocabulary_has_the_mask_token_of_its_tokenizer(tmp_path: Path) -> None:
+    for family, folder in (("llada", tmp_path / "one"), ("sdar", tmp_path / "other")):
+        shutil.copytree(GOLDEN / family, folder)
+        config = json.loads((folder / "config.json").read_text())
+        del config["mask_token_id"]
+        (folder / "config.json").write_text(json.dumps(config))
+    assert described(describe=str(tmp_path / "one"))["mask_token_id"] == (505, "tokenizer")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        content = json.loads((folder / name).read_text())
+        content.pop("mask_token", None)
+        (folder / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"mask_token_id=151669 \(family table\) is outside the vocabulary"):
+        described(describe=str(folder))
 
 
 def test_the_command_line_comes_first() -> None:

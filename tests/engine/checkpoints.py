@@ -19,20 +19,16 @@ from tests.engine.vocabularies import TRAP, dump, write_merges, write_tokenizer
 Tensors = dict[str, torch.Tensor]
 
 
-def sdar_moe(folder: Path) -> Path:
+def sdar_moe(folder: Path, c: dict[str, Any] = SDAR_MOE) -> Path:
     """Writes a tiny SDAR-MoE checkpoint; returns the folder."""
-    c = SDAR_MOE
-    heads, kv, size = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
     width = c["hidden_size"]
     make = _Maker(seed=11)
     for layer in range(c["num_hidden_layers"]):
         name = f"model.layers.{layer}."
-        for part, rows in (("q", heads), ("k", kv), ("v", kv)):
-            make.linear(f"{name}self_attn.{part}_proj", rows * size, width)
-        make.linear(name + "self_attn.o_proj", width, heads * size)
-        make.norm(name + "self_attn.q_norm", size)
-        make.norm(name + "self_attn.k_norm", size)
-        make.layer_norms(name, width)
+        make.qwen3_attention(name, c)
+        if layer in c["mlp_only_layers"]:
+            make.network(name + "mlp.", width, c["intermediate_size"])
+            continue
         make.linear(name + "mlp.gate", c["num_experts"], width, spread=2.0)
         for expert in range(c["num_experts"]):
             make.network(f"{name}mlp.experts.{expert}.", width, c["moe_intermediate_size"])
@@ -78,8 +74,7 @@ def fast_dllm_v2(folder: Path) -> Path:
     for layer in range(c["num_hidden_layers"]):
         name = f"model.layers.{layer}."
         for part, rows in (("q", heads), ("k", kv), ("v", kv)):
-            make.linear(f"{name}self_attn.{part}_proj", rows * size, width)
-            make.tensors[f"{name}self_attn.{part}_proj.bias"] = make.normal(rows * size) * 0.5
+            make.linear(f"{name}self_attn.{part}_proj", rows * size, width, biased=True)
         make.linear(name + "self_attn.o_proj", width, heads * size)
         make.layer_norms(name, width)
         make.network(name + "mlp.", width, c["intermediate_size"])
@@ -115,6 +110,44 @@ def llada_moe(folder: Path, c: dict[str, Any] = LLADA_MOE) -> Path:
     return folder
 
 
+def llada(folder: Path, c: dict[str, Any]) -> Path:
+    """Writes a tiny LLaDA checkpoint; returns the folder."""
+    width, heads = c["d_model"], c["n_heads"]
+    kv = c["n_kv_heads"] or (1 if c["multi_query_attention"] else heads)
+    inner, vocab = c["mlp_hidden_size"] or c["mlp_ratio"] * width, c["embedding_size"] or c["vocab_size"]
+    make = _Maker(seed=15)
+    for layer in range(c["n_layers"]):
+        name = f"model.transformer.blocks.{layer}."
+        for part, rows in (("q", heads), ("k", kv), ("v", kv)):
+            make.linear(f"{name}{part}_proj", rows * width // heads, width, biased=c["include_qkv_bias"])
+        make.linear(name + "attn_out", width, width)
+        make.norm(name + "attn_norm", width)
+        make.norm(name + "ff_norm", width)
+        make.linear(name + "ff_proj", inner, width)
+        make.linear(name + "up_proj", inner, width)
+        make.linear(name + "ff_out", width, inner)
+    make.tensors["model.transformer.wte.weight"] = make.normal(vocab, width)
+    make.norm("model.transformer.ln_f", width)
+    if not c["weight_tying"]:
+        make.linear("model.transformer.ff_out", vocab, width, spread=3.0)
+    _write(folder, c, make.tensors, shards=1)
+    mask = c["mask_token_id"]
+    write_tokenizer(folder, "PreTrainedTokenizerFast", vocab, eos=c["eos_token_id"], mask=mask)
+    return folder
+
+
+def sdar(folder: Path, c: dict[str, Any]) -> Path:
+    """Writes a tiny SDAR checkpoint; returns the folder."""
+    make = _Maker(seed=16)
+    for layer in range(c["num_hidden_layers"]):
+        make.qwen3_attention(f"model.layers.{layer}.", c)
+        make.network(f"model.layers.{layer}.mlp.", c["hidden_size"], c["intermediate_size"])
+    make.ends("model.embed_tokens", c["vocab_size"], c["hidden_size"], tied=c["tie_word_embeddings"])
+    _write(folder, c, make.tensors, shards=1)
+    write_merges(folder, "Qwen2Tokenizer", {"<|endoftext|>": 505, "<|im_end|>": 506, "<|mask|>": 507})
+    return folder
+
+
 def dream(folder: Path, weights: Path) -> Path:
     """Writes another folder's tiny Dream weights as Dream is published; returns the folder."""
     _write(folder, DREAM, load_file(weights / "model.safetensors"))
@@ -136,8 +169,22 @@ class _Maker:
     def normal(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self.generator)
 
-    def linear(self, name: str, rows: int, columns: int, spread: float = 1.0) -> None:
+    def linear(self, name: str, rows: int, columns: int, spread: float = 1.0, biased: bool = False) -> None:
         self.tensors[name + ".weight"] = self.normal(rows, columns) * (spread / columns**0.5)
+        if biased:
+            self.tensors[name + ".bias"] = self.normal(rows) * 0.5
+
+    def qwen3_attention(self, name: str, c: dict[str, Any]) -> None:
+        heads, kv, size, width = (
+            c[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")
+        )
+        biased = c["attention_bias"]
+        for part, rows in (("q", heads), ("k", kv), ("v", kv)):
+            self.linear(f"{name}self_attn.{part}_proj", rows * size, width, biased=biased)
+        self.linear(name + "self_attn.o_proj", width, heads * size, biased=biased)
+        self.norm(name + "self_attn.q_norm", size)
+        self.norm(name + "self_attn.k_norm", size)
+        self.layer_norms(name, width)
 
     def norm(self, name: str, size: int) -> None:
         self.tensors[name + ".weight"] = 1 + 0.1 * self.normal(size)
@@ -151,20 +198,24 @@ class _Maker:
         self.linear(name + "up_proj", inner, width)
         self.linear(name + "down_proj", width, inner)
 
-    def ends(self, embedding: str, vocab: int, width: int) -> None:
+    def ends(self, embedding: str, vocab: int, width: int, tied: bool = False) -> None:
         self.tensors[embedding + ".weight"] = self.normal(vocab, width)
         self.norm("model.norm", width)
-        self.linear("lm_head", vocab, width, spread=3.0)
+        if not tied:
+            self.linear("lm_head", vocab, width, spread=3.0)
 
 
-def _write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
+def _write(folder: Path, config: dict[str, Any], tensors: Tensors, shards: int = 2) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     dump(folder / "config.json", config)
     for value in config["auto_map"].values():
         (folder / (value.split(".")[0] + ".py")).write_text(TRAP)
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        return
     names = sorted(tensors)
-    shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
-    for file, members in shards.items():
+    parts = {f"model-0000{i + 1}-of-0000{shards}.safetensors": names[i::shards] for i in range(shards)}
+    for file, members in parts.items():
         save_file({n: tensors[n].contiguous() for n in members}, folder / file, {"format": "pt"})
-    weight_map = {name: file for file, members in shards.items() for name in members}
+    weight_map = {name: file for file, members in parts.items() for name in members}
     dump(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})

@@ -30,7 +30,11 @@ ALGORITHMS: list[dict[str, Any]] = [
 
 def check(llm: Any, reference: MoeReference, cases: list[Case]) -> None:
     """The engine, given the cases as one batch, says what the reference says."""
-    for result, case in zip(run(llm, cases), cases, strict=True):
+    check_results(run(llm, cases), reference, cases)
+
+
+def check_results(results: list[dict[str, Any]], reference: MoeReference, cases: list[Case]) -> None:
+    for result, case in zip(results, cases, strict=True):
         assert case.block_length is not None
         want = reference.generate(
             list(case.prompt),
@@ -84,9 +88,10 @@ def test_sdar_moe_one_at_a_time(sdar_moe: Any, sdar_moe_folder: Path, block_leng
             check(sdar_moe, reference, [case])
 
 
-def test_sdar_moe_mixed_batch(sdar_moe: Any, sdar_moe_folder: Path) -> None:
+def mixed() -> list[Case]:
+    """16 requests of many shapes."""
     rng = random.Random(23)
-    cases = [
+    return [
         Case(
             random_prompt(LENGTHS[i % 4], 30 + i),
             rng.choice((1, 5, 16, 21, 30)),
@@ -95,7 +100,14 @@ def test_sdar_moe_mixed_batch(sdar_moe: Any, sdar_moe_folder: Path) -> None:
         )
         for i in range(16)
     ]
-    check(sdar_moe, SdarMoeReference(sdar_moe_folder), cases)
+
+
+def test_sdar_moe_mixed_batch(sdar_moe: Any, sdar_moe_folder: Path) -> None:
+    check(sdar_moe, SdarMoeReference(sdar_moe_folder), mixed())
+
+
+def test_llada2_mixed_batch(llada2: Any, llada2_folder: Path) -> None:
+    check(llada2, Llada2Reference(llada2_folder), mixed())
 
 
 def test_sdar_moe_a_mask_token_in_the_prompt_is_text(sdar_moe: Any, sdar_moe_folder: Path) -> None:

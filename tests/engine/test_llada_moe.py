@@ -74,9 +74,12 @@ def published(published_folder: Path) -> Iterator[Any]:
 
 def check(llm: Any, folder: Path, cases: list[Case]) -> None:
     """The engine says what the reference says, alone and batched."""
+    check_results([*run(llm, cases[:1]), *run(llm, cases)], folder, [cases[0], *cases])
+
+
+def check_results(results: list[dict[str, Any]], folder: Path, cases: list[Case]) -> None:
     reference = LladaMoeReference(folder)
-    results = [*run(llm, cases[:1]), *run(llm, cases)]
-    for result, case in zip(results, [cases[0], *cases], strict=True):
+    for result, case in zip(results, cases, strict=True):
         assert case.block_length
         want = reference.generate(
             list(case.prompt),

@@ -24,7 +24,12 @@ def ids_of(family: str, folder: Path, deltas: dict[str, Any], case: Case) -> lis
 
 @pytest.mark.parametrize(
     ("family", "settings"),
-    [("LLaDA", {"tensor_parallel_size": 2}), ("SDAR", {"enable_prefix_caching": True, "block_size": 32})],
+    [
+        ("LLaDA", {"tensor_parallel_size": 2}),
+        ("SDAR", {"enable_prefix_caching": True, "block_size": 32}),
+        pytest.param("SDAR", {"pipeline_parallel_size": 2}, marks=pytest.mark.every_mode),
+        pytest.param("LLaDA", {"pipeline_parallel_size": 2}, marks=pytest.mark.every_mode),
+    ],
 )
 def test_an_adapter_is_its_requests_alone(
     family: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.odd import ODD
 from tests.engine.published import PUBLISHED
 from tests.engine.quantised import quantise
 from tests.engine.requests_ import random_prompt
@@ -60,6 +61,9 @@ def found(folder: Path, deltas: dict[str, Any], rounded: dict[str, Any]) -> dict
         ranks.append({"name": f"{name}, ranks", "ids": IDS, "settings": settings} | how)
         settings = SETTINGS | {"model": str(folder / f"{name} int8"), "tensor_parallel_size": 2}
         ranks.append({"name": f"{name}, int8", "ids": IDS, "settings": settings})
+    for name, published in ODD.items():
+        settings = SETTINGS | {"model": str(published.write(folder / name)), "tensor_parallel_size": 2}
+        ranks.append({"name": name, "ids": IDS, "settings": settings})
     task = {"world": 2, "init": f"file://{folder}/meet-{os.getpid()}", "output": str(folder / "found")}
     task["groups"] = [[[2, 1], ranks], [[1, 2], stages]]
     logs = [folder / f"log{rank}" for rank in range(2)]
@@ -103,6 +107,13 @@ def test_logits_are_the_references(
     assert got.argmax(-1).tolist() == want.argmax(-1).tolist()
     if adapted:
         assert (got.argmax(-1) != plain.argmax(-1)).any()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_a_configuration_can_say(name: str, folder: Path, found: dict[str, torch.Tensor]) -> None:
+    got, want = found[name], ODD[name].logits(folder / name, IDS, {})
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
+    assert got.argmax(-1).tolist() == want.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -28,6 +28,15 @@ def test_an_option_is_refused_by_its_name(option: dict[str, Any]) -> None:
         EngineArgs(model=bundled_path(), **option).create_engine_config()
 
 
+def test_fp8_weights_are_refused_on_a_cpu() -> None:
+    """There is no kernel for them: upstream fails while it loads the weights."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.diffusion import bundled_path
+
+    with pytest.raises(ValueError, match="does not support: quantization='fp8'"):
+        EngineArgs(model=bundled_path(), quantization="fp8").create_engine_config()
+
+
 @pytest.mark.parametrize("family", ["SDAR-MoE", "LLaDA2", "LLaDA-MoE"])
 def test_adapters_of_models_of_experts_are_refused_on_a_cpu(family: str, tmp_path: Path) -> None:
     from vllm.engine.arg_utils import EngineArgs

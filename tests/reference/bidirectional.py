@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from tests.reference.sdar import Decoded, rms_norm, rotary, rotate
+from tests.reference.rope import rotary
+from tests.reference.sdar import Decoded, linear, rms_norm, rotate
 
 Store = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -105,28 +106,33 @@ class LladaReference(BidirectionalReference):
         heads, eps = config["n_heads"], config["rms_norm_eps"]
         size = config["d_model"] // heads
         position = torch.arange(rows.start, rows.stop)
-        cos, sin = rotary(position, size, config["rope_theta"])
+        cos, sin = rotary(position, size, config)
         x = weights["wte.weight"][torch.tensor(ids)[position]]
         for layer in range(config["n_layers"]):
             w = f"blocks.{layer}."
             h = rms_norm(x, weights[w + "attn_norm.weight"], eps)
             q, k, v = (
-                (h @ weights[f"{w}{name}_proj.weight"].T).view(len(rows), heads, size).transpose(0, 1)
+                linear(weights, f"{w}{name}_proj", h).view(len(rows), -1, size).transpose(0, 1)
                 for name in "qkv"
             )
             if layer == len(store):
-                shape = (heads, len(ids), size)
+                shape = (len(k), len(ids), size)
                 store.append((torch.zeros(shape), torch.zeros(shape)))
             keys, values = store[layer]
             keys[:, position], values[:, position] = rotate(k, cos, sin), v
-            a = scaled_dot_product_attention(rotate(q, cos, sin), keys, values)
+            group = heads // len(keys)
+            a = scaled_dot_product_attention(
+                rotate(q, cos, sin), keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
+            )
             a = a.transpose(0, 1).reshape(len(rows), heads * size)
             x = x + a @ weights[w + "attn_out.weight"].T
             h = rms_norm(x, weights[w + "ff_norm.weight"], eps)
             gate = silu(h @ weights[w + "ff_proj.weight"].T)
             up = h @ weights[w + "up_proj.weight"].T
             x = x + (gate * up) @ weights[w + "ff_out.weight"].T
-        return rms_norm(x, weights["ln_f.weight"], eps) @ weights["ff_out.weight"].T
+        head = weights["wte.weight"] if config["weight_tying"] else weights["ff_out.weight"]
+        logits = rms_norm(x, weights["ln_f.weight"], eps) @ head.T
+        return logits / config["d_model"] ** 0.5 if config["scale_logits"] else logits
 
 
 class LayeredReference(BidirectionalReference):
@@ -156,7 +162,7 @@ class LayeredReference(BidirectionalReference):
         """See :meth:`BidirectionalReference.forward`."""
         config = self.config
         position = torch.arange(rows.start, rows.stop)
-        cos, sin = rotary(position, self.size, config["rope_theta"])
+        cos, sin = rotary(position, self.size, config)
         x = self.weights["model.embed_tokens.weight"][torch.tensor(ids)[position]]
         for layer in range(config["num_hidden_layers"]):
             w = f"model.layers.{layer}."
@@ -173,15 +179,15 @@ class LayeredReference(BidirectionalReference):
             )
             x = x + self._linear(w + "self_attn.o_proj", a.transpose(0, 1).reshape(len(rows), -1))
             x = x + self.mix(layer, w + "mlp.", self._norm(w + "post_attention_layernorm", x))
-        return self._linear("lm_head", self._norm("model.norm", x))
+        x = self._norm("model.norm", x)
+        return self._linear("model.embed_tokens" if config["tie_word_embeddings"] else "lm_head", x)
 
     def _network(self, name: str, h: torch.Tensor) -> torch.Tensor:
         inner = silu(self._linear(name + "gate_proj", h)) * self._linear(name + "up_proj", h)
         return self._linear(name + "down_proj", inner)
 
     def _linear(self, name: str, h: torch.Tensor) -> torch.Tensor:
-        h = h @ self.weights[name + ".weight"].T
-        return h + self.weights[name + ".bias"] if name + ".bias" in self.weights else h
+        return linear(self.weights, name, h)
 
     def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, self.weights[name + ".weight"], self.config["rms_norm_eps"])
@@ -203,7 +209,7 @@ class LladaMoeReference(LayeredReference):
         for part, x in zip("qkv", super().projected(name, h), strict=True):
             if self.config["qk_layernorm"] and part in "qk":
                 x = self._norm(f"{name}{part}_norm", x)
-            limit = self.config["clip_qkv"]
+            limit = self.config.get("clip_qkv")
             yield x if limit is None else x.clamp(-limit, limit)
 
     def mix(self, layer: int, name: str, h: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import silu
 
+from tests.reference.rope import rotary
 from tests.reference.sdar import Decoded
 
 
@@ -112,10 +113,7 @@ class FastDllmV2Reference:
         return self._linear(name + "o_proj", torch.cat(mixed, dim=-1))
 
     def _turn(self, x: torch.Tensor) -> torch.Tensor:
-        half = x.shape[-1] // 2
-        speed = float(self.config["rope_theta"]) ** (-torch.arange(half).double() / half)
-        angle = torch.arange(len(x)).double()[:, None] * speed
-        cos, sin = angle.cos().float()[:, None], angle.sin().float()[:, None]
+        cos, sin = (t[:, None] for t in rotary(torch.arange(len(x)), x.shape[-1], self.config))
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 

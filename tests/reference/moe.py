@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import silu
 
-from tests.reference.sdar import SdarReference
+from tests.reference.rope import rotary
+from tests.reference.sdar import SdarReference, linear
 
 
 class MoeReference(SdarReference):
@@ -34,7 +35,9 @@ class MoeReference(SdarReference):
         shards = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
         self.weights = {name: t.float() for shard in shards for name, t in shard.items()}
         self.mask_id = self.config.get("mask_token_id", self.mask_id_default)
-        self.size = self.config["head_dim"]
+        self.size = self.config.get("head_dim") or (
+            self.config["hidden_size"] // self.config["num_attention_heads"]
+        )
 
     def logits(self, ids: list[int], block_length: int) -> torch.Tensor:
         """Logits ``[len(ids), vocab]`` with block-causal attention."""
@@ -46,7 +49,7 @@ class MoeReference(SdarReference):
             x = x + self._attend(name, self._norm(name + "input_layernorm", x), sees)
             x = x + self._mix(name + "mlp.", layer, self._norm(name + "post_attention_layernorm", x))
         x = self._norm("model.norm", x)
-        return x @ self.weights["lm_head.weight"].T
+        return x @ self.weights.get("lm_head.weight", self.weights[self.embedding]).T
 
     def rotary_size(self) -> int:
         """Leading dimensions of a head that turn with the position."""
@@ -88,10 +91,7 @@ class MoeReference(SdarReference):
 
     def _turn(self, x: torch.Tensor) -> torch.Tensor:
         half = self.rotary_size() // 2
-        theta = float(self.config["rope_theta"])
-        speed = theta ** (-torch.arange(half).double() / half)
-        angle = torch.arange(len(x)).double()[:, None] * speed
-        cos, sin = angle.cos().float()[:, None], angle.sin().float()[:, None]
+        cos, sin = (t[:, None] for t in rotary(torch.arange(len(x)), 2 * half, self.config))
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
 
@@ -112,7 +112,7 @@ class MoeReference(SdarReference):
         return self._linear(name + "down_proj", inner)
 
     def _linear(self, name: str, h: torch.Tensor) -> torch.Tensor:
-        return h @ self.weights[name + ".weight"].T
+        return linear(self.weights, name, h)
 
     def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
         scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.config["rms_norm_eps"])
@@ -167,4 +167,6 @@ class Llada2Reference(MoeReference):
 
     def shared(self, name: str, h: torch.Tensor) -> torch.Tensor:
         """See :meth:`MoeReference.shared`."""
+        if not self.config["num_shared_experts"]:
+            return super().shared(name, h)
         return self._network(name + "shared_experts.", h)

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from tests.reference.rope import rotary
+
 
 @dataclass
 class Decoded:
@@ -50,13 +52,13 @@ class SdarReference:
         position = torch.arange(len(ids))
         block = position // block_length
         sees = block[:, None] >= block[None, :]
-        cos, sin = rotary(position, size, config["rope_theta"])
+        cos, sin = rotary(position, size, config)
         x = weights["model.embed_tokens.weight"][torch.tensor(ids)]
         for layer in range(config["num_hidden_layers"]):
             w = f"model.layers.{layer}."
             h = rms_norm(x, weights[w + "input_layernorm.weight"], eps)
             q, k, v = (
-                (h @ weights[f"{w}self_attn.{name}_proj.weight"].T).view(len(ids), -1, size).transpose(0, 1)
+                linear(weights, f"{w}self_attn.{name}_proj", h).view(len(ids), -1, size).transpose(0, 1)
                 for name in "qkv"
             )
             q = rms_norm(q, weights[w + "self_attn.q_norm.weight"], eps)
@@ -66,7 +68,7 @@ class SdarReference:
             v = v.repeat_interleave(heads // kv_heads, dim=0)
             a = scaled_dot_product_attention(q, k, v, attn_mask=sees)
             a = a.transpose(0, 1).reshape(len(ids), heads * size)
-            x = x + a @ weights[w + "self_attn.o_proj.weight"].T
+            x = x + linear(weights, w + "self_attn.o_proj", a)
             h = rms_norm(x, weights[w + "post_attention_layernorm.weight"], eps)
             gate = silu(h @ weights[w + "mlp.gate_proj.weight"].T)
             up = h @ weights[w + "mlp.up_proj.weight"].T
@@ -173,10 +175,10 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def rotary(position: torch.Tensor, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    frequency = theta ** (-torch.arange(0, size, 2).double() / size)
-    angle = position[:, None].double() * frequency
-    return angle.cos().float(), angle.sin().float()
+def linear(weights: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
+    """One layer, with its bias where the checkpoint has one."""
+    x = x @ weights[name + ".weight"].T
+    return x + weights[name + ".bias"] if name + ".bias" in weights else x
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ The weights' names and shapes are Qwen3-MoE's; attention is block-causal, which 
 from vllm.config import VllmConfig
 from vllm.model_executor.models.fused_qwen3_attention import fuse_attention
 from vllm.model_executor.models.qwen3_moe import Qwen3MoeForCausalLM
+from vllm.model_executor.models.qwen3_output_bias import add_output_bias
 
 
 class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
@@ -15,4 +16,6 @@ class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
+        if vllm_config.model_config.hf_config.attention_bias:
+            add_output_bias(self, vllm_config)
         fuse_attention(self)

@@ -134,18 +134,6 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
     )
     if block_length.value > MAX_CANVAS:
         raise ValueError(f"diffusion_config: block_length={block_length.value} must be at most {MAX_CANVAS}.")
-    mask_token_id = _first(
-        (given.mask_token_id, GIVEN),
-        (getattr(hf_config, "mask_token_id", None), MODEL),
-        (family.mask_token_id, TABLE),
-    )
-    vocab_size = model_config.get_vocab_size()
-    if not 0 <= mask_token_id.value < vocab_size:
-        raise ValueError(
-            f"mask_token_id={mask_token_id.value} is outside the vocabulary of "
-            f"{vocab_size} tokens. Set it in the model's config.json or with "
-            "--diffusion-config '{\"mask_token_id\": ID}'."
-        )
     cache = _first((given.cache, GIVEN), ("none", TABLE))
     if family.loop != "full_diffusion":
         if given.cache is not None:
@@ -165,7 +153,7 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "entropy_bound": _first((given.entropy_bound, GIVEN), (family.entropy_bound, TABLE)),
         **{name: _own(given, name) for name in ("edit_threshold", "low_threshold", "max_post_steps")},
         "cache": cache,
-        "mask_token_id": mask_token_id,
+        "mask_token_id": _mask_token_id(model_config, family, given),
         "stop_at_eos": _first(
             (given.stop_at_eos, GIVEN),
             (getattr(hf_config, "stop_at_eos", None), MODEL),
@@ -173,6 +161,28 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         ),
         "end_token_ids": _end_token_ids(model_config, family, given),
     }
+
+
+def _mask_token_id(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
+    """The mask token; the tokenizer's where the family's is of a larger vocabulary."""
+    found = _first(
+        (given.mask_token_id, GIVEN),
+        (getattr(model_config.hf_config, "mask_token_id", None), MODEL),
+        (family.mask_token_id, TABLE),
+    )
+    vocab_size = model_config.get_vocab_size()
+    if found.source == TABLE and found.value >= vocab_size and not model_config.skip_tokenizer_init:
+        from vllm.tokenizers import cached_tokenizer_from_config
+
+        own = getattr(cached_tokenizer_from_config(model_config), "mask_token_id", None)
+        found = found if own is None else Setting(own, TOKENIZER)
+    if not 0 <= found.value < vocab_size:
+        raise ValueError(
+            f"mask_token_id={found.value} ({found.source}) is outside the vocabulary of "
+            f"{vocab_size} tokens. Set it in the model's config.json or with "
+            "--diffusion-config '{\"mask_token_id\": ID}'."
+        )
+    return found
 
 
 def _own(given: MaskedDiffusionConfig, name: str) -> Setting:

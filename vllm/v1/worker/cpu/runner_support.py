@@ -3,7 +3,7 @@
 """What Model Runner V2 can do where Triton cannot run, asked when the configuration is checked.
 
 A launch of a Triton kernel that nobody replaced would end the engine in the middle of a request, so
-every feature that leads to one is refused at start.
+every feature that leads to one is refused at start, and so is what upstream has no CPU kernel for.
 """
 
 from vllm.config import VllmConfig
@@ -24,6 +24,7 @@ def _unsupported(config: VllmConfig) -> list[str]:
         "batch-sharded sampling": bool(parallel.enable_batch_sharded_sampling),
         # The layer of experts is chosen by whether there may be adapters at all, for whatever layers.
         "enable_lora with models of experts": bool(config.lora_config and model and model.is_moe),
+        "quantization='fp8'": model is not None and model.quantization == "fp8",
     }
     return [name for name, wanted in features.items() if wanted]
 
@@ -35,7 +36,7 @@ def check_runner_support(config: VllmConfig) -> None:
         config: of an engine that is to use Model Runner V2.
 
     Raises:
-        ValueError: on anything but a CPU, or for a feature whose kernels exist in Triton only.
+        ValueError: on anything but a CPU, or for a feature that has no kernel there.
     """
     if not current_platform.is_cpu():
         raise ValueError("Model Runner V2 requires Triton.")
