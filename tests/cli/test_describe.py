@@ -58,6 +58,11 @@ def test_what_a_configuration_leaves_out_is_the_family_s(tmp_path: Path) -> None
     assert found["algorithm"] == ("low_confidence_dynamic", "family table")
     assert found["stop_at_eos"] == (True, "family table")
     assert found["chat_template"][0] is None
+    assert found["eos_token_ids"] == ([156892], "tokenizer")
+    assert found["max_model_len"] == (32768, "config.json")
+    found = described(describe=str(checkpoints.fast_dllm_v2(tmp_path / "other")))
+    assert found["eos_token_ids"] == ([505], "tokenizer, config.json")
+    assert found["block_length"] == (32, "config.json")
     assert "cache" not in found
 
 

@@ -119,12 +119,16 @@ def _default_steps(resolved: dict[str, Setting]) -> tuple[int | str, str]:
 def _eos_token_ids(model_config: ModelConfig) -> tuple[list[int] | None, str]:
     """The ids at which the engine ends a response, where it does."""
     from vllm.tokenizers import cached_tokenizer_from_config
+    from vllm.v1.diffusion.config import MODEL, TOKENIZER
 
     own = cached_tokenizer_from_config(model_config).eos_token_id
     more = model_config.try_get_generation_config().get("eos_token_id")
     further = more if isinstance(more, list) else [more]
     ids = [*dict.fromkeys(i for i in (own, *further) if i is not None)]
-    sources = [n for n, i in (("tokenizer", own), ("generation_config.json", more)) if i is not None]
+    folder, file = Path(model_config.model), "generation_config.json"
+    if folder.is_dir() and not (folder / file).is_file():
+        file = MODEL
+    sources = [n for n, i in ((TOKENIZER, own), (file, more)) if i is not None]
     return ids or None, ", ".join(sources) or "nowhere"
 
 
