@@ -42,11 +42,13 @@ class Wish:
     block_length: int = 4
     threshold: float = 0.5
     values: dict[str, float] = field(default_factory=dict)
+    trace: bool = True
 
     def decoding(self) -> Decoding:
         """As the worker has it."""
         how = (self.algorithm, self.steps, self.block_length, self.threshold)
-        return Decoding(*how, trace=True, values=self.values)
+        vetoes = any(len(word) > 1 for word in self.params.bad_words_token_ids or ())
+        return Decoding(*how, trace=self.trace, values=self.values, vetoes=vetoes)
 
 
 @dataclass
@@ -127,6 +129,7 @@ class Rig:
             num_reqs=len(slots),
             idx_mapping=torch.from_numpy(slots).long(),
             idx_mapping_np=slots,
+            cu_num_logits=torch.from_numpy(np.append(0, np.cumsum(counts))).int(),
             cu_num_logits_np=np.concatenate(([0], np.cumsum(counts))),
             expanded_idx_mapping=torch.from_numpy(np.repeat(slots, counts)),
             expanded_local_pos=torch.from_numpy(
@@ -170,8 +173,6 @@ class Rig:
             for token in tokens:
                 bins[slot, token] += 1
             told.tokens += tokens
-            told.steps += (output.unmask_trace[i, :count, 0].int() + steps[i]).tolist()
-            told.confidence += output.unmask_trace[i, :count, 1].tolist()
             if count and wish.params.num_logprobs is not None:
                 part = lists.slice_request(i, count)
                 told.logprobs += zip(
@@ -180,3 +181,7 @@ class Rig:
                     part.sampled_token_ranks.tolist(),
                     strict=True,
                 )
+            if output.unmask_trace is None:
+                continue
+            told.steps += (output.unmask_trace[i, :count, 0].int() + steps[i]).tolist()
+            told.confidence += output.unmask_trace[i, :count, 1].tolist()

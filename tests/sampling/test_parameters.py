@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,6 +72,10 @@ def test_in_mixed_batches() -> None:
         batch = all_wishes[i : i + 6]
         for wish, told in zip(batch, rig.run(batch, 12), strict=True):
             assert_same(told, decode(wish, 12), wish)
+        # Where nobody asks how it settled, nothing is kept of that.
+        for wish, told in zip(batch, rig.run([replace(w, trace=False) for w in batch], 12), strict=True):
+            assert told.tokens == decode(wish, 12).tokens
+            assert told.steps == []
 
 
 def test_logits_are_changed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,8 @@ class BadWords:
 
     def snapshot(self, step: DenoisingStep) -> Snapshot | None:
         """The canvases before a step writes; None if no word can be written in one step."""
+        if not self._words:
+            return None
         if not any(len(w) > 1 for s in step.slots_np.tolist() for w in self._words.get(s, ())):
             return None
         canvases, slots = self.canvases, step.slots

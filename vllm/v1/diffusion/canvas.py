@@ -11,7 +11,7 @@ from vllm.v1.diffusion.infill import HOLE
 from vllm.v1.diffusion.params import Decoding
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.rules import Rule
-from vllm.v1.diffusion.window import foreseen_steps
+from vllm.v1.diffusion.slots import SlotFlags, SlotTables
 from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.states import RequestState
 
@@ -59,14 +59,13 @@ class CanvasStates:
         self.aligned = aligned
         self.mask_token_id = mask_token_id
         self.device = device
-        shape = (num_slots, width)
-        self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.masked = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.settled_at = torch.full(shape, -1, dtype=torch.int32, device=device)
-        self.confidence = torch.zeros(shape, dtype=torch.float32, device=device)
-        self.step = torch.zeros(num_slots, dtype=torch.int32, device=device)
-        self.start = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        self.length = torch.full((num_slots,), width, dtype=torch.int32, device=device)
+        # One slot more, of nobody: what a step writes for some of its requests goes there for the others.
+        self._nobody = num_slots
+        self._tables = SlotTables(num_slots + 1, width, device)
+        tables = [table[:num_slots] for table in self._tables]
+        self.tokens, self.masked, self.settled_at, self.confidence, self.step, self.start, self.length = (
+            tables
+        )
         self.block_length = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.steps = UvaBackedTensor(num_slots, dtype=torch.int32)
@@ -86,8 +85,11 @@ class CanvasStates:
         """Slots of requests that may exit a block early."""
         self.policies: dict[int, UnmaskingPolicy] = {}
         """By slot, the policies that do something a rule of the kernel's does not."""
-        self._positions = torch.arange(width, device=device)
-        self._unforeseen = np.zeros(num_slots, dtype=bool)
+        self.columns = torch.arange(width, device=device)
+        self.numbers = torch.arange(num_slots, device=device)
+        """0, 1, 2 and so on: the requests of a step in which all denoise."""
+        self.always = torch.ones(num_slots, dtype=torch.bool, device=device)
+        self.flags = SlotFlags(num_slots)
         self._added: list[int] = []
 
     def add(self, slot: int, decoding: Decoding, end: int | None = None, prompt_len: int = 0) -> None:
@@ -110,21 +112,13 @@ class CanvasStates:
         self.exiting.discard(slot)
         if decoding.exits:
             self.exiting.add(slot)
-        self._unforeseen[slot] = foreseen_steps(decoding, decoding.block_length) is None
         self.policies.pop(slot, None)
         if policy.rule is Rule.GIVEN or policy.boosts:
             self.policies[slot] = policy
+        self.flags.add(slot, decoding)
         template = decoding.template
         self.template_end.np[slot] = prompt_len + len(template) if template else 0
         self._added.append(slot)
-
-    def unforeseen(self, slots: np.ndarray) -> bool:
-        """Whether the model decides when one of these requests' blocks settles.
-
-        Args:
-            slots: Slots, on the host.
-        """
-        return bool(self._unforeseen[slots].any())
 
     def apply_added(self, requests: RequestState) -> None:
         """Starts the canvases of the slots added since the last call."""
@@ -135,11 +129,11 @@ class CanvasStates:
         slots = async_tensor_h2d(self._added, dtype=torch.int64, device=self.device)
         self._added = []
         known, start, length = self.place(requests, slots)
-        positions = start[:, None] + self._positions
+        positions = start[:, None] + self.columns
         ahead, open_ = self._ahead(requests, slots, positions)
         is_known = positions < known[:, None]
         tokens = torch.where(is_known, self._known_tokens(requests, slots, positions), ahead)
-        masked = ~is_known & open_ & (self._positions < length[:, None])
+        masked = ~is_known & open_ & (self.columns < length[:, None])
         self.tokens[slots] = tokens
         self.masked[slots] = masked
         self.settled_at[slots] = -1
@@ -190,20 +184,27 @@ class CanvasStates:
             slots: int64 ``[R]``, distinct.
             settled: bool ``[R]``.
         """
-        column = settled[:, None]
-        start = self.start[slots]
-        start = torch.where(settled, start + self.length[slots], start)
-        left = (self.end.gpu[slots] - start).clamp(min=0)
-        length = torch.minimum(self.block_length.gpu[slots].to(torch.int64), left)
-        inside = self._positions < length[:, None]
-        self.start[slots] = start
-        self.length[slots] = length.to(torch.int32)
-        self.step[slots] = torch.where(settled, 0, self.step[slots])
-        ahead, open_ = self._ahead(requests, slots, start[:, None] + self._positions)
-        self.tokens[slots] = torch.where(column, ahead, self.tokens[slots])
-        self.masked[slots] = torch.where(column, inside & open_, self.masked[slots])
-        self.settled_at[slots] = torch.where(column, -1, self.settled_at[slots])
-        self.confidence[slots] = torch.where(column, 1.0, self.confidence[slots])
+        tables = self._tables
+        turned = torch.where(settled, slots, self._nobody)
+        start = self.start[slots] + self.length[slots]
+        if self.aligned:
+            length = self.length[slots]
+        else:
+            left = (self.end.gpu[slots] - start).clamp(min=0)
+            length = torch.minimum(self.block_length.gpu[slots], left).to(torch.int32)
+            tables.length[turned] = length
+        masked = self.columns < length[:, None]
+        if self.template_end.np.any():
+            ahead, open_ = self._ahead(requests, slots, start[:, None] + self.columns)
+            tables.tokens[turned] = ahead
+            masked &= open_
+        else:
+            tables.tokens.index_fill_(0, turned, self.mask_token_id)
+        tables.masked[turned] = masked
+        tables.start[turned] = start
+        tables.step.index_fill_(0, turned, 0)
+        tables.settled_at.index_fill_(0, turned, -1)
+        tables.confidence.index_fill_(0, turned, 1.0)
 
     def input_ids(self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
         """The tokens that a step computes.
@@ -222,7 +223,9 @@ class CanvasStates:
         before = self._known_tokens(requests, slot, positions)
         ids = torch.where(offset < 0, before, on_canvas)
         behind = offset >= self.length[slot]
-        return torch.where(behind, self._ahead(requests, slot, positions)[0], ids)
+        given = self.template_end.np.any()
+        ahead = self._ahead(requests, slot, positions)[0] if given else self.mask_token_id
+        return torch.where(behind, ahead, ids)
 
     def _stage_templates(self, requests: RequestState) -> None:
         """Writes new requests' templates where the tokens of their answers will stand."""

@@ -63,7 +63,9 @@ def settle(
         rule[slots] = torch.where(first_only, int(Rule.GIVEN), rule[slots])
         by_row = torch.repeat_interleave(first_only, step.row_start.diff(), output_size=len(step.active))
         picked = torch.where(by_row, step.active & (step.row_column == 0), picked)
-    written, made = canvases.masked[cell], canvases.step[slots]
+    graded = canvases.flags.graded[step.slots_np].any()
+    masked = canvases.masked[cell] if graded else None
+    made = canvases.step[slots] if overlaps or selection is not None else None
     before = bad_words.snapshot(step)
     remaining = unmask(
         stats.sample,
@@ -81,17 +83,20 @@ def settle(
         canvases.length,
         canvases.threshold.gpu,
     )
-    written &= ~canvases.masked[cell]
+    written = None if masked is None else masked & ~canvases.masked[cell]
     done = (remaining == 0) & step.covered
     if selection is not None:
+        assert made is not None
         # A step that finds no mask counts all the same.
         canvases.step[slots] = made + 1
         done &= ~selection.unfinished if capped is None else ~selection.unfinished | capped
-        written |= selection.rewrite
+        written = None if written is None else written | selection.rewrite
         canvases.tokens[cell] = torch.where(selection.rewrite, stats.sample, canvases.tokens[cell])
     if overlaps:
+        assert made is not None
         canvases.step[slots] = torch.where(step.covered, canvases.step[slots], made)
-    canvases.confidence[cell] = torch.where(written, stats.sample_prob, canvases.confidence[cell])
+    if written is not None:
+        canvases.confidence[cell] = torch.where(written, stats.sample_prob, canvases.confidence[cell])
     if before is not None:
         taken_back = bad_words.take_back(step, before)
         done &= ~(taken_back & before.masked).any(dim=1)

@@ -41,14 +41,23 @@ class FullDenoisingSampler(DenoisingSampler):
 
     def _computed(
         self,
+        input_batch: InputBatch,
         slots: torch.Tensor,
         window_end: torch.Tensor,
         known: torch.Tensor,
         start: torch.Tensor,
         settled: torch.Tensor,
     ) -> torch.Tensor:
-        covered = self.canvases.covers(self.req_states, slots, window_end)
-        return torch.where(self.canvases.cached.gpu[slots] & covered & ~settled, start, 0)
+        slots_np, rows = input_batch.idx_mapping_np, input_batch.cu_num_logits_np[: len(slots) + 1]
+        cached = self.canvases.cached.np[slots_np]
+        if not cached.any():
+            return torch.zeros_like(start)
+        begins = ~settled
+        if not cached.all():
+            begins &= self.canvases.cached.gpu[slots]
+        if self.canvases.flags.unforeseen[slots_np].any() or not np.diff(rows).all():
+            begins &= self.canvases.covers(self.req_states, slots, window_end)
+        return torch.where(begins, start, 0)
 
 
 class FullDiffusionModelState(DiffusionModelState):

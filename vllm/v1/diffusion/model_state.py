@@ -110,7 +110,11 @@ class DiffusionModelState(DefaultModelState):
         input_batch.input_ids[:num_tokens] = self.canvases.input_ids(
             req_states, slots, input_batch.positions[:num_tokens]
         )
-        if self.overlaps and self.aligned and self.canvases.unforeseen(input_batch.idx_mapping_np):
+        if (
+            self.overlaps
+            and self.aligned
+            and self.canvases.flags.unforeseen[input_batch.idx_mapping_np].any()
+        ):
             self._find_open_blocks(input_batch)
         if self.adapters is not None:
             self.adapters.apply(input_batch)

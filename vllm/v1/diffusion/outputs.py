@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from vllm.v1.diffusion.canvas import CanvasStates
@@ -10,45 +12,68 @@ from vllm.v1.diffusion.failures import with_failures
 from vllm.v1.diffusion.step import DenoisingStep
 
 
-class StepOutputs:
+class StepOutputs(NamedTuple):
     """Tokens and traces of a step's requests, from each block's first new position.
 
     Attributes:
         tokens: int64 ``[requests, W]``; valid where the block settled.
         trace: The step that settled each position, counted back from the block's steps
             so far (-1 for the last, 0 for none), and its token's probability when it was
-            written, float32 ``[requests, W, 2]``; None where no request denoises.
+            written, float32 ``[requests, W, 2]``; None where nobody asks and nothing failed.
     """
 
-    def __init__(self, num_requests: int, canvases: CanvasStates) -> None:
-        self.canvases = canvases
-        shape = (num_requests, canvases.width)
-        self.tokens = torch.zeros(shape, dtype=torch.int64, device=canvases.device)
-        self.trace: torch.Tensor | None = None
+    tokens: torch.Tensor
+    trace: torch.Tensor | None = None
 
-    def read(self, step: DenoisingStep, first: torch.Tensor, failed: dict[int, str]) -> None:
+    @classmethod
+    def of(
+        cls,
+        canvases: CanvasStates,
+        step: DenoisingStep,
+        first: torch.Tensor,
+        num_requests: int,
+        failed: dict[int, str],
+    ) -> StepOutputs:
         """Reads the canvases of the requests that denoised.
 
         Args:
+            canvases: The canvases.
             step: The step.
             first: Column of each request's first position that was not known when
                 the block began, int64 ``[R]``.
+            num_requests: Requests of the batch.
             failed: Why a policy failed, by the request's number; its trace says so.
         """
-        canvases, slots = self.canvases, step.slots
-        self.tokens[step.index] = from_column(canvases.tokens[slots], first)
-        self.trace = torch.zeros(*self.tokens.shape, 2, device=canvases.device)
+        slots = step.slots
+        tokens = canvases.tokens[slots]
+        if canvases.aligned:
+            tokens = from_column(tokens, first)
+        tokens = _spread(tokens, step, num_requests)
+        if not failed and not canvases.flags.traced[step.slots_np].any():
+            return cls(tokens)
         settled_at = canvases.settled_at[slots]
         settled_at = torch.where(settled_at < 0, 0, settled_at - canvases.step[slots, None])
-        for field, values in enumerate((settled_at, canvases.confidence[slots])):
-            self.trace[step.index, :, field] = from_column(values.to(torch.float32), first)
+        fields = torch.stack((settled_at.to(torch.float32), canvases.confidence[slots]), dim=-1)
+        trace = _spread(from_column(fields, first), step, num_requests)
         if failed:
-            self.trace = with_failures(self.trace, {int(step.requests[i]): why for i, why in failed.items()})
+            trace = with_failures(trace, {int(step.requests[i]): why for i, why in failed.items()})
+        return cls(tokens, trace)
+
+
+def _spread(values: torch.Tensor, step: DenoisingStep, num_requests: int) -> torch.Tensor:
+    """Values of the R requests that denoise as values of all of a batch, 0 for the others."""
+    if len(values) == num_requests:
+        return values
+    spread = values.new_zeros(num_requests, *values.shape[1:])
+    spread[step.index] = values
+    return spread
 
 
 def from_column(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """Moves column ``first[i]`` of row i to the front; ``[n, W, ...]``, ``[n]``."""
     width = values.shape[1]
     columns = torch.arange(width, device=values.device) + first[:, None]
-    rows = torch.arange(len(values), device=values.device)[:, None]
-    return values[rows, columns.clamp(max=width - 1)]
+    columns = columns.clamp_(max=width - 1)
+    if values.dim() > 2:
+        columns = columns[..., None].expand(-1, -1, values.shape[2])
+    return values.gather(1, columns)

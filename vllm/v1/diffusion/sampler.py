@@ -18,6 +18,7 @@ from vllm.v1.diffusion.outputs import StepOutputs
 from vllm.v1.diffusion.selection import PolicySelection
 from vllm.v1.diffusion.stats import StepStatistics
 from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
@@ -104,39 +105,22 @@ class DenoisingSampler:
         canvases = self.canvases
         num_reqs = input_batch.num_reqs
         slots = input_batch.idx_mapping[:num_reqs]
-        known = self.req_states.total_len.gpu[slots].to(torch.int64)
-        window_end = input_batch.seq_lens[:num_reqs].to(torch.int64)
+        known, window_end = self.req_states.total_len.gpu[slots], input_batch.seq_lens[:num_reqs]
         start, length = canvases.start[slots], canvases.length[slots]
-        settled = slots.new_zeros(num_reqs, dtype=torch.bool)
-        outputs = StepOutputs(num_reqs, canvases)
-        logprobs = None
-
-        overlaps = self.overlaps and canvases.unforeseen(input_batch.idx_mapping_np)
-        if (step := DenoisingStep.of(input_batch, canvases, self.req_states, overlaps)) is not None:
-            first = (known - start)[step.index].clamp(min=0)
-            self.policies.begin(step, first, self._rewritable(step.slots, first))
-            self.grammars.restrict(logits, step)
-            processed = self.logits(logits, step, keep=self.logprobs.reads_processed(step))
-            stats = self.statistics(processed, step)
-            before = self.logprobs.look(step)
-            done = settle(
-                stats,
-                step,
-                canvases,
-                self.policies,
-                self.exits,
-                overlaps,
-                self.logits.bad_words,
-                self._takes_first_only(step.slots),
-            )
-            self.grammars.revise(done, stats, step, overlaps)
-            settled[step.index] = done
-            self.logprobs.record(processed, step, before)
-            outputs.read(step, first, self.policies.failures())
-            logprobs = self.logprobs.read(step, first, num_reqs)
-            canvases.next_block(self.req_states, step.slots, done)
+        overlaps = self.overlaps and canvases.flags.unforeseen[input_batch.idx_mapping_np].any()
+        falls_short = overlaps or self._has_anchors(input_batch)
+        step = DenoisingStep.of(input_batch, canvases, self.req_states, overlaps, falls_short)
+        if step is None:
+            settled = slots.new_zeros(num_reqs, dtype=torch.bool)
+            outputs, logprobs = StepOutputs(slots.new_zeros(num_reqs, canvases.width)), None
+        else:
+            done, outputs, logprobs = self._denoise(logits, step, num_reqs, known - start, overlaps)
+            settled = done
+            if len(done) < num_reqs:
+                settled = slots.new_zeros(num_reqs, dtype=torch.bool)
+                settled[step.index] = done
         num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)
-        computed = self._computed(slots, window_end, known, start, settled)
+        computed = self._computed(input_batch, slots, window_end, known, start, settled)
         return SamplerOutput(
             sampled_token_ids=outputs.tokens,
             logprobs_tensors=logprobs,
@@ -145,6 +129,54 @@ class DenoisingSampler:
             num_rejected=(window_end - computed).to(torch.int32),
             unmask_trace=outputs.trace,
         )
+
+    def _denoise(
+        self,
+        logits: torch.Tensor,
+        step: DenoisingStep,
+        num_reqs: int,
+        first: torch.Tensor,
+        overlaps: bool,
+    ) -> tuple[torch.Tensor, StepOutputs, LogprobsTensors | None]:
+        """Settles positions of the R requests that denoise.
+
+        Args:
+            logits: The step's logits.
+            step: The step.
+            num_reqs: Requests of the batch.
+            first: Known tokens of each one's block, int64 ``[num_reqs]``.
+            overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
+
+        Returns:
+            Whose blocks are done, bool ``[R]``; what leaves; its log probabilities.
+        """
+        canvases = self.canvases
+        first = (first if len(step.requests) == num_reqs else first[step.index]).clamp(min=0)
+        self.policies.begin(step, first, self._rewritable(step.slots, first))
+        self.grammars.restrict(logits, step)
+        processed = self.logits(logits, step, keep=self.logprobs.reads_processed(step))
+        stats = self.statistics(processed, step)
+        before = self.logprobs.look(step)
+        done = settle(
+            stats,
+            step,
+            canvases,
+            self.policies,
+            self.exits,
+            overlaps,
+            self.logits.bad_words,
+            self._takes_first_only(step.slots),
+        )
+        self.grammars.revise(done, stats, step, overlaps)
+        self.logprobs.record(processed, step, before)
+        outputs = StepOutputs.of(canvases, step, first, num_reqs, self.policies.failures())
+        logprobs = self.logprobs.read(step, first, num_reqs)
+        canvases.next_block(self.req_states, step.slots, done)
+        return done, outputs, logprobs
+
+    def _has_anchors(self, input_batch: InputBatch) -> bool:
+        """Whether a row of the step may belong to a block that the window does not reach."""
+        return False
 
     def _takes_first_only(self, slots: torch.Tensor) -> torch.Tensor | None:
         """Requests of which this step settles the block's first position, bool ``[R]``.
@@ -164,6 +196,7 @@ class DenoisingSampler:
 
     def _computed(
         self,
+        input_batch: InputBatch,
         slots: torch.Tensor,
         window_end: torch.Tensor,
         known: torch.Tensor,
@@ -175,6 +208,7 @@ class DenoisingSampler:
         ``vllm.v1.diffusion.window.computed_after``, on the device.
 
         Args:
+            input_batch: The step's batch.
             slots: The requests' slots.
             window_end: Ends of their windows.
             known: Tokens known when the step began.

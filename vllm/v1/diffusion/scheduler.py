@@ -19,6 +19,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.failures import failure_in
 from vllm.v1.diffusion.params import Decoding, resolve_decoding
+from vllm.v1.diffusion.record import DenoisingRecord
 from vllm.v1.diffusion.request_data import DiffusionRequestData
 from vllm.v1.diffusion.window import RequestPlan, block_start
 from vllm.v1.engine import EngineCoreOutputs
@@ -61,7 +62,7 @@ class DiffusionScheduler(Scheduler):
         self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
         self._reaches_over = False
         self._stages = self.parallel_config.pipeline_parallel_size
-        self._denoising_stats: SpecDecodingStats | None = None
+        self._record = DenoisingRecord(self.num_spec_tokens, self.log_stats)
 
     # ---- requests come and go ------------------------------------------------
 
@@ -88,8 +89,8 @@ class DiffusionScheduler(Scheduler):
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         plan = self._plans.pop(request.request_id, None)
-        if plan and plan.denoised and self.log_stats:
-            self._stats.tokens_per_forward.append(request.num_output_tokens / plan.denoised)
+        if plan:
+            self._record.ended(request, plan)
         return super()._free_request(request, *args, **kwargs)
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -292,43 +293,16 @@ class DiffusionScheduler(Scheduler):
                 continue
             if plan.denoised_nothing(plan.windows[0], request.num_tokens):
                 continue  # The block had settled: a plain commit.
-            index = runner_output.req_id_to_index[request_id]
-            committed = len(runner_output.sampled_token_ids[index])
-            plan.denoised += 1
-            plan.block_denoised += 1
-            if committed and plan.decoding.trace:
-                assert runner_output.unmask_trace is not None
-                rows = runner_output.unmask_trace[index, :committed]
-                # What a template gave was never settled: -1.
-                traces[request_id] = [
-                    (plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p in rows.tolist()
-                ]
-            assert request.spec_decode_metrics is not None
-            request.spec_decode_metrics.observe(
-                num_draft_tokens=plan.block_length,
-                num_accepted=committed,
-                detailed=plan.decoding.stats,
-            )
-            if self.log_stats:
-                self._stats.observe_draft(plan.block_length, committed)
-                if committed:
-                    self._stats.steps_per_block.append(plan.block_denoised)
-            if committed:
-                plan.block_denoised = 0
+            trace = self._record.observe(request, plan, runner_output)
+            if trace is not None:
+                traces[request_id] = trace
         return traces
-
-    @property
-    def _stats(self) -> SpecDecodingStats:
-        """Statistics since they were last sent."""
-        if self._denoising_stats is None:
-            self._denoising_stats = SpecDecodingStats.new(self.num_spec_tokens)
-        return self._denoising_stats
 
     def make_stats(
         self, spec_decoding_stats: SpecDecodingStats | None = None, *args: Any, **kwargs: Any
     ) -> SchedulerStats | None:
         """Adds the step's denoising statistics; see upstream."""
-        stats, self._denoising_stats = self._denoising_stats, None
+        stats = self._record.take()
         return super().make_stats(spec_decoding_stats or stats, *args, **kwargs)
 
     def get_grammar_bitmask(self, scheduler_output: SchedulerOutput) -> GrammarOutput | None:

@@ -97,7 +97,7 @@ class PolicySelection:
         self.failed = {}
         self.first, self._rewritable = first, rewritable
         members: dict[UnmaskingPolicy, list[int]] = {}
-        for i, slot in enumerate(step.slots_np.tolist()):
+        for i, slot in enumerate(step.slots_np.tolist() if self.canvases.policies else ()):
             if (policy := self.canvases.policies.get(slot)) is not None:
                 members.setdefault(policy, []).append(i)
         self._groups = [self._group(step, policy, which) for policy, which in members.items()]

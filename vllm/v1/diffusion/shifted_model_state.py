@@ -22,6 +22,9 @@ from vllm.v1.worker.gpu.states import RequestState
 class ShiftedSampler(DenoisingSampler):
     """Writes an anchor's token to the canvas and emits it at once."""
 
+    def _has_anchors(self, input_batch: InputBatch) -> bool:
+        return bool((np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1]) == 1).any())
+
     def __call__(
         self,
         logits: torch.Tensor,

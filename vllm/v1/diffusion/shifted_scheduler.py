@@ -13,7 +13,6 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.diffusion.scheduler import DiffusionScheduler, set_window
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
-from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 
 class ShiftedDiffusionScheduler(DiffusionScheduler):
@@ -43,18 +42,9 @@ class ShiftedDiffusionScheduler(DiffusionScheduler):
             request, plan = self.requests.get(request_id), self._plans.get(request_id)
             if request is None or plan is None or plan.windows[0].end != request.num_tokens:
                 continue
-            plan.denoised += 1
-            if plan.decoding.trace:
-                assert runner_output.unmask_trace is not None
-                index = runner_output.req_id_to_index[request_id]
-                probability = float(runner_output.unmask_trace[index, 0, 1])
-                traces[request_id] = [(plan.denoised - 1, probability)]
-            assert request.spec_decode_metrics is not None
-            request.spec_decode_metrics.observe(num_draft_tokens=1, num_accepted=1)
-            if self.log_stats:
-                if self._denoising_stats is None:
-                    self._denoising_stats = SpecDecodingStats.new(self.num_spec_tokens)
-                self._denoising_stats.observe_draft(1, 1)
+            trace = self._record.observe_anchor(request, plan, runner_output)
+            if trace is not None:
+                traces[request_id] = trace
         return traces
 
     def _at_anchor(self, request: Request) -> bool:

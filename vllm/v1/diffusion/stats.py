@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
@@ -38,6 +37,7 @@ class StepStatistics:
         self.sampling_states = sampling_states
         self.canvases = canvases
         self.tempered_confidence = tempered_confidence
+        self._held: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, logits: StepLogits, step: DenoisingStep) -> RowStats:
         """Statistics of all rows of a step, ``[N]``.
@@ -49,13 +49,16 @@ class StepStatistics:
         return stats
 
     def _all_rows(self, logits: StepLogits, step: DenoisingStep) -> RowStats:
+        # Nothing is drawn: neither seeds nor positions matter.
+        greedy = not self.sampling_states.temperature.np[step.slots_np].any()
         if logits.rows_np is None:
-            return self._rows(logits.raw, step.row_slot, step.row_column, step.active)
+            return self._rows(logits.raw, step.row_slot, step.row_column, step.active, greedy)
         changed = async_tensor_h2d(logits.rows_np, dtype=torch.int64, device=logits.raw.device)
         raw_only = step.active.index_fill(0, changed, False)
-        stats = self._rows(logits.raw, step.row_slot, step.row_column, raw_only)
+        stats = self._rows(logits.raw, step.row_slot, step.row_column, raw_only, greedy)
         for _, rows, values in logits.changed():
-            part = self._rows(values, step.row_slot[rows], step.row_column[rows], step.active[rows])
+            cells = step.row_slot[rows], step.row_column[rows]
+            part = self._rows(values, *cells, step.active[rows], greedy)
             for all_rows, new in zip(stats, part, strict=True):
                 all_rows.index_copy_(0, rows, new)
         return stats
@@ -68,11 +71,10 @@ class StepStatistics:
         ``confidence_eos_eot_inf``).
         """
         decoding = self.canvases.decoding
-        late = [d.late_ids if (d := decoding.get(slot)) else () for slot in step.slots_np.tolist()]
-        asked = np.array([bool(ids) for ids in late])
+        asked = self.canvases.flags.late[step.slots_np]
         if not asked.any():
             return
-        late_ids = list(next(ids for ids in late if ids))
+        late_ids = list(decoding[int(step.slots_np[asked.argmax()])].late_ids)
         for rows_np in in_parts(step.rows_of(asked), logits.raw.shape[1]):
             rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=logits.raw.device)
             values = logits.of(rows_np)
@@ -82,9 +84,17 @@ class StepStatistics:
             stats.sample_prob[rows] = torch.where(step.active[rows], confidence, stats.sample_prob[rows])
 
     def _rows(
-        self, logits: torch.Tensor, slot: torch.Tensor, column: torch.Tensor, active: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        slot: torch.Tensor,
+        column: torch.Tensor,
+        active: torch.Tensor,
+        greedy: bool,
     ) -> RowStats:
         states, canvases = self.sampling_states, self.canvases
+        if greedy:
+            zeros, ones, numbers = self._constants(len(slot))
+            return row_stats(logits, zeros, ones, numbers, numbers, active, canvases.mask_token_id)
         temperature = states.temperature.gpu[slot]
         if self.tempered_confidence:
             scale = torch.where(temperature == 0, 1.0, temperature)
@@ -100,3 +110,12 @@ class StepStatistics:
             active,
             canvases.mask_token_id,
         )
+
+    def _constants(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Zeros and ones, float32, and zeros, int64, each ``[count]``."""
+        if self._held is None or len(self._held[0]) < count:
+            device = self.canvases.device
+            zeros = torch.zeros(count, dtype=torch.int64, device=device)
+            self._held = (zeros.to(torch.float32), torch.ones(count, device=device), zeros)
+        zeros, ones, numbers = self._held
+        return zeros[:count], ones[:count], numbers[:count]

@@ -46,7 +46,12 @@ class DenoisingStep:
 
     @classmethod
     def of(
-        cls, input_batch: InputBatch, canvases: CanvasStates, request_states: RequestState, overlaps: bool
+        cls,
+        input_batch: InputBatch,
+        canvases: CanvasStates,
+        request_states: RequestState,
+        overlaps: bool,
+        falls_short: bool,
     ) -> DenoisingStep | None:
         """Reads a batch; None where no request denoises.
 
@@ -56,6 +61,7 @@ class DenoisingStep:
             request_states: The runner's request state.
             overlaps: Whether a window may have been scheduled before it was known
                 that the step before it settles the block.
+            falls_short: Whether a window may not cover its block, for that reason or another.
         """
         num_reqs = input_batch.num_reqs
         counts = np.diff(input_batch.cu_num_logits_np[: num_reqs + 1])
@@ -63,17 +69,20 @@ class DenoisingStep:
         if not len(requests):
             return None
         device = input_batch.idx_mapping.device
-        index = async_tensor_h2d(requests, dtype=torch.int64, device=device)
-        row_start = async_tensor_h2d(
-            np.concatenate(([0], np.cumsum(counts[requests]))), dtype=torch.int32, device=device
-        )
-        slots = input_batch.idx_mapping[index]
+        if len(requests) == num_reqs:
+            index, slots = canvases.numbers[:num_reqs], input_batch.idx_mapping[:num_reqs]
+            row_start = input_batch.cu_num_logits[: num_reqs + 1]
+        else:
+            # Requests without rows lie between: the first row of each, and the end, stay the same.
+            bounds = async_tensor_h2d(np.append(requests, num_reqs), dtype=torch.int64, device=device)
+            index, row_start = bounds[:-1], input_batch.cu_num_logits[bounds]
+            slots = input_batch.idx_mapping[index]
         row_slot = input_batch.expanded_idx_mapping
         row_column = input_batch.expanded_local_pos.to(torch.int64)
-        if overlaps or canvases.aligned:
+        if falls_short:
             covered = canvases.covers(request_states, slots, input_batch.seq_lens[index])
         else:
-            covered = torch.ones_like(slots, dtype=torch.bool)
+            covered = canvases.always[: len(requests)]
         active = canvases.masked[row_slot, row_column]
         if overlaps:
             active &= torch.repeat_interleave(covered, row_start.diff(), output_size=len(row_slot))

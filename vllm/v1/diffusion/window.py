@@ -87,11 +87,15 @@ class RequestPlan:
     """What the scheduler remembers of one request between steps."""
 
     decoding: Decoding
+    block_length: int = field(init=False)
+    """Tokens a block."""
     windows: deque[InFlight] = field(default_factory=deque)
     block: int = -1
     """Start of the block that the last denoising window worked on."""
     step: int = 0
     """Denoising windows scheduled for that block."""
+    steps: int | None = None
+    """Denoising steps that it takes; None where the model decides."""
     reasoning_ended: bool | None = None
     """With a grammar: whether the prompt ends the reasoning, if anybody looked."""
     denoised: int = 0
@@ -99,10 +103,9 @@ class RequestPlan:
     block_denoised: int = 0
     """Those of them since a block settled."""
 
-    @property
-    def block_length(self) -> int:
-        """Tokens a block."""
-        return self.decoding.block_length
+    def __post_init__(self) -> None:
+        """Fills in what follows from the decoding."""
+        self.block_length = self.decoding.block_length
 
     def forget(self) -> None:
         """Starts over, after a preemption: the worker has lost the canvas."""
@@ -163,9 +166,9 @@ class RequestPlan:
             start = self.begin(known)
             if end >= self.window_end(known):
                 if start != self.block:
-                    self.block, self.step = start, 0
+                    self.block, self.step, self.steps = start, 0, self._foreseen(known)
                 self.step += 1
-                outcome = self._outcome(self._foreseen(known))
+                outcome = self._outcome()
         self.windows.append(InFlight(end, outcome, self.block))
 
     def pop(self, known: int) -> int | None:
@@ -187,10 +190,10 @@ class RequestPlan:
         """Steps of the block that ``known`` tokens leave open."""
         return foreseen_steps(self.decoding, self.window_end(known) - known)
 
-    def _outcome(self, total: int | None) -> Outcome:
-        if total is None:
+    def _outcome(self) -> Outcome:
+        if self.steps is None:
             return Outcome.UNKNOWN
-        return Outcome.SETTLES if self.step >= total else Outcome.NOTHING
+        return Outcome.SETTLES if self.step >= self.steps else Outcome.NOTHING
 
 
 @dataclass(kw_only=True)

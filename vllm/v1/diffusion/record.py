@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scheduler counts of denoising: for a request's report, its trace and the metrics."""
+
+from __future__ import annotations
+
+from vllm.v1.diffusion.window import RequestPlan
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
+
+
+class DenoisingRecord:
+    """Counts denoising steps and the tokens that they commit."""
+
+    def __init__(self, num_spec_tokens: int, log_stats: bool) -> None:
+        """Makes it, empty.
+
+        Args:
+            num_spec_tokens: Upstream's number of draft tokens, for its statistics.
+            log_stats: Whether anybody reads the engine's statistics.
+        """
+        self._num_spec_tokens = num_spec_tokens
+        self._log_stats = log_stats
+        self._stats: SpecDecodingStats | None = None
+
+    def observe(
+        self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput
+    ) -> list[tuple[int, float]] | None:
+        """Counts a step of a request's block.
+
+        Args:
+            request: The request.
+            plan: Its plan, changed.
+            runner_output: The step's output.
+
+        Returns:
+            The trace of the block, if it settled and the request wants one.
+        """
+        index = runner_output.req_id_to_index[request.request_id]
+        committed = len(runner_output.sampled_token_ids[index])
+        plan.denoised += 1
+        plan.block_denoised += 1
+        trace = None
+        if committed and plan.decoding.trace:
+            assert runner_output.unmask_trace is not None
+            rows = runner_output.unmask_trace[index, :committed]
+            # What a template gave was never settled: -1.
+            trace = [(plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p in rows.tolist()]
+        self._count(request, plan.block_length, committed, plan.decoding.stats)
+        if committed:
+            if self._log_stats:
+                self._sums.steps_per_block.append(plan.block_denoised)
+            plan.block_denoised = 0
+        return trace
+
+    def observe_anchor(
+        self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput
+    ) -> list[tuple[int, float]] | None:
+        """Counts the pass that makes a block's first token; see ``shifted_scheduler.py``.
+
+        Args:
+            request: The request.
+            plan: Its plan, changed.
+            runner_output: The step's output.
+
+        Returns:
+            The token's trace, if the request wants one.
+        """
+        plan.denoised += 1
+        self._count(request, 1, 1, detailed=False)
+        if not plan.decoding.trace:
+            return None
+        assert runner_output.unmask_trace is not None
+        index = runner_output.req_id_to_index[request.request_id]
+        return [(plan.denoised - 1, float(runner_output.unmask_trace[index, 0, 1]))]
+
+    def ended(self, request: Request, plan: RequestPlan) -> None:
+        """Notes the tokens a forward of a request that has ended."""
+        if plan.denoised and self._log_stats:
+            self._sums.tokens_per_forward.append(request.num_output_tokens / plan.denoised)
+
+    def take(self) -> SpecDecodingStats | None:
+        """What was counted since the last call; None for nothing."""
+        stats, self._stats = self._stats, None
+        return stats
+
+    def _count(self, request: Request, drafted: int, committed: int, detailed: bool) -> None:
+        assert request.spec_decode_metrics is not None
+        request.spec_decode_metrics.observe(
+            num_draft_tokens=drafted, num_accepted=committed, detailed=detailed
+        )
+        if self._log_stats:
+            self._sums.observe_draft(drafted, committed)
+
+    @property
+    def _sums(self) -> SpecDecodingStats:
+        if self._stats is None:
+            self._stats = SpecDecodingStats.new(self._num_spec_tokens)
+        return self._stats
