@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.structured_output.request import StructuredOutputRequest
 
 
 @dataclass
@@ -20,3 +21,22 @@ class DiffusionRequestData(NewRequestData):
 
     reasoning_ended: bool | None = None
     reasoning_parser_kwargs: dict[str, Any] | None = None
+
+
+def described(
+    data: NewRequestData, structured: StructuredOutputRequest | None, reasoning_ended: bool | None
+) -> NewRequestData:
+    """Adds what the worker needs to know of a request with a grammar.
+
+    Args:
+        data: Upstream's.
+        structured: The request's grammar; None for none.
+        reasoning_ended: Whether the prompt ends the reasoning; None if nobody looked.
+    """
+    if structured is None:
+        return data
+    return DiffusionRequestData(
+        **vars(data),
+        reasoning_ended=reasoning_ended,
+        reasoning_parser_kwargs=structured.reasoning_parser_kwargs,
+    )

@@ -17,18 +17,16 @@ from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.failures import failure_in
+from vllm.v1.diffusion.failures import failed_requests
 from vllm.v1.diffusion.params import Decoding, resolve_decoding
 from vllm.v1.diffusion.record import DenoisingRecord
-from vllm.v1.diffusion.request_data import DiffusionRequestData
-from vllm.v1.diffusion.window import RequestPlan, block_start
+from vllm.v1.diffusion.request_data import described
+from vllm.v1.diffusion.window import DRAFT, RequestPlan, block_start, set_window
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
-
-DRAFT = -1
 
 _FREE_ROWS = 256
 """Rows of a step that cost a GPU nothing, since it is busy reading the weights."""
@@ -139,15 +137,8 @@ class DiffusionScheduler(Scheduler):
         return bool(plan.windows) or self.current_step + 1 < request.next_decode_eligible_step
 
     def _described(self, data: NewRequestData) -> NewRequestData:
-        """Adds what the worker needs to know of a request with a grammar."""
         structured = self.requests[data.req_id].structured_output_request
-        if structured is None:
-            return data
-        return DiffusionRequestData(
-            **vars(data),
-            reasoning_ended=self._plans[data.req_id].reasoning_ended,
-            reasoning_parser_kwargs=structured.reasoning_parser_kwargs,
-        )
+        return described(data, structured, self._plans[data.req_id].reasoning_ended)
 
     def _has_whole_chunks_left(self, request: Request) -> bool:
         """Whether more of the prompt than its last block is uncomputed."""
@@ -263,17 +254,7 @@ class DiffusionScheduler(Scheduler):
         Returns:
             What to tell their clients, by request.
         """
-        trace = runner_output.unmask_trace
-        failed: dict[str, str] = {}
-        if trace is None:
-            return failed
-        for request_id in scheduler_output.scheduled_spec_decode_tokens:
-            plan = self._plans.get(request_id)
-            why = failure_in(trace[runner_output.req_id_to_index[request_id]]) if plan else None
-            if plan is not None and why is not None:
-                failed[request_id] = (
-                    f"diffusion_algorithm={plan.decoding.algorithm!r}: {why} (request {request_id})"
-                )
+        failed = failed_requests(self._plans, scheduler_output.scheduled_spec_decode_tokens, runner_output)
         self.grammar_compile_error_reqs.update(failed)
         return failed
 
@@ -311,19 +292,3 @@ class DiffusionScheduler(Scheduler):
 
     def update_draft_token_ids(self, draft_token_ids: DraftTokenIds) -> None:
         """The canvas lives on the device: nothing to do."""
-
-
-def set_window(output: SchedulerOutput, request_id: str, length: int, rows: int) -> None:
-    """Changes one request's share of a step.
-
-    Args:
-        output: The step.
-        request_id: The request.
-        length: Tokens to compute.
-        rows: Canvas positions that want logits: one row for each.
-    """
-    output.total_num_scheduled_tokens += length - output.num_scheduled_tokens[request_id]
-    output.num_scheduled_tokens[request_id] = length
-    output.scheduled_spec_decode_tokens.pop(request_id, None)
-    if rows:
-        output.scheduled_spec_decode_tokens[request_id] = [DRAFT] * rows

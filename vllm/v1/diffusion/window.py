@@ -12,10 +12,17 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from vllm.v1.diffusion.params import Decoding
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.generation_loop.ranks import is_plug_in
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+
+DRAFT = -1
+"""Stands for a canvas position among upstream's draft tokens."""
 
 CACHED = ("prefix", "dual")
 """Cache modes in which a block's later steps begin at the block."""
@@ -249,3 +256,19 @@ class CanvasPlan(RequestPlan):
     def _foreseen(self, known: int) -> int | None:
         length = self.window_end(known) - known
         return foreseen_steps(self.decoding, length, length, self.first_alone)
+
+
+def set_window(output: SchedulerOutput, request_id: str, length: int, rows: int) -> None:
+    """Changes one request's share of a step.
+
+    Args:
+        output: The step.
+        request_id: The request.
+        length: Tokens to compute.
+        rows: Canvas positions that want logits: one row for each.
+    """
+    output.total_num_scheduled_tokens += length - output.num_scheduled_tokens[request_id]
+    output.num_scheduled_tokens[request_id] = length
+    output.scheduled_spec_decode_tokens.pop(request_id, None)
+    if rows:
+        output.scheduled_spec_decode_tokens[request_id] = [DRAFT] * rows
