@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import run_elsewhere
+from tests.engine.conftest import IN_PROCESS, run_elsewhere
 from tests.engine.requests_ import Case, random_prompt, reference, run
 from tests.policies.odd import install
 from tests.reference.algorithms import Request, decode
@@ -138,7 +138,8 @@ def test_policies_of_other_packages(async_scheduling: bool, tmp_path: Path) -> N
     stalling = [by("idle", steps=None), by("restless")]
     mixed, again = run_elsewhere(
         [[*paced, *failing, *stalling, *BATCH[:7]], [*BATCH[7:], *STOPS]],
-        env={"PYTHONPATH": os.pathsep.join([str(install(tmp_path)), os.environ.get("PYTHONPATH", "")])},
+        env=IN_PROCESS
+        | {"PYTHONPATH": os.pathsep.join([str(install(tmp_path)), os.environ.get("PYTHONPATH", "")])},
         async_scheduling=async_scheduling,
         max_num_seqs=32,
     )

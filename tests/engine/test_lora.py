@@ -26,7 +26,7 @@ def ids_of(family: str, folder: Path, deltas: dict[str, Any], case: Case) -> lis
     ("family", "settings"),
     [
         ("LLaDA", {"tensor_parallel_size": 2}),
-        ("SDAR", {"enable_prefix_caching": True, "block_size": 32}),
+        pytest.param("SDAR", {"enable_prefix_caching": True, "block_size": 32}, marks=pytest.mark.every_mode),
         pytest.param("SDAR", {"pipeline_parallel_size": 2}, marks=pytest.mark.every_mode),
         pytest.param("LLaDA", {"pipeline_parallel_size": 2}, marks=pytest.mark.every_mode),
     ],

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.engine.conftest import run_elsewhere
+from tests.engine.conftest import IN_PROCESS, run_elsewhere
 from tests.engine.requests_ import Case, expected, random_prompt
 
 
@@ -13,7 +13,7 @@ def test_steps_and_tokens_are_counted() -> None:
         Case(random_prompt(30, 21), 18, "low_confidence_static", 8, steps=4),
     ]
     # A process has one registry of metrics, which every engine made in it empties.
-    ((*_, counted),) = run_elsewhere([cases])
+    ((*_, counted),) = run_elsewhere([cases], env=IN_PROCESS)
     steps = sum(expected(c).denoising_steps for c in cases)
     assert counted["vllm:diffusion_num_denoising_steps"] == steps
     assert counted["vllm:diffusion_num_committed_tokens"] == 32 + 18

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import run_elsewhere
+from tests.engine.conftest import IN_PROCESS, run_elsewhere
 from tests.engine.requests_ import Case, assert_as_reference, of_golden, random_prompt
 from tests.engine.test_golden_sdar import check
 from tests.engine.test_reference import mixed_batch
 
-IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "async": ({}, {"async_scheduling": True}),
     "in_process": (IN_PROCESS, {}),
@@ -22,7 +21,13 @@ MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+# An engine takes its time to start: a run of the whole suite makes these, ``-m every_mode`` the others.
+ALWAYS = ("in_process", "in_process_async_as_on_a_gpu")
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=[] if m in ALWAYS else pytest.mark.every_mode) for m in MODES]
+)
 def test_mode(mode: str, golden_cases: list[dict[str, Any]]) -> None:
     env, settings = MODES[mode]
     golden = [of_golden(case) for case in golden_cases]
@@ -80,6 +85,7 @@ def test_prefix_cache_holds_settled_blocks_only() -> None:
     longer = Case(prompt + tuple(expected(first).output_ids), 20, "low_confidence_static", 8)
     cold, warm, grown = run_elsewhere(
         [batch, batch, [longer]],
+        env=IN_PROCESS,
         block_size=32,
         enable_prefix_caching=True,
         max_num_seqs=1,

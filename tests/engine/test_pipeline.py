@@ -50,6 +50,7 @@ def test_block_causal(golden_cases: list[dict[str, Any]], async_scheduling: bool
             assert_as_reference(results, cases)
 
 
+@pytest.mark.every_mode
 def test_bidirectional() -> None:
     """Every cache mode; a budget that requests wait for."""
     golden, cases = test_llada.published(), test_llada.mixed()

@@ -65,11 +65,7 @@ WORKS: dict[Callable[..., None], list[str]] = {
     run_contrast: list(MODES),
 }
 # An engine takes its time to start: a run of the whole suite makes these, ``-m every_mode`` the others.
-ALWAYS = [
-    (run_guidance, "in_process"),
-    (run_contrast, "async_pipeline"),
-    (run_guidance, "ray_tensor_parallel"),
-]
+ALWAYS = [(run_guidance, "in_process"), (run_guidance, "ray_tensor_parallel")]
 PAIRS = [
     pytest.param(
         *pair, id=f"{pair[0].__name__[4:]}-{pair[1]}", marks=[] if pair in ALWAYS else pytest.mark.every_mode

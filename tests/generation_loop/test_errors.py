@@ -76,7 +76,8 @@ def test_every_method_may_fail(mode: str, model: str) -> None:
     crowd, unknown, refused = results[-5], results[-3], results[-2]
     assert crowd[2]["finish_reason"] == "error"
     for result in crowd:
-        assert result["finish_reason"] == "length" or "no forward" in result["stop_reason"]
+        # Those that began before the one that fails may write a token that makes them fail, too.
+        assert result["finish_reason"] == "length" or f"generation_loop='{LOOP}'" in result["stop_reason"]
     assert results[-4] == first
     assert f"generation_loop='{LOOP}': validate_params() raised KeyError: 'missing'" in unknown[0]["refused"]
     assert "refused=3 must be unset" in refused[0]["refused"]

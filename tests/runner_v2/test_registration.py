@@ -95,7 +95,7 @@ def config(**changes: Any) -> Any:
         prefill_context_parallel_size=1,
         enable_batch_sharded_sampling=None,
     )
-    model = SimpleNamespace(is_hybrid=False, is_attention_free=False, is_moe=False)
+    model = SimpleNamespace(is_hybrid=False, is_attention_free=False, is_moe=False, quantization=None)
     made = SimpleNamespace(
         parallel_config=parallel,
         model_config=model,
