@@ -13,7 +13,7 @@ from vllm.v1.generation_loop import GenerationLoop
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 
-FORWARD, SHAPE, NOTHING, LOGITS, STATE_ADD, STATE_INPUTS, SCHEDULE, ADD, STEP = range(101, 110)
+FORWARD, SHAPE, NOTHING, LOGITS, STATE_ADD, STATE_INPUTS, SCHEDULE, ADD, STEP, NARROW = range(101, 111)
 """Tokens of a prompt that make a method fail."""
 
 LONE_FORWARD, LONE_SECOND, LONE_LAYER, LONE_LOGITS, LONE_INPUTS, LONE_CALL, LONE_SAMPLER = range(121, 128)
@@ -77,7 +77,7 @@ class ChaosSampler(Sampler):
 class ChaosLoop(GenerationLoop):
     """Ordinary generation, failing on demand."""
 
-    spoilt = spoilt_here = False
+    spoilt = spoilt_here = narrow = False
 
     def validate_params(self, params: Any, vllm_config: Any) -> None:
         """Fails with an error that is no refusal, or refuses."""
@@ -104,7 +104,7 @@ class ChaosLoop(GenerationLoop):
     def forward(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Fails before the model is called, or returns what it must not."""
         ids = inputs.pop("ids")
-        self.spoilt = _has(ids, LOGITS)
+        self.spoilt, self.narrow = _has(ids, LOGITS), _has(ids, NARROW)
         if _has(ids, FORWARD):
             raise Chaos("no forward")
         if _has(ids, NOTHING):
@@ -134,7 +134,8 @@ class ChaosLoop(GenerationLoop):
             raise Chaos("no logits")
         if self.spoilt_here:
             raise Chaos("no logits here")
-        return super().compute_logits(model, hidden_states)
+        logits = super().compute_logits(model, hidden_states)
+        return logits[:, :-1] if self.narrow else logits
 
 
 def _has(ids: torch.Tensor, token: int) -> bool:

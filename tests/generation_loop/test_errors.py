@@ -24,6 +24,7 @@ FAILURES = {
     chaos.NOTHING: "forward() raised TypeError: NoneType returned, not hidden states",
     chaos.SHAPE: "forward() raised ValueError: hidden states of shape",
     chaos.LOGITS: "compute_logits() raised Chaos: no logits",
+    chaos.NARROW: "compute_logits() raised ValueError: logits of shape",
     chaos.STATE_ADD: "ChaosState.add_request() raised Chaos: no slot",
     chaos.STATE_INPUTS: "ChaosState.prepare_inputs() raised Chaos: no inputs",
     chaos.SCHEDULE: "ChaosScheduler.schedule() raised Chaos: no plan",

@@ -193,11 +193,11 @@ class GuardedLoop(GenerationLoop):
 
         def call() -> torch.Tensor:
             logits = self.loop.compute_logits(model, hidden_states)
-            _check_rows("logits", logits, len(hidden_states))
+            _check_rows("logits", logits, len(hidden_states), vocabulary(model))
             return logits
 
         def instead() -> torch.Tensor:
-            return torch.zeros(len(hidden_states), vocabulary(model), device=hidden_states.device)
+            return torch.zeros(len(hidden_states), vocabulary(model) or 1, device=hidden_states.device)
 
         return together(self.name, "compute_logits", call, instead)
 
@@ -276,8 +276,8 @@ def _check_forward(output: Any, num_tokens: int) -> None:
     _check_rows("hidden states", output[0] if isinstance(output, tuple) else output, num_tokens)
 
 
-def _check_rows(what: str, tensor: Any, rows: int) -> None:
+def _check_rows(what: str, tensor: Any, rows: int, width: int | None = None) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{type(tensor).__name__} returned, not {what}")
-    if tensor.dim() != 2 or len(tensor) != rows:
-        raise ValueError(f"{what} of shape {list(tensor.shape)} returned, not [{rows}, n]")
+    if tensor.dim() != 2 or len(tensor) != rows or width not in (None, tensor.shape[1]):
+        raise ValueError(f"{what} of shape {list(tensor.shape)} returned, not [{rows}, {width or 'n'}]")

@@ -165,9 +165,10 @@ def _outer(module: nn.Module) -> Iterator[nn.Module]:
             yield from _outer(child)
 
 
-def vocabulary(model: nn.Module) -> int:
-    """How many logits a row has."""
-    return int(next(_heads(model)).org_vocab_size)
+def vocabulary(model: nn.Module) -> int | None:
+    """How many logits a row has; None for a model with a head of its own kind."""
+    head = next(_heads(model), None)
+    return None if head is None else int(head.org_vocab_size)
 
 
 def _heads(model: nn.Module) -> Iterator[Any]:
