@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws tokens a second against batch and prompt length from the lines of ``benchmarks.gpu.blocks --out``.
+"""Draws tokens a second against batch and prompt length from the lines of ``benchmarks.gpu.growth``.
 
 python -m benchmarks.gpu.plot growth.jsonl docs/growth.svg
 """
@@ -16,7 +16,7 @@ Line = dict[str, Any]
 Series = dict[str, list[tuple[float, float]]]
 
 _WIDTH, _HEIGHT, _MARGIN = 380, 300, 56
-_COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#6d597a", "#b08900")
+_COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#6d597a", "#b08900", "#444444")
 
 
 def by_batch(lines: list[Line]) -> Series:

@@ -96,9 +96,8 @@ class PrefillAttention:
         self._device = device
         layers = get_layers_from_vllm_config(vllm_config, Attention)
         impls: list[Any] = [layer.impl for layer in layers.values()]
-        self.fits = bool(impls) and all(_fits(impl, vllm_config.model_config.dtype) for impl in impls)
         self._longest = 0
-        if self.fits:
+        if impls and all(_fits(impl, vllm_config.model_config.dtype) for impl in impls):
             for impl in impls:
                 impl.__class__ = BlockCausalAttentionImpl
             self._longest = min((_TILE - 1) // impl.num_queries_per_kv for impl in impls)
@@ -109,7 +108,7 @@ class PrefillAttention:
         Args:
             block_lengths: Of the step's requests, ``[R]``.
         """
-        return self.fits and int(block_lengths.min()) <= self._longest
+        return int(block_lengths.min()) <= self._longest
 
     def attach(
         self,
