@@ -9,8 +9,8 @@ import pytest
 
 from vllm import SamplingParams
 from vllm.v1.diffusion.config import MaskedDiffusionConfig
+from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
 from vllm.v1.diffusion.parameter_fields import ParameterError
-from vllm.v1.diffusion.params import Decoding, resolve_decoding
 from vllm.v1.diffusion.window import Outcome, RequestPlan
 
 CONFIG = MaskedDiffusionConfig(

@@ -18,8 +18,8 @@ from vllm.v1.diffusion.adapters import RowAdapters
 from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences, make_room
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
+from vllm.v1.diffusion.decoding import resolve_decoding
 from vllm.v1.diffusion.grammar_states import GrammarStates
-from vllm.v1.diffusion.params import resolve_decoding
 from vllm.v1.diffusion.prefill_attention import PrefillAttention
 from vllm.v1.diffusion.relay import CanvasRelay
 from vllm.v1.diffusion.sampler import DenoisingSampler

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -197,3 +198,17 @@ def require(valid: bool, name: str, value: Any, message: str) -> None:
     """
     if not valid:
         raise ParameterError(f"{PREFIX}{name}={value!r} {message}.", parameter=PREFIX + name, value=value)
+
+
+@contextmanager
+def naming(name: str, value: Any) -> Iterator[None]:
+    """Makes a ``ValueError`` within it a :class:`ParameterError` with the same message.
+
+    Args:
+        name: The parameter, without the prefix.
+        value: Its value.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ParameterError(str(error), parameter=PREFIX + name, value=value) from error

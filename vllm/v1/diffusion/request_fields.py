@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fields of a server's request that never reach the sampling parameters, and their checks.
 
-What reaches them is checked in ``params``. ``docs/compatibility.md`` lists both.
+What reaches them is checked in ``admission``. ``docs/compatibility.md`` lists both.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
 from vllm.v1.diffusion.failures import failed_requests
-from vllm.v1.diffusion.params import Decoding, resolve_decoding
 from vllm.v1.diffusion.record import DenoisingRecord
 from vllm.v1.diffusion.request_data import described
 from vllm.v1.diffusion.window import DRAFT, RequestPlan, block_start, set_window

@@ -99,7 +99,7 @@ def _check(given: DiffusionParams, resolved: dict[str, Any]) -> None:
     """Refuses parameters that a request would be refused for."""
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
-    from vllm.v1.diffusion.params import resolve_decoding
+    from vllm.v1.diffusion.decoding import resolve_decoding
 
     config = MaskedDiffusionConfig(**resolved)
     resolve_decoding(SamplingParams(extra_args=given.to_extra_args()), config)

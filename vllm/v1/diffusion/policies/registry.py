@@ -64,6 +64,12 @@ def built_in_policies() -> list[str]:
     return sorted(_BUILT_IN)
 
 
+@cache
+def built_in_parameters() -> frozenset[str]:
+    """The fields of ``DiffusionParams`` that some built-in policy reads, and others may not."""
+    return frozenset(name for policy in _BUILT_IN.values() for name in policy.parameters)
+
+
 def known_policies() -> list[str]:
     """The names of the built-in policies and of those that packages register."""
     registered = (e.name for e in entry_points(group=ENTRY_POINT_GROUP))
@@ -141,7 +147,7 @@ def _fault(policy: UnmaskingPolicy) -> str | None:
     wrong = [f"{k}={v!r}" for k, v in policy.defaults.items() if not _is_number(v)]
     if wrong:
         return f"has defaults that are no numbers: {', '.join(wrong)}"
-    known = {*policy.defaults, *(name for ours in _BUILT_IN.values() for name in ours.parameters)}
+    known = built_in_parameters() | policy.defaults.keys()
     if unknown := sorted(policy.parameters - known):
         return (
             f"has parameters that no request can set: {', '.join(unknown)}. Numbers of its own go into "
