@@ -85,9 +85,25 @@ def test_the_command_line_comes_first() -> None:
     found = described(describe=str(GOLDEN / "dream"), algorithm="threshold", threshold=0.5, max_model_len=512)
     assert found["algorithm"] == ("threshold", "command line")
     assert found["threshold"] == (0.5, "command line")
-    assert found["steps"] == ("unused", "algorithm threshold")
     assert described(describe=str(GOLDEN / "dream"), cache="dual")["cache"] == ("dual", "command line")
     assert found["block_length"] == (512, "family table: a response is one block")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({}, {"steps"}),
+        ({"algorithm": "low_confidence_dynamic"}, {"steps", "threshold"}),
+        ({"algorithm": "entropy_bounded"}, {"entropy_bound"}),
+        ({"algorithm": "edit", "edit_threshold": 0.5}, {"threshold", "edit_threshold"}),
+        ({"algorithm": "factor", "factor": 2.0}, {"factor"}),
+        ({"algorithm": "sequential", "max_steps": 3}, {"steps", "max_steps"}),
+    ],
+)
+def test_only_what_the_algorithm_reads_is_told(given: dict[str, Any], read: set[str]) -> None:
+    found = described(describe=str(GOLDEN / "llada"), **given)
+    others = {"algorithm", "block_length", "cache"}
+    assert found.keys() & {one.name for one in parameters(DiffusionParams)} == read | others
 
 
 @pytest.mark.parametrize("family", ["sdar", "llada"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.v1.diffusion.config import Setting
     from vllm.v1.diffusion.params import DiffusionParams
+    from vllm.v1.diffusion.policies import UnmaskingPolicy
 
 _COMMAND_LINE = "command line"
 
@@ -28,7 +29,7 @@ def describe(args: argparse.Namespace) -> str:
 
     Returns:
         A table, or a JSON object where ``--json`` is given: for every setting its value
-        and its source.
+        and its source. Of the algorithms' parameters it has those that the chosen one reads.
 
     Raises:
         ValueError: The arguments or the model cannot be used.
@@ -55,6 +56,8 @@ def describe(args: argparse.Namespace) -> str:
 def _settings(model_config: ModelConfig, args: argparse.Namespace) -> dict[str, Setting]:
     from vllm.v1.diffusion.config import MODEL, TABLE, Setting, settings
     from vllm.v1.diffusion.families import family_of_architectures
+    from vllm.v1.diffusion.policies import get_policy
+    from vllm.v1.diffusion.policies.registry import built_in_parameters
 
     family = family_of_architectures(model_config.architectures)
     if family is None:
@@ -69,8 +72,11 @@ def _settings(model_config: ModelConfig, args: argparse.Namespace) -> dict[str, 
         for one in parameters(given)
         if one.name != "trace" and (value := getattr(given, one.name)) is not None
     }
-    if resolved["steps"].value is None:
-        resolved["steps"] = Setting(*_default_steps(resolved))
+    policy = get_policy(resolved["algorithm"].value)
+    for name in (built_in_parameters() - policy.parameters) & resolved.keys():
+        del resolved[name]
+    if "steps" in resolved and resolved["steps"].value is None:
+        resolved["steps"] = Setting(*_default_steps(policy, resolved))
     del resolved["canvas_length"]
     text = model_config.hf_text_config
     sizes = {
@@ -105,12 +111,7 @@ def _check(given: DiffusionParams, resolved: dict[str, Any]) -> None:
     resolve_decoding(SamplingParams(extra_args=given.to_extra_args()), config)
 
 
-def _default_steps(resolved: dict[str, Setting]) -> tuple[int | str, str]:
-    from vllm.v1.diffusion.policies import get_policy
-
-    policy = get_policy(resolved["algorithm"].value)
-    if "steps" not in policy.parameters:
-        return "unused", f"algorithm {resolved['algorithm'].value}"
+def _default_steps(policy: UnmaskingPolicy, resolved: dict[str, Setting]) -> tuple[int, str]:
     if policy.default_steps is not None:
         return policy.default_steps, f"algorithm {resolved['algorithm'].value}"
     return resolved["block_length"].value, "block_length: a step for every token"
