@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.kernels.attention_cases import check_attention, check_tail, make_batch
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
+from tests.kernels.linear_cases import check, make_case
 from tests.kernels.unmask_cases import random_state
 from vllm.v1.diffusion import ops
 
@@ -33,5 +34,10 @@ for dtype in (torch.float16, torch.bfloat16):
         batch = make_batch(requests, heads=7, kv_heads=1, head=head, dtype=dtype)
         check_attention(batch.to(torch.device("cuda")))
         check_tail(batch.to(torch.device("cuda")))
+if torch.cuda.get_device_capability() == (9, 0):
+    for tokens in (1, 16, 29, 64):
+        for gated in (False, True):
+            check(make_case(tokens, 1040, 1088, gated=gated, bias=True))
+            check(make_case(tokens, 64, 2048, dtype=torch.float16, gated=gated))
 torch.cuda.synchronize()
 print("sanitized calls done")

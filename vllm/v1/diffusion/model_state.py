@@ -23,6 +23,7 @@ from vllm.v1.diffusion.grammar_states import GrammarStates
 from vllm.v1.diffusion.prefill_attention import PrefillAttention
 from vllm.v1.diffusion.relay import CanvasRelay
 from vllm.v1.diffusion.sampler import DenoisingSampler
+from vllm.v1.diffusion.skinny_layers import use_skinny_layers
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
 from vllm.v1.worker.gpu.block_table import BlockTables
@@ -67,6 +68,7 @@ class DiffusionModelState(DefaultModelState):
         self.grammars = GrammarStates(vllm_config, self.canvases)
         self.relay = CanvasRelay(self.canvases, get_pp_group().is_last_rank) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
+        use_skinny_layers(vllm_config, model, device)
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""

@@ -240,3 +240,14 @@ def attention(
         out[first:end] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
         lse[:, first:end] = scores.logsumexp(-1)
     return out, lse
+
+
+def skinny_linear(input: Tensor, weight: Tensor, bias: Tensor | None, gated: bool = False) -> Tensor:
+    """``[M, N]`` float64, before it is rounded; see ``linear_ops.py``."""
+    out = input.double() @ weight.double().T
+    if bias is not None:
+        out = out + bias.double()
+    if not gated:
+        return out
+    gate, up = out.to(input.dtype).double().chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate).to(input.dtype).double() * up
