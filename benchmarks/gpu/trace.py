@@ -26,7 +26,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 from benchmarks.gpu.engine import Workload, run, start
 from benchmarks.gpu.machine import describe
 
-_MATRIX_PRODUCTS = ("gemm", "nvjet", "cutlass", "cublas", "gemv", "splitk")
+_MATRIX_PRODUCTS = ("gemm", "nvjet", "cutlass", "cublas", "gemv", "splitk", "skinny")
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 
 

@@ -13,7 +13,7 @@ from vllm.v1.diffusion import ops as _library  # noqa: F401  loads the compiled 
 __all__ = ["MAX_ROWS", "TILE_ROWS", "skinny_linear"]
 
 MAX_ROWS = 64
-"""Most rows of ``input``; beyond them cuBLAS is as fast (docs/performance.md)."""
+"""Most rows of ``input``; ``skinny_layers.py`` says up to how many it pays."""
 TILE_ROWS = 64
 """Rows of ``weight`` for which ``arrived`` has an entry."""
 
