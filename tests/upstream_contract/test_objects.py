@@ -86,7 +86,6 @@ FUNCTIONS = (
     "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",
     "vllm.v1.metrics.utils:create_metric_per_engine",
     "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p",
-    "vllm.v1.spec_decode.metrics:SpecDecodingStats.observe_draft",
     "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",
     "vllm.v1.worker.gpu.sample.logprob:compute_token_logprobs",
     "vllm.v1.worker.gpu.sample.logprob:compute_topk_scores",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from vllm.v1.diffusion.window import RequestPlan
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
@@ -22,6 +24,8 @@ class DenoisingRecord:
         self._num_spec_tokens = num_spec_tokens
         self._log_stats = log_stats
         self._stats: SpecDecodingStats | None = None
+        self._steps: Counter[tuple[int, int]] = Counter()
+        """Requests' steps since the last ``take``, by the positions they had and the tokens they emitted."""
 
     def observe(
         self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput
@@ -81,6 +85,17 @@ class DenoisingRecord:
 
     def take(self) -> SpecDecodingStats | None:
         """What was counted since the last call; None for nothing."""
+        if self._steps:
+            sums = self._sums
+            for (drafted, committed), times in self._steps.items():
+                sums.num_drafts += times
+                sums.num_draft_tokens += times * drafted
+                sums.num_accepted_tokens += times * committed
+                for i in range(drafted):
+                    sums.num_draft_tokens_per_pos[i] += times
+                for i in range(committed):
+                    sums.num_accepted_tokens_per_pos[i] += times
+            self._steps.clear()
         stats, self._stats = self._stats, None
         return stats
 
@@ -90,7 +105,7 @@ class DenoisingRecord:
             num_draft_tokens=drafted, num_accepted=committed, detailed=detailed
         )
         if self._log_stats:
-            self._sums.observe_draft(drafted, committed)
+            self._steps[drafted, committed] += 1
 
     @property
     def _sums(self) -> SpecDecodingStats:

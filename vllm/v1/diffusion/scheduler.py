@@ -104,13 +104,14 @@ class DiffusionScheduler(Scheduler):
         self._reaches_over = widest <= self._free_rows
         postponed = []
         for request in self.running:
-            if self._has_whole_chunks_left(request):
+            if request.is_prefill_chunk and self._has_whole_chunks_left(request):
                 # The prompt may be cut; only the last chunk is planned as a whole.
                 request.spec_token_ids = []
                 left = request.num_tokens - request.num_computed_tokens
                 budget -= min(left, budget)
                 continue
-            needed = None if self._on_its_way(request) else self._plan_window(request)
+            away = self._stages > 1 and self._on_its_way(request)
+            needed = None if away else self._plan_window(request)
             if needed is not None and needed > budget:
                 needed = None
                 postponed.append(request)
@@ -131,8 +132,6 @@ class DiffusionScheduler(Scheduler):
 
     def _on_its_way(self, request: Request) -> bool:
         """Whether a stage of a pipeline has yet to be told what a step made of the canvas."""
-        if self._stages == 1:
-            return False
         plan = self._plans[request.request_id]
         return bool(plan.windows) or self.current_step + 1 < request.next_decode_eligible_step
 
@@ -141,10 +140,9 @@ class DiffusionScheduler(Scheduler):
         return described(data, structured, self._plans[data.req_id].reasoning_ended)
 
     def _has_whole_chunks_left(self, request: Request) -> bool:
-        """Whether more of the prompt than its last block is uncomputed."""
+        """Whether more of a prompt that may be cut than its last block is uncomputed."""
         length = self._plans[request.request_id].block_length
-        known = block_start(request.num_tokens, length)
-        return request.is_prefill_chunk and request.num_computed_tokens < known
+        return request.num_computed_tokens < block_start(request.num_tokens, length)
 
     def _plan_window(self, request: Request) -> int | None:
         """Sets a running request's draft tokens.
@@ -157,8 +155,9 @@ class DiffusionScheduler(Scheduler):
         request.spec_token_ids = []
         if len(plan.windows) > 1:
             return None
-        known = plan.next_known(request.num_tokens)
-        if known != request.num_tokens and (
+        now_known = request.num_tokens
+        known = plan.next_known(now_known)
+        if known != now_known and (
             known - request.num_prompt_tokens >= request.max_tokens or known >= self.max_model_len
         ):
             return None
@@ -166,7 +165,7 @@ class DiffusionScheduler(Scheduler):
         if self._reaches_over and plan.may_have_settled and self._wants_more(request, end):
             # The worker denoises whichever of the two blocks is open.
             end = plan.window_end(end)
-        request.spec_token_ids = [DRAFT] * (end - request.num_tokens)
+        request.spec_token_ids = [DRAFT] * (end - now_known)
         return end - request.num_computed_tokens
 
     def _wants_more(self, request: Request, end: int) -> bool:
@@ -176,40 +175,38 @@ class DiffusionScheduler(Scheduler):
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         """Rounds what upstream scheduled to whole blocks and records it."""
-        ends: dict[str, int] = {}
-        for request_id in scheduler_output.num_scheduled_tokens:
-            ends[request_id] = self._round_window(request_id, scheduler_output)
+        requests = self.requests
+        ends = [
+            (requests[request_id], self._round_window(request_id, scheduler_output))
+            for request_id in scheduler_output.num_scheduled_tokens
+        ]
         super()._update_after_schedule(scheduler_output)
-        for request_id, end in ends.items():
-            request = self.requests[request_id]
-            denoises = request_id in scheduler_output.scheduled_spec_decode_tokens
-            self._record_window(request, end, denoises)
+        denoising = scheduler_output.scheduled_spec_decode_tokens
+        for request, end in ends:
+            request_id, known = request.request_id, request.num_tokens
+            plan, denoises = self._plans[request_id], request_id in denoising
+            plan.push(end, known, denoises)
+            request.num_computed_tokens = plan.computed(end, known)
             if self._stages > 1 and (denoises or request.num_computed_tokens != end):
                 # The stages hear so many steps later what the step made of the request.
                 request.next_decode_eligible_step = self.current_step + self._stages
 
-    def _record_window(self, request: Request, end: int, denoises: bool) -> None:
-        """Remembers a window that was scheduled and what it leaves computed."""
-        plan = self._plans[request.request_id]
-        plan.push(end, request.num_tokens, denoises)
-        request.num_computed_tokens = plan.computed(end, request.num_tokens)
-
     def _round_window(self, request_id: str, output: SchedulerOutput) -> int:
         """Makes one request's share of a step end with a block; its end."""
         request, plan = self.requests[request_id], self._plans[request_id]
-        start = request.num_computed_tokens
+        length = plan.block_length
+        start, known = request.num_computed_tokens, request.num_tokens
         end = start + output.num_scheduled_tokens[request_id]
-        known = request.num_tokens
         if end == known:
             # The prompt's last chunk takes the first denoising step along.
             wanted = plan.window_end(known)
             room = self.max_num_scheduled_tokens - output.total_num_scheduled_tokens
             if wanted - end <= room:
                 end = wanted
-        elif end < known and block_start(end, plan.block_length) > start:
-            end = block_start(end, plan.block_length)
-        covers = end > known and end % plan.block_length == 0
-        set_window(output, request_id, end - start, plan.block_length if covers else 0)
+        elif end < known and block_start(end, length) > start:
+            end = block_start(end, length)
+        covers = end > known and end % length == 0
+        set_window(output, request_id, end - start, length if covers else 0)
         return end
 
     # ---- process a step ------------------------------------------------------
@@ -228,14 +225,17 @@ class DiffusionScheduler(Scheduler):
             replace(scheduler_output, scheduled_spec_decode_tokens={}),
             model_runner_output,
         )
+        plans, requests = self._plans, self.requests
         for request_id in scheduler_output.num_scheduled_tokens:
-            plan = self._plans.get(request_id)
+            plan = plans.get(request_id)
             if plan is None:
                 continue
-            request = self.requests[request_id]
+            request = requests[request_id]
             computed = plan.pop(request.num_tokens)
             if computed is not None:
                 request.num_computed_tokens = computed
+        if not failed and not traces:
+            return outputs
         for output in (o for client in outputs.values() for o in client.outputs):
             if output.request_id in failed:
                 output.stop_reason = failed[output.request_id]
@@ -267,9 +267,9 @@ class DiffusionScheduler(Scheduler):
             The settled blocks' traces, by request, of those that want one.
         """
         traces: dict[str, list[tuple[int, float]]] = {}
+        requests, plans = self.requests, self._plans
         for request_id in scheduler_output.scheduled_spec_decode_tokens:
-            request = self.requests.get(request_id)
-            plan = self._plans.get(request_id)
+            request, plan = requests.get(request_id), plans.get(request_id)
             if request is None or plan is None:
                 continue
             if plan.denoised_nothing(plan.windows[0], request.num_tokens):

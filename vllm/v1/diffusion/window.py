@@ -77,7 +77,7 @@ class Outcome(Enum):
     UNKNOWN = "the model decides"
 
 
-@dataclass
+@dataclass(slots=True)
 class InFlight:
     """A window whose output has not been processed yet."""
 
@@ -89,7 +89,7 @@ class InFlight:
     """Whether the request was preempted since."""
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestPlan:
     """What the scheduler remembers of one request between steps."""
 
@@ -127,9 +127,10 @@ class RequestPlan:
         Args:
             known: Tokens known by the outputs processed so far.
         """
-        last = self.windows[-1] if self.windows else None
-        if last and not last.stale and last.outcome is Outcome.SETTLES:
-            return self.window_end(known)
+        if self.windows:
+            last = self.windows[-1]
+            if last.outcome is Outcome.SETTLES and not last.stale:
+                return self.window_end(known)
         return known
 
     def begin(self, known: int) -> int:
@@ -144,7 +145,7 @@ class RequestPlan:
 
     def window_end(self, known: int) -> int:
         """End of the block that follows ``known`` tokens."""
-        return self.begin(known) + self.block_length
+        return (known // self.block_length + 1) * self.block_length
 
     def computed(self, end: int, known: int) -> int:
         """Positions computed for good after a window; see :func:`computed_after`."""
@@ -170,8 +171,8 @@ class RequestPlan:
         outcome = Outcome.NOTHING
         if denoises:
             known = self.next_known(known)
-            start = self.begin(known)
             if end >= self.window_end(known):
+                start = self.begin(known)
                 if start != self.block:
                     self.block, self.step, self.steps = start, 0, self._foreseen(known)
                 self.step += 1
@@ -203,7 +204,7 @@ class RequestPlan:
         return Outcome.SETTLES if self.step >= self.steps else Outcome.NOTHING
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class CanvasPlan(RequestPlan):
     """The same of a bidirectional model, whose blocks begin where the prompt ends.
 
@@ -267,8 +268,11 @@ def set_window(output: SchedulerOutput, request_id: str, length: int, rows: int)
         length: Tokens to compute.
         rows: Canvas positions that want logits: one row for each.
     """
-    output.total_num_scheduled_tokens += length - output.num_scheduled_tokens[request_id]
-    output.num_scheduled_tokens[request_id] = length
-    output.scheduled_spec_decode_tokens.pop(request_id, None)
-    if rows:
-        output.scheduled_spec_decode_tokens[request_id] = [DRAFT] * rows
+    scheduled, drafts = output.num_scheduled_tokens, output.scheduled_spec_decode_tokens
+    if (before := scheduled[request_id]) != length:
+        output.total_num_scheduled_tokens += length - before
+        scheduled[request_id] = length
+    if not rows:
+        drafts.pop(request_id, None)
+    elif len(drafts.get(request_id, ())) != rows:
+        drafts[request_id] = [DRAFT] * rows
