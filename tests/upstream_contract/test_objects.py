@@ -36,6 +36,7 @@ OBJECTS = {
     ("request", "vllm.v1.diffusion.report"): "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
     ("output", "vllm.v1.diffusion.report"): "vllm.outputs:CompletionOutput",
     ("metrics", "vllm.v1.diffusion.report"): "vllm.v1.metrics.stats:RequestSpecDecodeMetrics",
+    ("cache_manager", "vllm.v1.diffusion"): "vllm.v1.core.kv_cache_manager:KVCacheManager",
     ("stats", "vllm.v1.diffusion.metrics"): "vllm.v1.spec_decode.metrics:SpecDecodingStats",
 }
 
@@ -83,6 +84,7 @@ def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> N
 FUNCTIONS = (
     "vllm._custom_ops:fused_qk_norm_rope",
     "vllm.utils.torch_utils:async_tensor_h2d",
+    "vllm.v1.core.kv_cache_manager:KVCacheManager.allocate_slots",
     "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",
     "vllm.v1.metrics.utils:create_metric_per_engine",
     "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p",

@@ -19,6 +19,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
 from vllm.v1.diffusion.failures import failed_requests
+from vllm.v1.diffusion.held_slots import HeldSlots
 from vllm.v1.diffusion.record import DenoisingRecord
 from vllm.v1.diffusion.request_data import described
 from vllm.v1.diffusion.window import DRAFT, RequestPlan, block_start, set_window
@@ -57,6 +58,9 @@ class DiffusionScheduler(Scheduler):
         self.num_sampled_tokens_per_step = 0
         self.num_lookahead_tokens = served
         self._plans: dict[str, RequestPlan] = {}
+        if len(self.kv_cache_config.kv_cache_groups) == 1:
+            slots = HeldSlots(self.kv_cache_manager, self._plans, self.hash_block_size)
+            self.kv_cache_manager.allocate_slots = slots  # type: ignore[method-assign,assignment]
         self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
         self._reaches_over = False
         self._stages = self.parallel_config.pipeline_parallel_size

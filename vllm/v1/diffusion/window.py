@@ -109,6 +109,8 @@ class RequestPlan:
     """Denoising steps of the request whose output was processed."""
     block_denoised: int = 0
     """Those of them since a block settled."""
+    held: tuple[int, int] | None = None
+    """Cache blocks that were asked for last, and how many of them were full; see ``held_slots.py``."""
 
     def __post_init__(self) -> None:
         """Fills in what follows from the decoding."""
@@ -120,6 +122,7 @@ class RequestPlan:
             window.stale = True
         self.block = -1
         self.step = 0
+        self.held = None
 
     def next_known(self, known: int) -> int:
         """Tokens known once the windows in flight have run, as far as certain.

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cache blocks are asked for once, not at every step that computes the same positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.diffusion.window import RequestPlan
+
+if TYPE_CHECKING:
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+    from vllm.v1.request import Request
+
+
+class HeldSlots:
+    """Upstream's ``allocate_slots``, without the calls that would change nothing.
+
+    A block of the canvas is computed again at every step, so most windows end in a cache
+    block that their request holds, and complete none that could be found by its prefix. Only
+    where all layers share one kind of cache.
+    """
+
+    def __init__(
+        self, cache_manager: KVCacheManager, plans: Mapping[str, RequestPlan], block_size: int
+    ) -> None:
+        """Makes it.
+
+        Args:
+            cache_manager: Upstream's manager.
+            plans: The requests' plans, which remember what was asked for.
+            block_size: Tokens of a cache block.
+        """
+        self._allocate: Callable[..., KVCacheBlocks | None] = cache_manager.allocate_slots
+        self._nothing_new = cache_manager.empty_kv_cache_blocks
+        self._plans = plans
+        self._block_size = block_size
+
+    def __call__(
+        self, request: Request, num_new_tokens: int, *, num_lookahead_tokens: int = 0, **more: Any
+    ) -> KVCacheBlocks | None:
+        """See upstream; with arguments beside these, which only requests that begin have, it is asked."""
+        if more:
+            return self._allocate(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens, **more)
+        plan, size = self._plans[request.request_id], self._block_size
+        end = request.num_computed_tokens + num_new_tokens
+        held = (-(-(end + num_lookahead_tokens) // size), min(end, request.num_tokens) // size)
+        if plan.held == held:
+            return self._nothing_new
+        blocks = self._allocate(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens)
+        if blocks is not None:
+            plan.held = held
+        return blocks
