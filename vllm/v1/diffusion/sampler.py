@@ -70,14 +70,19 @@ class DenoisingSampler:
         self.logits = LogitsPipeline(sampler, canvases, self.policies, keeps_filters)
         self.statistics = StepStatistics(sampler.sampling_states, canvases, tempered_confidence)
         self.logprobs = CanvasLogprobs(sampler, canvases)
+        self._noted = True
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> None:
         """Notes a request's sampling parameters."""
+        self._noted = True
         self.logits.add_request(req_idx, sampling_params)
         self.logprobs.add_request(req_idx, sampling_params)
 
     def apply_staged_writes(self) -> None:
-        """Makes the noted parameters visible to the device."""
+        """Makes the noted parameters visible to the device; called every step."""
+        if not self._noted:
+            return
+        self._noted = False
         self.logits.apply_staged_writes()
         self.logprobs.apply_staged_writes()
 
