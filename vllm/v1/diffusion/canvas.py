@@ -176,17 +176,35 @@ class CanvasStates:
         begin = requests.num_computed_tokens.gpu[slots]
         return (begin == start) | (window_end == self.end.gpu[slots])
 
-    def next_block(self, requests: RequestState, slots: torch.Tensor, settled: torch.Tensor) -> None:
+    def next_block(
+        self,
+        requests: RequestState,
+        slots: torch.Tensor,
+        settled: torch.Tensor,
+        start: torch.Tensor,
+        whole: bool = False,
+    ) -> None:
         """Turns to the next block where the current one has settled.
 
         Args:
             requests: The runner's request state.
             slots: int64 ``[R]``, distinct.
             settled: bool ``[R]``.
+            start: Where their next blocks begin, int64 ``[R]``.
+            whole: Whether the blocks are as wide as the canvas.
         """
         tables = self._tables
         turned = torch.where(settled, slots, self._nobody)
-        start = self.start[slots] + self.length[slots]
+        tables.start.index_copy_(0, turned, start)
+        tables.step.index_fill_(0, turned, 0)
+        tables.settled_at.index_fill_(0, turned, -1)
+        if self.flags.graded.any():
+            tables.confidence.index_fill_(0, turned, 1.0)
+        templates = self.template_end.np.any()
+        if whole and self.aligned and not templates:
+            tables.tokens.index_fill_(0, turned, self.mask_token_id)
+            tables.masked.index_fill_(0, turned, True)
+            return
         if self.aligned:
             length = self.length[slots]
         else:
@@ -194,17 +212,13 @@ class CanvasStates:
             length = torch.minimum(self.block_length.gpu[slots], left).to(torch.int32)
             tables.length[turned] = length
         masked = self.columns < length[:, None]
-        if self.template_end.np.any():
+        if templates:
             ahead, open_ = self._ahead(requests, slots, start[:, None] + self.columns)
             tables.tokens[turned] = ahead
             masked &= open_
         else:
             tables.tokens.index_fill_(0, turned, self.mask_token_id)
         tables.masked[turned] = masked
-        tables.start[turned] = start
-        tables.step.index_fill_(0, turned, 0)
-        tables.settled_at.index_fill_(0, turned, -1)
-        tables.confidence.index_fill_(0, turned, 1.0)
 
     def input_ids(self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
         """The tokens that a step computes.
@@ -218,11 +232,11 @@ class CanvasStates:
             int64 ``[T]``. Positions behind the open block hold masks, or what a template gives.
         """
         slot = async_tensor_h2d(slots, dtype=torch.int64, device=self.device)
-        offset = positions - self.start[slot]
+        offset = positions - self.start.index_select(0, slot)
         on_canvas = self.tokens[slot, offset.clamp(0, self.width - 1)]
         before = self._known_tokens(requests, slot, positions)
         ids = torch.where(offset < 0, before, on_canvas)
-        behind = offset >= self.length[slot]
+        behind = offset >= self.length.index_select(0, slot)
         given = self.template_end.np.any()
         ahead = self._ahead(requests, slot, positions)[0] if given else self.mask_token_id
         return torch.where(behind, ahead, ids)

@@ -40,7 +40,7 @@ def settle(
     Returns:
         Which requests' blocks are done, bool ``[R]``.
     """
-    slots, cell = step.slots, (step.row_slot, step.row_column)
+    slots = step.slots
     rule, steps = canvases.rule.gpu, canvases.steps.gpu
     capped = exits.capped(step)
     fills = _either(capped, exits.certain(stats, step))
@@ -64,7 +64,7 @@ def settle(
         by_row = torch.repeat_interleave(first_only, step.row_start.diff(), output_size=len(step.active))
         picked = torch.where(by_row, step.active & (step.row_column == 0), picked)
     graded = canvases.flags.graded[step.slots_np].any()
-    masked = canvases.masked[cell] if graded else None
+    masked = canvases.masked[step.row_slot, step.row_column] if graded else None
     made = canvases.step[slots] if overlaps or selection is not None else None
     before = bad_words.snapshot(step)
     remaining = unmask(
@@ -83,19 +83,23 @@ def settle(
         canvases.length,
         canvases.threshold.gpu,
     )
-    written = None if masked is None else masked & ~canvases.masked[cell]
-    done = (remaining == 0) & step.covered
+    written = None if masked is None else masked & ~canvases.masked[step.row_slot, step.row_column]
+    done = remaining == 0
+    if step.falls_short:
+        done &= step.covered
     if selection is not None:
         assert made is not None
         # A step that finds no mask counts all the same.
         canvases.step[slots] = made + 1
         done &= ~selection.unfinished if capped is None else ~selection.unfinished | capped
         written = None if written is None else written | selection.rewrite
+        cell = step.row_slot, step.row_column
         canvases.tokens[cell] = torch.where(selection.rewrite, stats.sample, canvases.tokens[cell])
     if overlaps:
         assert made is not None
         canvases.step[slots] = torch.where(step.covered, canvases.step[slots], made)
     if written is not None:
+        cell = step.row_slot, step.row_column
         canvases.confidence[cell] = torch.where(written, stats.sample_prob, canvases.confidence[cell])
     if before is not None:
         taken_back = bad_words.take_back(step, before)

@@ -45,9 +45,11 @@ class StepOutputs(NamedTuple):
             failed: Why a policy failed, by the request's number; its trace says so.
         """
         slots = step.slots
-        tokens = canvases.tokens[slots]
         if canvases.aligned:
-            tokens = from_column(tokens, first)
+            columns = (canvases.columns + first[:, None]).clamp_(max=canvases.width - 1)
+            tokens = canvases.tokens[slots[:, None], columns]
+        else:
+            tokens = canvases.tokens.index_select(0, slots)
         tokens = _spread(tokens, step, num_requests)
         if not failed and not canvases.flags.traced[step.slots_np].any():
             return cls(tokens)

@@ -110,8 +110,12 @@ class DenoisingSampler:
         canvases = self.canvases
         num_reqs = input_batch.num_reqs
         slots = input_batch.idx_mapping[:num_reqs]
-        known, window_end = self.req_states.total_len.gpu[slots], input_batch.seq_lens[:num_reqs]
-        start, length = canvases.start[slots], canvases.length[slots]
+        known, window_end = (
+            self.req_states.total_len.gpu.index_select(0, slots),
+            input_batch.seq_lens[:num_reqs],
+        )
+        start = canvases.start.index_select(0, slots)
+        block_end = start + canvases.length.index_select(0, slots)
         overlaps = self.overlaps and canvases.flags.unforeseen[input_batch.idx_mapping_np].any()
         falls_short = overlaps or self._has_anchors(input_batch)
         step = DenoisingStep.of(input_batch, canvases, self.req_states, overlaps, falls_short)
@@ -119,12 +123,14 @@ class DenoisingSampler:
             settled = slots.new_zeros(num_reqs, dtype=torch.bool)
             outputs, logprobs = StepOutputs(slots.new_zeros(num_reqs, canvases.width)), None
         else:
-            done, outputs, logprobs = self._denoise(logits, step, num_reqs, known - start, overlaps)
+            done, outputs, logprobs = self._denoise(
+                logits, step, num_reqs, known - start, block_end, overlaps
+            )
             settled = done
             if len(done) < num_reqs:
                 settled = slots.new_zeros(num_reqs, dtype=torch.bool)
                 settled[step.index] = done
-        num_sampled = torch.where(settled, start + length - known, 0).to(torch.int32)
+        num_sampled = torch.where(settled, block_end - known, 0).to(torch.int32)
         computed = self._computed(input_batch, slots, window_end, known, start, settled)
         return SamplerOutput(
             sampled_token_ids=outputs.tokens,
@@ -141,6 +147,7 @@ class DenoisingSampler:
         step: DenoisingStep,
         num_reqs: int,
         first: torch.Tensor,
+        block_end: torch.Tensor,
         overlaps: bool,
     ) -> tuple[torch.Tensor, StepOutputs, LogprobsTensors | None]:
         """Settles positions of the R requests that denoise.
@@ -150,13 +157,14 @@ class DenoisingSampler:
             step: The step.
             num_reqs: Requests of the batch.
             first: Known tokens of each one's block, int64 ``[num_reqs]``.
+            block_end: Where each one's block ends, likewise.
             overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
 
         Returns:
             Whose blocks are done, bool ``[R]``; what leaves; its log probabilities.
         """
         canvases = self.canvases
-        first = (first if len(step.requests) == num_reqs else first[step.index]).clamp(min=0)
+        first = step.among(first).clamp(min=0)
         self.policies.begin(step, first, self._rewritable(step.slots, first))
         self.grammars.restrict(logits, step)
         processed = self.logits(logits, step, keep=self.logprobs.reads_processed(step))
@@ -176,7 +184,7 @@ class DenoisingSampler:
         self.logprobs.record(processed, step, before)
         outputs = StepOutputs.of(canvases, step, first, num_reqs, self.policies.failures())
         logprobs = self.logprobs.read(step, first, num_reqs)
-        canvases.next_block(self.req_states, step.slots, done)
+        canvases.next_block(self.req_states, step.slots, done, step.among(block_end), step.whole)
         return done, outputs, logprobs
 
     def _has_anchors(self, input_batch: InputBatch) -> bool:
@@ -208,7 +216,7 @@ class DenoisingSampler:
         start: torch.Tensor,
         settled: torch.Tensor,
     ) -> torch.Tensor:
-        """Positions that are computed for good after this step, int64 ``[requests]``.
+        """Positions that are computed for good after this step, integers ``[requests]``.
 
         ``vllm.v1.diffusion.window.computed_after``, on the device.
 
@@ -220,5 +228,8 @@ class DenoisingSampler:
             start: Starts of their blocks, likewise.
             settled: Whether the step settled the block.
         """
-        length = self.canvases.block_length.gpu[slots].to(torch.int64)
+        lengths = self.canvases.block_length.np[input_batch.idx_mapping_np]
+        length: int | torch.Tensor = int(lengths[0])
+        if (lengths != length).any():
+            length = self.canvases.block_length.gpu[slots].to(torch.int64)
         return torch.minimum(window_end, known) // length * length

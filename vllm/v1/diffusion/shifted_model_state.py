@@ -46,7 +46,8 @@ class ShiftedSampler(DenoisingSampler):
             slots = input_batch.idx_mapping[index]
             # The published steps of a block are those that denoise it.
             self.canvases.step[slots] = 0
-            self.canvases.next_block(self.req_states, slots, self.canvases.length[slots] == 1)
+            start, length = self.canvases.start[slots], self.canvases.length[slots]
+            self.canvases.next_block(self.req_states, slots, length == 1, start + length)
         return output
 
 

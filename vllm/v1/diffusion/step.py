@@ -27,9 +27,11 @@ class DenoisingStep:
         row_counts: Rows of each, int64 ``[R]``, on the host.
         row_slot: Slot of each row, ``[N]``.
         row_column: Column of the canvas that a row belongs to, int64 ``[N]``.
+        whole: Whether every request has a row for each column of the canvas.
         covered: Whether the window covers the request's block, bool ``[R]``. Where
             it does not, the block has settled in the step before: this step only
             commits it, and the canvas, of the next block, waits.
+        falls_short: Whether some windows may not cover their blocks.
         active: Rows whose position is still masked and covered, bool ``[N]``.
     """
 
@@ -40,9 +42,11 @@ class DenoisingStep:
     row_start: torch.Tensor
     row_counts: np.ndarray
     row_slot: torch.Tensor
-    row_column: torch.Tensor
+    whole: bool
     covered: torch.Tensor
+    falls_short: bool
     active: torch.Tensor
+    _local_pos: torch.Tensor
 
     @classmethod
     def of(
@@ -78,12 +82,16 @@ class DenoisingStep:
             index, row_start = bounds[:-1], input_batch.cu_num_logits[bounds]
             slots = input_batch.idx_mapping[index]
         row_slot = input_batch.expanded_idx_mapping
-        row_column = input_batch.expanded_local_pos.to(torch.int64)
+        row_counts = counts[requests]
+        whole = bool((row_counts == canvases.width).all())
         if falls_short:
             covered = canvases.covers(request_states, slots, input_batch.seq_lens[index])
         else:
             covered = canvases.always[: len(requests)]
-        active = canvases.masked[row_slot, row_column]
+        if whole:
+            active = canvases.masked.index_select(0, slots).view(-1)
+        else:
+            active = canvases.masked[row_slot, input_batch.expanded_local_pos]
         if overlaps:
             active &= torch.repeat_interleave(covered, row_start.diff(), output_size=len(row_slot))
         return cls(
@@ -92,12 +100,23 @@ class DenoisingStep:
             slots=slots,
             slots_np=input_batch.idx_mapping_np[requests],
             row_start=row_start,
-            row_counts=counts[requests],
+            row_counts=row_counts,
             row_slot=row_slot,
-            row_column=row_column,
+            whole=whole,
             covered=covered,
+            falls_short=falls_short,
             active=active,
+            _local_pos=input_batch.expanded_local_pos,
         )
+
+    @cached_property
+    def row_column(self) -> torch.Tensor:
+        """See above; most steps do without."""
+        return self._local_pos.to(torch.int64)
+
+    def among(self, values: torch.Tensor) -> torch.Tensor:
+        """Those of the R requests, ``[R, ...]``, of values of the batch's."""
+        return values if len(values) == len(self.requests) else values[self.index]
 
     @cached_property
     def request_np(self) -> np.ndarray:
