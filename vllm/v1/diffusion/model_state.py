@@ -108,15 +108,15 @@ class DiffusionModelState(DefaultModelState):
         if self.relay is not None:
             self.relay.begin_step(input_batch, req_states)
         num_tokens = input_batch.num_tokens
-        slots = np.repeat(input_batch.idx_mapping_np, input_batch.num_scheduled_tokens).astype(np.int64)
-        input_batch.input_ids[:num_tokens] = self.canvases.input_ids(
-            req_states, slots, input_batch.positions[:num_tokens]
-        )
-        if (
-            self.overlaps
-            and self.aligned
-            and self.canvases.flags.unforeseen[input_batch.idx_mapping_np].any()
-        ):
+        ids, positions = input_batch.input_ids[:num_tokens], input_batch.positions[:num_tokens]
+        unsure = self.overlaps and self.canvases.flags.unforeseen[input_batch.idx_mapping_np].any()
+        if self.aligned and not unsure and self._windows_are_canvases(input_batch):
+            slots = input_batch.idx_mapping[: input_batch.num_reqs]
+            ids.copy_(self.canvases.tokens.index_select(0, slots).view(-1))
+        else:
+            slots_np = np.repeat(input_batch.idx_mapping_np, input_batch.num_scheduled_tokens)
+            ids.copy_(self.canvases.input_ids(req_states, slots_np.astype(np.int64), positions))
+        if unsure and self.aligned:
             self._find_open_blocks(input_batch)
         if self.adapters is not None:
             self.adapters.apply(input_batch)
@@ -132,6 +132,16 @@ class DiffusionModelState(DefaultModelState):
         super().postprocess_state(idx_mapping, num_sampled, num_computed_tokens)
         if self.relay is not None:
             self.relay.end_step(idx_mapping)
+
+    def _windows_are_canvases(self, input_batch: InputBatch) -> bool:
+        """Whether each request's window is its canvas, if the scheduler knew which block is open.
+
+        So it is in most steps of a block: only its first one computes the block before, too.
+        """
+        width = self.canvases.width
+        rows = input_batch.num_draft_tokens_per_req
+        lengths = input_batch.num_scheduled_tokens
+        return rows is not None and bool((rows == width).all() and (lengths == width).all())
 
     def _find_open_blocks(self, input_batch: InputBatch) -> None:
         """Points rows of logits at open blocks that a window reaches beyond.

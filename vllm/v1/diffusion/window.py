@@ -45,7 +45,7 @@ def computed_after(window_end: int, known: int, block_length: int) -> int:
         known: Tokens known when the step began (prompt and output).
         block_length: Tokens a block.
     """
-    return block_start(min(window_end, known), block_length)
+    return min(window_end, known) // block_length * block_length
 
 
 def foreseen_steps(
@@ -161,7 +161,7 @@ class RequestPlan:
             window: The window.
             known: Tokens known by the outputs before its own.
         """
-        return window.end <= self.begin(known)
+        return window.end <= known // self.block_length * self.block_length
 
     def push(self, end: int, known: int, denoises: bool) -> None:
         """Records a window that was scheduled.
