@@ -15,7 +15,7 @@ from tests.kernels.attention_cases import check_attention, check_tail, make_batc
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
 from tests.kernels.linear_cases import check, make_case
 from tests.kernels.unmask_cases import random_state
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion import linear_ops, ops
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
     for rows, vocab in ((3, 7), (2, 8193), (2, 20001)):
@@ -35,6 +35,8 @@ for dtype in (torch.float16, torch.bfloat16):
         check_attention(batch.to(torch.device("cuda")))
         check_tail(batch.to(torch.device("cuda")))
 if torch.cuda.get_device_capability() == (9, 0):
+    x = torch.randn(3, 264, device="cuda").half()
+    linear_ops.add_rms_norm(x, x.clone(), x[0].clone(), 1e-6)
     for tokens in (1, 16, 29, 64):
         for gated in (False, True):
             check(make_case(tokens, 1040, 1088, gated=gated, bias=True))

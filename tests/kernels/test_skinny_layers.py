@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
@@ -132,6 +133,33 @@ def test_another_activation_is_not(calls: list[tuple[int, bool]], kind: type[nn.
     network.act_fn = nn.Identity()
     suit_layers(network)
     assert type(network) is kind
+
+
+def make_norm() -> Any:
+    norm: Any = object.__new__(RMSNorm)
+    nn.Module.__init__(norm)
+    norm.weight = nn.Parameter(torch.ones(128, dtype=torch.bfloat16), requires_grad=False)
+    vars(norm).update(variance_epsilon=1e-6, variance_size_override=None, has_weight=True)
+    vars(norm).update(pass_weight_add=True, _forward_method=lambda x, residual=None: ("upstream", residual))
+    return norm
+
+
+def test_a_norm_between_products(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, bool]]) -> None:
+    """With a residual and few rows; not without one, not with many, not beside other products."""
+    norms: list[int] = []
+    monkeypatch.setattr(skinny_layers, "add_rms_norm", lambda x, *_: norms.append(len(x)))
+    norm = make_norm()
+    suit_layers(nn.ModuleList([norm, Layer(96, 128)]))
+    for rows in (4, 32, 33):
+        x, residual = torch.zeros(2, rows, 128, dtype=torch.bfloat16)
+        out = norm(x, residual)
+        assert out[0] is x if rows <= 32 else out[0] == "upstream"
+        assert out[1] is residual
+    assert norm(x[:4]) == ("upstream", None)
+    assert norms == [4, 32]
+    alone = make_norm()
+    suit_layers(nn.ModuleList([alone, Layer(100, 128)]))
+    assert type(alone) is RMSNorm
 
 
 def test_nothing_changes_on_a_cpu() -> None:

@@ -6,6 +6,7 @@ import torch
 
 from tests.kernels.linear_cases import Case, check, make_case
 from vllm.v1.diffusion import linear_ops, reference
+from vllm.v1.diffusion.tolerances import TOLERANCES
 
 cuda_only = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
@@ -41,18 +42,54 @@ def test_cuda_gives_the_same_bits_again_and_leaves_zeros() -> None:
     assert not case.arrived.any()
 
 
+def check_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    x, residual = (torch.randn(rows, columns, generator=generator).to(dtype).cuda() for _ in range(2))
+    weight = torch.randn(columns, generator=generator).to(dtype).cuda()
+    expected, total = reference.add_rms_norm(x, residual, weight, 1e-6)
+    linear_ops.add_rms_norm(x, residual, weight, 1e-6)
+    tolerance = TOLERANCES["add_rms_norm"][str(dtype).removeprefix("torch.")]
+    torch.testing.assert_close(x.double(), expected, rtol=tolerance.relative, atol=tolerance.absolute)
+    assert torch.equal(residual, total.to(dtype))
+
+
+@cuda_only
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [8, 264, 4096, 8192])
+def test_cuda_norm_matches_float64(dtype: torch.dtype, columns: int) -> None:
+    for rows in (1, 3, 32):
+        check_norm(rows, columns, dtype)
+
+
+@cuda_only
+def test_cuda_norm_schema() -> None:
+    x, residual = (torch.randn(3, 64, device="cuda").bfloat16() for _ in range(2))
+    weight = torch.ones(64, device="cuda").bfloat16()
+    torch.library.opcheck(torch.ops.vllm_diffusion.add_rms_norm.default, (x, residual, weight, 1e-6))
+
+
+@cuda_only
+def test_cuda_norm_refuses_more_columns_than_a_block_has() -> None:
+    x = torch.zeros(1, 8200, device="cuda").bfloat16()
+    with pytest.raises(RuntimeError, match="at most 8192, not 8200"):
+        linear_ops.add_rms_norm(x, x.clone(), x[0].clone(), 1e-6)
+
+
 @cuda_only
 def test_cuda_chain_sees_what_comes_before_it() -> None:
     """A kernel starts before the one whose output it takes has ended; replayed, and on another input."""
     generator = torch.Generator().manual_seed(1)
     weights = [(torch.randn(2048, 2048, generator=generator) / 45).bfloat16().cuda() for _ in range(6)]
     arrived = torch.zeros(32, dtype=torch.int32, device="cuda")
+    scale = torch.ones(2048, dtype=torch.bfloat16, device="cuda")
     start = torch.zeros(8, 2048, dtype=torch.bfloat16, device="cuda")
 
     def chain() -> torch.Tensor:
         x = start
+        residual = start.clone()
         for weight in weights:
             x = linear_ops.skinny_linear(x, weight, None, arrived)
+            linear_ops.add_rms_norm(x, residual, scale, 1e-6)
         return x
 
     chain()
@@ -62,9 +99,11 @@ def test_cuda_chain_sees_what_comes_before_it() -> None:
     for seed in range(5):
         start.copy_(torch.randn(8, 2048, generator=torch.Generator().manual_seed(seed)))
         graph.replay()
-        expected = start
+        expected, residual = start, start
         for weight in weights:
-            expected = reference.skinny_linear(expected, weight, None).bfloat16()
+            product = reference.skinny_linear(expected, weight, None).bfloat16()
+            pair = reference.add_rms_norm(product, residual, scale, 1e-6)
+            expected, residual = pair[0].bfloat16(), pair[1].bfloat16()
         error = (out.double() - expected.double()).norm() / expected.double().norm()
         assert error < 0.02, error
 

@@ -251,3 +251,10 @@ def skinny_linear(input: Tensor, weight: Tensor, bias: Tensor | None, gated: boo
         return out
     gate, up = out.to(input.dtype).double().chunk(2, dim=-1)
     return torch.nn.functional.silu(gate).to(input.dtype).double() * up
+
+
+def add_rms_norm(input: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """``(input, residual)`` as they become, ``[M, K]`` float64; see ``linear_ops.py``."""
+    total = input.double() + residual.double()
+    normed = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + epsilon)
+    return normed.to(input.dtype).double() * weight.double(), total

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's dense layers, with a kernel of ours where a step has few rows.
+"""A model's dense layers, and the norms between them, with our kernels where a step has few rows.
 
 A denoising step of a few requests has 4 to 32 rows, and its time is that of reading the weights.
-``skinny_linear`` reads them faster than cuBLAS does (docs/performance.md). Steps with more rows, and
-layers that do not suit, stay with upstream.
+``skinny_linear`` reads them faster than cuBLAS does, and while a norm runs (docs/performance.md).
+Steps with more rows, and layers that do not suit, stay with upstream.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from vllm import envs
 from vllm.config import VllmConfig
 from vllm.config.compilation import CompilationMode
 from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear, UnquantizedLinearMethod
 from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.qwen2 import Qwen2MLP
-from vllm.v1.diffusion.linear_ops import TILE_ROWS, skinny_linear
+from vllm.v1.diffusion.linear_ops import MAX_COLUMNS, TILE_ROWS, add_rms_norm, skinny_linear
 
 _MOST_ROWS = 32
 """With 64 the kernel alone is faster than cuBLAS, but a step of the engine is not."""
@@ -91,6 +92,19 @@ class SkinnyLlamaMLP(_Gated, LlamaMLP):
     """``LlamaMLP`` (LLaDA) with the activation inside of the product."""
 
 
+class SkinnyRMSNorm(RMSNorm):
+    """``RMSNorm`` with a residual, for few rows: the product after it starts meanwhile."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The norm, and the residual where there is one; see upstream."""
+        if len(args) == 2 and not kwargs:
+            x, residual = args
+            if residual is not None and _few(x) and x.is_contiguous() and residual.is_contiguous():
+                add_rms_norm(x, residual, self.weight.data, self.variance_epsilon)
+                return x, residual
+        return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
 _METHODS: dict[type, type[_Skinny]] = {
     UnquantizedLinearMethod: SkinnyLinearMethod,
     UnquantizedEmbeddingMethod: SkinnyEmbeddingMethod,
@@ -136,6 +150,11 @@ def suit_layers(model: nn.Module) -> None:
         skinny = _METHODS.get(type(method))
         if skinny is not None and _suits(method, module):
             module.quant_method = skinny.of(method, module.weight)
+    if not any(type(getattr(module, "quant_method", None)) is SkinnyLinearMethod for module in modules):
+        return
+    for module in modules:
+        if type(module) is RMSNorm and _norms(module):
+            module.__class__ = SkinnyRMSNorm
     for module in modules:
         network = _NETWORKS.get(type(module))
         if network is not None and _gates(module):
@@ -167,6 +186,20 @@ def _gates(network: Any) -> bool:
         and (layer.bias is None or not layer.skip_bias_add)
         and layer.weight.shape[0] % 16 == 0
         and type(network.act_fn) is SiluAndMul
+    )
+
+
+def _norms(norm: Any) -> bool:
+    """Whether the kernel computes a norm."""
+    weight = norm.weight
+    return bool(
+        norm.has_weight
+        and norm.pass_weight_add
+        and norm.variance_size_override is None
+        and weight.dtype in (torch.bfloat16, torch.float16)
+        and weight.shape[0] % 8 == 0
+        and weight.shape[0] <= MAX_COLUMNS
+        and weight.data_ptr() % 16 == 0
     )
 
 

@@ -1,0 +1,95 @@
+// add_rms_norm on CUDA: a block a row. It is small, and between two products: its block is in place
+// before the first one ends, and lets the second one start to read its weights.
+#include "add_rms_norm.h"
+
+#include <cuda_runtime.h>
+
+#include "cuda/mma.cuh"
+
+namespace vllm_diffusion {
+namespace {
+
+constexpr int kPiece = 8;  // entries of 16 bytes
+constexpr int kMostWarps = kNormMaxColumns / kPiece / 32;
+
+template <Dtype kDtype>
+__device__ __forceinline__ uint32_t rounded(float2 pair) {
+  return pack<kDtype>(pair.x, pair.y);
+}
+
+template <Dtype kDtype>
+__global__ void __launch_bounds__(kMostWarps * 32) add_rms_norm_kernel(AddRmsNormArgs args) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+  __shared__ float squares[kMostWarps];
+  const int pieces = static_cast<int>(args.columns) / kPiece;
+  const int thread = static_cast<int>(threadIdx.x);
+  const bool mine = thread < pieces;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * pieces + thread;
+  auto* input = static_cast<uint4*>(args.input) + at;
+  auto* residual = static_cast<uint4*>(args.residual) + at;
+  uint4 weight = {}, added = {}, before = {};
+  if (mine) weight = static_cast<const uint4*>(args.weight)[thread];
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+  if (mine) {
+    added = *input;
+    before = *residual;
+  }
+  const uint32_t w[4] = {weight.x, weight.y, weight.z, weight.w};
+  const uint32_t a[4] = {added.x, added.y, added.z, added.w};
+  uint32_t b[4] = {before.x, before.y, before.z, before.w};
+  float2 sum[4];
+  float square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 x = unpack<kDtype>(a[i]), y = unpack<kDtype>(b[i]);
+    sum[i] = make_float2(x.x + y.x, x.y + y.y);
+    square += sum[i].x * sum[i].x + sum[i].y * sum[i].y;
+    b[i] = rounded<kDtype>(sum[i]);
+  }
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) square += __shfl_xor_sync(0xffffffffu, square, lanes);
+  if (thread % 32 == 0) squares[thread / 32] = square;
+  __syncthreads();
+  square = 0.0f;
+  for (int warp = 0; warp < static_cast<int>(blockDim.x) / 32; ++warp) square += squares[warp];
+  if (!mine) return;
+  const float scale = rsqrtf(square / static_cast<float>(args.columns) + args.epsilon);
+  uint32_t out[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 x =
+        unpack<kDtype>(rounded<kDtype>(make_float2(sum[i].x * scale, sum[i].y * scale)));
+    const float2 by = unpack<kDtype>(w[i]);
+    out[i] = rounded<kDtype>(make_float2(x.x * by.x, x.y * by.y));
+  }
+  *residual = make_uint4(b[0], b[1], b[2], b[3]);
+  *input = make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+}  // namespace
+
+int add_rms_norm_cuda(const AddRmsNormArgs& args, void* stream) {
+  int device = 0, major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute close_behind = {};
+  close_behind.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  close_behind.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(args.rows));
+  config.blockDim = dim3(static_cast<unsigned>((args.columns / kPiece + 31) / 32 * 32));
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &close_behind;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  return args.dtype == Dtype::kBFloat16
+             ? cudaLaunchKernelEx(&config, add_rms_norm_kernel<Dtype::kBFloat16>, args)
+             : cudaLaunchKernelEx(&config, add_rms_norm_kernel<Dtype::kFloat16>, args);
+}
+
+}  // namespace vllm_diffusion
