@@ -40,7 +40,8 @@ Tensor skinny_linear(const Tensor& input, const Tensor& weight, const std::optio
                   "weight's columns must be a multiple of 64, not ", args.columns);
   STD_TORCH_CHECK(
       args.rows >= 16 && args.rows <= kSkinnyMaxRows && args.rows % (gated ? 16 : 8) == 0,
-      "weight's rows must be a multiple of ", gated ? 16 : 8, ", not ", args.rows);
+      "weight's rows must be a multiple of ", gated ? 16 : 8, ", at least 16 and at most ",
+      kSkinnyMaxRows, ", not ", args.rows);
   STD_TORCH_CHECK(weight.is_contiguous(), "weight must be contiguous");
   args.input_stride = args.tokens > 1 ? input.stride(0) : args.columns;
   STD_TORCH_CHECK(args.input_stride >= args.columns && args.input_stride % 8 == 0,

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from vllm.v1.diffusion import ops as _library  # noqa: F401  loads the compiled operators
 
-__all__ = ["MAX_COLUMNS", "MAX_ROWS", "TILE_ROWS", "add_rms_norm", "skinny_linear"]
+__all__ = ["MAX_COLUMNS", "MAX_OUTPUTS", "MAX_ROWS", "TILE_ROWS", "add_rms_norm", "skinny_linear"]
 
 MAX_ROWS = 64
 """Most rows of ``input``; ``skinny_layers.py`` says up to how many it pays."""
+MAX_OUTPUTS = 1 << 20
+"""Most rows of ``weight``."""
 TILE_ROWS = 64
 """Rows of ``weight`` for which ``arrived`` has an entry."""
 MAX_COLUMNS = 8192
@@ -31,7 +33,8 @@ def skinny_linear(
     Args:
         input: ``[M, K]``, bfloat16 or float16, at most ``MAX_ROWS`` rows, each contiguous and
             beginning at a multiple of 16 bytes.
-        weight: ``[N, K]`` of the same dtype, contiguous. K is a multiple of 64, N of 8.
+        weight: ``[N, K]`` of the same dtype, contiguous. K is a multiple of 64, N of 8, from 16
+            to ``MAX_OUTPUTS``.
         bias: ``[N]`` of the same dtype, or None.
         arrived: int32, an entry for every ``TILE_ROWS`` rows of ``weight`` or more. Zeros, and
             again zeros afterwards; calls that may run at the same time must not share it.

@@ -23,7 +23,7 @@ from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.qwen2 import Qwen2MLP
-from vllm.v1.diffusion.linear_ops import MAX_COLUMNS, TILE_ROWS, add_rms_norm, skinny_linear
+from vllm.v1.diffusion.linear_ops import MAX_COLUMNS, MAX_OUTPUTS, TILE_ROWS, add_rms_norm, skinny_linear
 
 _MOST_ROWS = 32
 """With 64 the kernel alone is faster than cuBLAS, but a step of the engine is not."""
@@ -171,6 +171,7 @@ def _suits(method: Any, layer: Any) -> bool:
         and weight.is_contiguous()
         and weight.data_ptr() % 16 == 0
         and weight.shape[0] % 8 == 0
+        and 16 <= weight.shape[0] <= MAX_OUTPUTS
         and weight.shape[1] % 64 == 0
         and weight.numel() >= _LEAST
     )
