@@ -23,7 +23,7 @@ if [[ " $parts " == *" build "* ]]; then
   # A vllm package with nothing in it but the kernels' modules.
   mkdir -p "$site/vllm/v1/diffusion"
   touch "$site/vllm/__init__.py" "$site/vllm/v1/__init__.py" "$site/vllm/v1/diffusion/__init__.py"
-  for module in ops attention_ops linear_ops reference rules tolerances; do
+  for module in ops attention_ops linear_ops rope_ops reference rules tolerances; do
     cp "vllm/v1/diffusion/$module.py" "$site/vllm/v1/diffusion/"
   done
 fi

@@ -81,11 +81,11 @@ def test_few_rows_go_to_the_kernel(calls: list[tuple[int, bool]]) -> None:
     suit_layers(nn.Sequential(layer))
     assert type(layer.quant_method) is SkinnyLinearMethod
     assert layer.quant_method._gemm_impl is before._gemm_impl
-    for rows in (1, 32, 33, 200):
+    for rows in (1, 64, 65, 200):
         x = torch.randn(rows, 128, dtype=torch.bfloat16)
         torch.testing.assert_close(layer(x)[0], x @ layer.weight.T, rtol=2e-2, atol=2e-2)
     layer(torch.randn(3, 136, dtype=torch.bfloat16)[:, 4:132])  # misaligned rows
-    assert calls == [(1, False), (32, False)]
+    assert calls == [(1, False), (64, False)]
 
 
 def test_the_head_too(calls: list[tuple[int, bool]]) -> None:
@@ -150,13 +150,13 @@ def test_a_norm_between_products(monkeypatch: pytest.MonkeyPatch, calls: list[tu
     monkeypatch.setattr(skinny_layers, "add_rms_norm", lambda x, *_: norms.append(len(x)))
     norm = make_norm()
     suit_layers(nn.ModuleList([norm, Layer(96, 128)]))
-    for rows in (4, 32, 33):
+    for rows in (4, 64, 65):
         x, residual = torch.zeros(2, rows, 128, dtype=torch.bfloat16)
         out = norm(x, residual)
-        assert out[0] is x if rows <= 32 else out[0] == "upstream"
+        assert out[0] is x if rows <= 64 else out[0] == "upstream"
         assert out[1] is residual
     assert norm(x[:4]) == ("upstream", None)
-    assert norms == [4, 32]
+    assert norms == [4, 64]
     alone = make_norm()
     suit_layers(nn.ModuleList([alone, Layer(100, 128)]))
     assert type(alone) is RMSNorm

@@ -82,7 +82,8 @@ def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> N
 
 
 FUNCTIONS = (
-    "vllm._custom_ops:fused_qk_norm_rope",
+    "vllm.model_executor.layers.attention.attention:get_attention_context",
+    "vllm.model_executor.layers.attention.attention:unified_attention_with_output",
     "vllm.utils.torch_utils:async_tensor_h2d",
     "vllm.v1.core.kv_cache_manager:KVCacheManager.allocate_slots",
     "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",

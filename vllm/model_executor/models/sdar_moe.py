@@ -6,7 +6,6 @@ The weights' names and shapes are Qwen3-MoE's; attention is block-causal, which 
 """
 
 from vllm.config import VllmConfig
-from vllm.model_executor.models.fused_qwen3_attention import fuse_attention
 from vllm.model_executor.models.qwen3_moe import Qwen3MoeForCausalLM
 from vllm.model_executor.models.qwen3_output_bias import add_output_bias
 
@@ -18,4 +17,3 @@ class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         if vllm_config.model_config.hf_config.attention_bias:
             add_output_bias(self, vllm_config)
-        fuse_attention(self)

@@ -13,7 +13,7 @@ from vllm.v1.diffusion import ops as _library  # noqa: F401  loads the compiled 
 __all__ = ["MAX_COLUMNS", "MAX_OUTPUTS", "MAX_ROWS", "TILE_ROWS", "add_rms_norm", "skinny_linear"]
 
 MAX_ROWS = 64
-"""Most rows of ``input``; ``skinny_layers.py`` says up to how many it pays."""
+"""Most rows of ``input``."""
 MAX_OUTPUTS = 1 << 20
 """Most rows of ``weight``."""
 TILE_ROWS = 64

@@ -19,6 +19,7 @@ from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences, ma
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.decoding import resolve_decoding
+from vllm.v1.diffusion.fused_attention import fuse_attention
 from vllm.v1.diffusion.grammar_states import GrammarStates
 from vllm.v1.diffusion.prefill_attention import PrefillAttention
 from vllm.v1.diffusion.relay import CanvasRelay
@@ -68,6 +69,7 @@ class DiffusionModelState(DefaultModelState):
         self.grammars = GrammarStates(vllm_config, self.canvases)
         self.relay = CanvasRelay(self.canvases, get_pp_group().is_last_rank) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
+        fuse_attention(vllm_config, model)
         use_skinny_layers(vllm_config, model, device)
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:

@@ -258,3 +258,15 @@ def add_rms_norm(input: Tensor, residual: Tensor, weight: Tensor, epsilon: float
     total = input.double() + residual.double()
     normed = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + epsilon)
     return normed.to(input.dtype).double() * weight.double(), total
+
+
+def qk_norm_rope(
+    x: Tensor, weight: Tensor | None, epsilon: float, cos_sin: Tensor, positions: Tensor
+) -> Tensor:
+    """Queries or keys as they become, ``[T, heads, D]`` float64, of ``x`` likewise; see ``rope_ops.py``."""
+    x = x.double()
+    if weight is not None:
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight.double()
+    low, high = x.chunk(2, dim=-1)
+    cosine, sine = cos_sin[positions].double().unsqueeze(-2).chunk(2, dim=-1)
+    return torch.cat((low * cosine - high * sine, high * cosine + low * sine), dim=-1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model's dense layers, and the norms between them, with our kernels where a step has few rows.
 
-A denoising step of a few requests has 4 to 32 rows, and its time is that of reading the weights.
+A denoising step of a few requests has 4 to 64 rows, and its time is that of reading the weights.
 ``skinny_linear`` reads them faster than cuBLAS does, and while a norm runs (docs/performance.md).
 Steps with more rows, and layers that do not suit, stay with upstream.
 """
@@ -23,10 +23,15 @@ from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.qwen2 import Qwen2MLP
-from vllm.v1.diffusion.linear_ops import MAX_COLUMNS, MAX_OUTPUTS, TILE_ROWS, add_rms_norm, skinny_linear
+from vllm.v1.diffusion.linear_ops import (
+    MAX_COLUMNS,
+    MAX_OUTPUTS,
+    MAX_ROWS,
+    TILE_ROWS,
+    add_rms_norm,
+    skinny_linear,
+)
 
-_MOST_ROWS = 32
-"""With 64 the kernel alone is faster than cuBLAS, but a step of the engine is not."""
 _LEAST = 1 << 24
 """Entries of the smallest weight that was measured to gain."""
 
@@ -208,7 +213,7 @@ def _few(x: torch.Tensor) -> bool:
     """Whether the kernel takes these rows."""
     return bool(
         x.dim() == 2
-        and 0 < x.shape[0] <= _MOST_ROWS
+        and 0 < x.shape[0] <= MAX_ROWS
         and x.dtype in (torch.bfloat16, torch.float16)
         and x.stride(1) == 1
         and x.stride(0) % 8 == 0

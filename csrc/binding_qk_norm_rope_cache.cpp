@@ -1,0 +1,118 @@
+// torch.ops.vllm_diffusion.qk_norm_rope_cache: checks, device guard, stream, registration.
+#include "binding.h"
+#include "binding_cuda.h"
+#include "qk_norm_rope_cache.h"
+
+namespace vllm_diffusion {
+
+#ifdef USE_CUDA
+namespace {
+
+bool by_words(const Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 4 == 0;
+}
+
+RopePages pages_of(const Tensor& cache, const char* name, const Tensor& qkv,
+                   const QkNormRopeCacheArgs& args) {
+  STD_TORCH_CHECK(cache.is_cuda() && cache.get_device_index() == qkv.get_device_index() &&
+                      cache.scalar_type() == qkv.scalar_type(),
+                  name, " must have qkv's device and dtype");
+  STD_TORCH_CHECK(
+      cache.dim() == 4 && cache.size(2) == args.kv_heads && cache.size(3) == args.head_size, name,
+      " must be [pages, page size, ", args.kv_heads, ", ", args.head_size, "]");
+  STD_TORCH_CHECK(by_words(cache) && cache.stride(3) == 1 && cache.stride(0) % 2 == 0 &&
+                      cache.stride(1) % 2 == 0 && cache.stride(2) % 2 == 0,
+                  name, "'s heads must be contiguous and begin at multiples of 4 bytes");
+  return {cache.data_ptr(), cache.stride(0), cache.stride(1), cache.stride(2)};
+}
+
+void qk_norm_rope_cache(const Tensor& qkv, int64_t heads, int64_t kv_heads,
+                        const std::optional<Tensor>& q_weight,
+                        const std::optional<Tensor>& k_weight, double epsilon,
+                        const Tensor& cos_sin, const Tensor& positions,
+                        const std::optional<Tensor>& key_cache,
+                        const std::optional<Tensor>& value_cache,
+                        const std::optional<Tensor>& slots) {
+  const CudaScope scope(qkv);
+  const ScalarType type = qkv.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::BFloat16 || type == ScalarType::Half,
+                  "qkv must be bfloat16 or float16");
+  QkNormRopeCacheArgs args = {};
+  args.dtype = type == ScalarType::BFloat16 ? Dtype::kBFloat16 : Dtype::kFloat16;
+  STD_TORCH_CHECK(heads > 0 && kv_heads > 0 && heads + 2 * kv_heads < (1 << 16),
+                  "heads and kv_heads must be positive, and fewer than 65536 in all");
+  args.heads = static_cast<int>(heads);
+  args.kv_heads = static_cast<int>(kv_heads);
+  STD_TORCH_CHECK(cos_sin.is_cuda() && cos_sin.get_device_index() == qkv.get_device_index() &&
+                      cos_sin.scalar_type() == type,
+                  "cos_sin must have qkv's device and dtype");
+  STD_TORCH_CHECK(cos_sin.dim() == 2 && cos_sin.is_contiguous() && by_words(cos_sin),
+                  "cos_sin must have two dimensions and be contiguous");
+  const int64_t head_size = cos_sin.size(1);
+  STD_TORCH_CHECK(head_size > 0 && head_size % 4 == 0 && head_size <= kRopeMaxHead,
+                  "cos_sin's columns must be a multiple of 4 and at most ", kRopeMaxHead, ", not ",
+                  head_size);
+  args.head_size = static_cast<int>(head_size);
+  args.max_positions = cos_sin.size(0);
+  args.cos_sin = cos_sin.data_ptr();
+  const int64_t columns = (heads + 2 * kv_heads) * head_size;
+  STD_TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == columns && qkv.stride(1) == 1,
+                  "qkv must be [rows, ", columns, "], each row contiguous");
+  args.rows = qkv.size(0);
+  args.row_stride = args.rows > 1 ? qkv.stride(0) : columns;
+  STD_TORCH_CHECK(args.row_stride >= columns && args.row_stride % 2 == 0 && by_words(qkv),
+                  "the rows of qkv must begin at multiples of 4 bytes and not overlap");
+  args.qkv = qkv.data_ptr();
+  STD_TORCH_CHECK(q_weight.has_value() == k_weight.has_value(),
+                  "q_weight and k_weight come together or not at all");
+  if (q_weight) {
+    check_vector(*q_weight, "q_weight", type, head_size, qkv);
+    check_vector(*k_weight, "k_weight", type, head_size, qkv);
+    STD_TORCH_CHECK(by_words(*q_weight) && by_words(*k_weight),
+                    "q_weight and k_weight must begin at multiples of 4 bytes");
+    args.q_weight = q_weight->data_ptr();
+    args.k_weight = k_weight->data_ptr();
+  }
+  args.epsilon = static_cast<float>(epsilon);
+  check_vector(positions, "positions", ScalarType::Long, args.rows, qkv);
+  args.positions = data<int64_t>(positions);
+  STD_TORCH_CHECK(
+      key_cache.has_value() == slots.has_value() && value_cache.has_value() == slots.has_value(),
+      "key_cache, value_cache and slots come together or not at all");
+  if (slots) {
+    args.keys = pages_of(*key_cache, "key_cache", qkv, args);
+    args.values = pages_of(*value_cache, "value_cache", qkv, args);
+    const int64_t page_size = key_cache->size(1), pages = key_cache->size(0);
+    STD_TORCH_CHECK(value_cache->size(0) == pages && value_cache->size(1) == page_size,
+                    "value_cache must have key_cache's pages");
+    STD_TORCH_CHECK(page_size > 0 && pages <= ((int64_t{1} << 31) - 1) / page_size,
+                    "key_cache must have slots, and fewer than 2^31");
+    args.page_size = static_cast<int>(page_size);
+    args.most_slots = pages * page_size;
+    args.stored = slots->size(0);
+    STD_TORCH_CHECK(args.stored <= args.rows, "slots must have ", args.rows,
+                    " entries at most, not ", args.stored);
+    check_vector(*slots, "slots", ScalarType::Long, args.stored, qkv);
+    args.slots = data<int64_t>(*slots);
+  }
+  if (args.rows == 0) return;
+  scope.check(qk_norm_rope_cache_cuda(args, scope.stream()));
+}
+
+}  // namespace
+#endif
+
+STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
+  m.def(
+      "qk_norm_rope_cache(Tensor(a!) qkv, int heads, int kv_heads, Tensor? q_weight, "
+      "Tensor? k_weight, float epsilon, Tensor cos_sin, Tensor positions, Tensor(b!)? key_cache, "
+      "Tensor(c!)? value_cache, Tensor? slots) -> ()");
+}
+
+#ifdef USE_CUDA
+STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) {
+  m.impl("qk_norm_rope_cache", TORCH_BOX(&qk_norm_rope_cache));
+}
+#endif
+
+}  // namespace vllm_diffusion

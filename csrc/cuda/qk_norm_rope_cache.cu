@@ -1,0 +1,127 @@
+// qk_norm_rope_cache on CUDA: a warp a head of a row. A lane holds pairs of neighbours of the
+// head's first half, and those half a head further, with which they are rotated.
+#include "qk_norm_rope_cache.h"
+
+#include <cuda_runtime.h>
+
+#include "cuda/mma.cuh"
+
+namespace vllm_diffusion {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kPairs = kRopeMaxHead / 2 / 64;  // of a lane, in each half
+
+template <Dtype kDtype>
+__device__ __forceinline__ float2 pair_at(const void* from, int64_t element) {
+  const auto* words = static_cast<const uint32_t*>(from);
+  return unpack<kDtype>(words[element / 2]);
+}
+
+template <Dtype kDtype>
+__device__ __forceinline__ void put(void* to, int64_t element, float2 pair) {
+  static_cast<uint32_t*>(to)[element / 2] = pack<kDtype>(pair.x, pair.y);
+}
+
+__device__ __forceinline__ float2 times(float2 a, float2 b) {
+  return make_float2(a.x * b.x, a.y * b.y);
+}
+
+template <Dtype kDtype>
+__global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormRopeCacheArgs args) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  const int64_t row = blockIdx.x;
+  const bool is_query = head < args.heads;
+  const bool is_value = head >= args.heads + args.kv_heads;
+  if (head >= args.heads + 2 * args.kv_heads) return;
+  const int64_t position = args.positions[row];
+  if (position < 0 || position >= args.max_positions) return;
+  const int half = args.head_size / 2;
+  const void* weight = is_value ? nullptr : is_query ? args.q_weight : args.k_weight;
+  int64_t slot = -1;
+  if (!is_query && row < args.stored) slot = args.slots[row];
+  float2 low[kPairs], high[kPairs], cosine[kPairs], sine[kPairs];
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int at = 2 * (lane + 32 * i);
+    low[i] = high[i] = make_float2(1.0f, 1.0f);
+    if (at >= half || is_value) continue;
+    cosine[i] = pair_at<kDtype>(args.cos_sin, position * args.head_size + at);
+    sine[i] = pair_at<kDtype>(args.cos_sin, position * args.head_size + half + at);
+    if (weight == nullptr) continue;
+    low[i] = pair_at<kDtype>(weight, at);
+    high[i] = pair_at<kDtype>(weight, half + at);
+  }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+  const int64_t begin = row * args.row_stride + static_cast<int64_t>(head) * args.head_size;
+  float square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int at = 2 * (lane + 32 * i);
+    if (at >= half) continue;
+    const float2 x = pair_at<kDtype>(args.qkv, begin + at);
+    const float2 y = pair_at<kDtype>(args.qkv, begin + half + at);
+    square += x.x * x.x + x.y * x.y + y.x * y.x + y.y * y.y;
+    low[i] = times(low[i], x);
+    high[i] = times(high[i], y);
+  }
+  float scale = 1.0f;
+  if (weight != nullptr) {
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2)
+      square += __shfl_xor_sync(0xffffffffu, square, lanes);
+    scale = rsqrtf(square / static_cast<float>(args.head_size) + args.epsilon);
+  }
+  const RopePages& pages = is_value ? args.values : args.keys;
+  const bool stores = slot >= 0 && slot < args.most_slots;
+  const int page = stores ? static_cast<int>(slot) / args.page_size : 0;
+  const int64_t in_page = stores ? static_cast<int>(slot) - page * args.page_size : 0;
+  const int kv_head = head - args.heads - (is_value ? args.kv_heads : 0);
+  const int64_t stored = page * pages.page_stride + in_page * pages.slot_stride +
+                         static_cast<int64_t>(kv_head) * pages.head_stride;
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    const int at = 2 * (lane + 32 * i);
+    if (at >= half) continue;
+    if (!is_value) {
+      const float2 x = times(low[i], make_float2(scale, scale));
+      const float2 y = times(high[i], make_float2(scale, scale));
+      const float2 c = cosine[i], s = sine[i];
+      low[i] = make_float2(x.x * c.x - y.x * s.x, x.y * c.y - y.y * s.y);
+      high[i] = make_float2(y.x * c.x + x.x * s.x, y.y * c.y + x.y * s.y);
+      put<kDtype>(args.qkv, begin + at, low[i]);
+      put<kDtype>(args.qkv, begin + half + at, high[i]);
+    }
+    if (!stores) continue;
+    put<kDtype>(pages.data, stored + at, low[i]);
+    put<kDtype>(pages.data, stored + half + at, high[i]);
+  }
+}
+
+}  // namespace
+
+int qk_norm_rope_cache_cuda(const QkNormRopeCacheArgs& args, void* stream) {
+  int device = 0, major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute close_behind = {};
+  close_behind.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  close_behind.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  const int heads = args.heads + 2 * args.kv_heads;
+  config.gridDim = dim3(static_cast<unsigned>(args.rows), (heads + kWarps - 1) / kWarps);
+  config.blockDim = dim3(kWarps * 32);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &close_behind;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  return args.dtype == Dtype::kBFloat16
+             ? cudaLaunchKernelEx(&config, qk_norm_rope_cache_kernel<Dtype::kBFloat16>, args)
+             : cudaLaunchKernelEx(&config, qk_norm_rope_cache_kernel<Dtype::kFloat16>, args);
+}
+
+}  // namespace vllm_diffusion

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""qk_norm_rope_cache against float64: heads, rows without a slot, graphs, wrong arguments."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.kernels.rope_cases import EPSILON, POSITIONS, check_rope, make_rope_case
+from vllm.v1.diffusion import reference, rope_ops
+
+cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+hopper_only = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
+    reason="needs a CUDA GPU of compute capability 9.0",
+)
+
+
+@cuda_only
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("head", [4, 20, 64, 80, 128, 256])
+def test_cuda_matches_float64(dtype: torch.dtype, norm: bool, head: int) -> None:
+    for rows, heads, kv_heads in ((1, 1, 1), (4, 32, 8), (33, 7, 1), (60, 5, 5)):
+        check_rope(rows, heads, kv_heads, head, dtype, norm=norm)
+
+
+@cuda_only
+def test_cuda_stores_nothing_where_there_is_no_cache() -> None:
+    case = make_rope_case(6, 4, 2, 64, torch.bfloat16)
+    stored = case._replace(qkv=case.qkv.clone())
+    rope_ops.qk_norm_rope_cache(*stored)
+    rope_ops.qk_norm_rope_cache(*case[:8])
+    assert torch.equal(case.qkv, stored.qkv)
+
+
+@cuda_only
+def test_cuda_leaves_rows_of_unknown_positions_and_slots_beyond_the_cache() -> None:
+    case = make_rope_case(4, 4, 2, 64, torch.bfloat16)
+    assert case.key_cache is not None and case.slots is not None
+    case.positions[:] = torch.tensor([-1, POSITIONS, 3, 4])
+    case.slots[:] = torch.tensor([0, 1, 1 << 40])
+    before, keys = case.qkv.clone(), case.key_cache.clone()
+    rope_ops.qk_norm_rope_cache(*case)
+    assert torch.equal(case.qkv[:2], before[:2])
+    assert not torch.equal(case.qkv[2:], before[2:])
+    assert torch.equal(case.key_cache, keys)
+
+
+@cuda_only
+def test_cuda_schema_and_fake() -> None:
+    case = make_rope_case(5, 4, 2, 64, torch.float16)
+    torch.library.opcheck(torch.ops.vllm_diffusion.qk_norm_rope_cache.default, tuple(case))
+
+
+@hopper_only
+def test_cuda_sees_the_product_before_it() -> None:
+    """It starts before the product has ended, in a graph that is replayed on other inputs."""
+    from vllm.v1.diffusion import linear_ops
+
+    case = make_rope_case(8, 8, 4, 128, torch.bfloat16)
+    columns = case.qkv.shape[1]
+    weight = (torch.randn(columns, 2048, generator=torch.Generator().manual_seed(1)) / 45).bfloat16().cuda()
+    arrived = torch.zeros(columns // 64, dtype=torch.int32, device="cuda")
+    start = torch.zeros(8, 2048, dtype=torch.bfloat16, device="cuda")
+
+    def both() -> torch.Tensor:
+        qkv = linear_ops.skinny_linear(start, weight, None, arrived)
+        rope_ops.qk_norm_rope_cache(qkv, *case[1:])
+        return qkv
+
+    both()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = both()
+    for seed in range(5):
+        start.copy_(torch.randn(8, 2048, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        product = linear_ops.skinny_linear(start, weight, None, arrived).view(8, -1, 128)
+        expected = reference.qk_norm_rope(
+            product[:, :8], case.q_weight, EPSILON, case.cos_sin, case.positions
+        )
+        torch.testing.assert_close(out.view(8, -1, 128)[:, :8].double(), expected, rtol=8e-3, atol=8e-3)
+
+
+@cuda_only
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 5}, r"qkv must be \[rows, 576\]"),
+        ({"k_weight": None}, "q_weight and k_weight come together"),
+        ({"slots": None}, "key_cache, value_cache and slots come together"),
+        ({"slots": "long"}, "slots must have 4 entries at most, not 5"),
+        ({"positions": "short"}, "positions must have 4 entries"),
+        ({"cos_sin": "odd"}, "multiple of 4 and at most 256, not 62"),
+        ({"value_cache": "fewer"}, "value_cache must have key_cache's pages"),
+        ({"qkv": "float"}, "qkv must be bfloat16 or float16"),
+    ],
+)
+def test_cuda_refuses(change: dict[str, Any], message: str) -> None:
+    case = make_rope_case(4, 4, 2, 64, torch.bfloat16)
+    assert case.value_cache is not None
+    wrong = {
+        "long": torch.zeros(5, dtype=torch.int64, device="cuda"),
+        "short": case.positions[:3],
+        "odd": case.cos_sin[:, :62].contiguous(),
+        "fewer": case.value_cache[:2],
+        "float": case.qkv.float(),
+    }
+    case = case._replace(**{name: wrong.get(value, value) for name, value in change.items()})
+    with pytest.raises(RuntimeError, match=message):
+        rope_ops.qk_norm_rope_cache(*case)
+
+
+def test_fake_takes_a_call_without_a_cache() -> None:
+    case = make_rope_case(3, 2, 1, 64, torch.bfloat16, device="cpu")
+    meta = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in case[:8]]
+    torch.ops.vllm_diffusion.qk_norm_rope_cache(*meta, None, None, None)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between a layer's first product and its attention: ``torch.ops.vllm_diffusion``, as in ``ops.py``."""
+
+import torch
+from torch import Tensor
+
+from vllm.v1.diffusion import ops as _library  # noqa: F401  loads the compiled operators
+
+__all__ = ["MAX_HEAD_SIZE", "qk_norm_rope_cache"]
+
+MAX_HEAD_SIZE = 256
+"""Largest head; every head is a multiple of 4."""
+
+
+def qk_norm_rope_cache(
+    qkv: Tensor,
+    heads: int,
+    kv_heads: int,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    epsilon: float,
+    cos_sin: Tensor,
+    positions: Tensor,
+    key_cache: Tensor | None = None,
+    value_cache: Tensor | None = None,
+    slots: Tensor | None = None,
+) -> None:
+    """Norms queries and keys, rotates them, and stores keys and values, in one kernel on a GPU.
+
+    The root-mean-square norm is that of every head by itself; the rotation is of the neox style, of the
+    whole head: element ``i`` with element ``i + D / 2``. All is computed in float32 and rounded once.
+    ``q_weight``, ``k_weight``, ``cos_sin``, ``positions`` and ``slots`` are read before the kernels before
+    this one have ended: none of them may write these.
+
+    T rows, H heads, K KV heads, D the head size.
+
+    Args:
+        qkv: ``[T, (H + 2 K) D]``, bfloat16 or float16, each row contiguous: queries, keys, values.
+            Queries and keys are written.
+        heads: H.
+        kv_heads: K.
+        q_weight: ``[D]`` of the same dtype: the norm's factors; None, for both, for no norm.
+        k_weight: likewise.
+        epsilon: added to the mean of the squares.
+        cos_sin: ``[P, D]`` of the same dtype: of every position D / 2 cosines and D / 2 sines.
+        positions: ``[T]`` int64. A row whose position is not in ``[0, P)`` is left alone.
+        key_cache: ``[pages, page_size, K, D]`` of the same dtype, each head contiguous, written; None,
+            for all three, to store nothing.
+        value_cache: likewise.
+        slots: ``[S]`` int64, S at most T: where a row goes, ``page * page_size + slot in the page``.
+            Rows without a slot of the cache, and those behind S, are not stored.
+
+    Raises:
+        RuntimeError: for a wrong shape, dtype, device, stride or address, a head larger than
+            ``MAX_HEAD_SIZE`` or no multiple of 4.
+    """
+    torch.ops.vllm_diffusion.qk_norm_rope_cache(
+        qkv, heads, kv_heads, q_weight, k_weight, epsilon, cos_sin, positions, key_cache, value_cache, slots
+    )
+
+
+@torch.library.register_fake("vllm_diffusion::qk_norm_rope_cache")  # type: ignore[untyped-decorator]
+def _qk_norm_rope_cache_fake(
+    qkv: Tensor,
+    heads: int,
+    kv_heads: int,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    epsilon: float,
+    cos_sin: Tensor,
+    positions: Tensor,
+    key_cache: Tensor | None,
+    value_cache: Tensor | None,
+    slots: Tensor | None,
+) -> None:
+    return None
