@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
 
 namespace vllm_diffusion {
@@ -73,23 +74,11 @@ __global__ void __launch_bounds__(kMostWarps * 32) add_rms_norm_kernel(AddRmsNor
 }  // namespace
 
 int add_rms_norm_cuda(const AddRmsNormArgs& args, void* stream) {
-  int device = 0, major = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error != cudaSuccess) return error;
-  cudaLaunchAttribute close_behind = {};
-  close_behind.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  close_behind.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(args.rows));
-  config.blockDim = dim3(static_cast<unsigned>((args.columns / kPiece + 31) / 32 * 32));
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &close_behind;
-  config.numAttrs = major >= 9 ? 1 : 0;
-  return args.dtype == Dtype::kBFloat16
-             ? cudaLaunchKernelEx(&config, add_rms_norm_kernel<Dtype::kBFloat16>, args)
-             : cudaLaunchKernelEx(&config, add_rms_norm_kernel<Dtype::kFloat16>, args);
+  const auto kernel = args.dtype == Dtype::kBFloat16 ? add_rms_norm_kernel<Dtype::kBFloat16>
+                                                     : add_rms_norm_kernel<Dtype::kFloat16>;
+  const auto threads = static_cast<unsigned>((args.columns / kPiece + 31) / 32 * 32);
+  return launch_close_behind(kernel, dim3(static_cast<unsigned>(args.rows)), threads, 0,
+                             static_cast<cudaStream_t>(stream), args);
 }
 
 }  // namespace vllm_diffusion

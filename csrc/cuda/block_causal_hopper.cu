@@ -5,6 +5,7 @@
 #include "cuda/block_causal.cuh"
 #include "cuda/hopper_fetch.cuh"
 #include "cuda/hopper_rows.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/wgmma.cuh"
 
 namespace vllm_diffusion {
@@ -75,10 +76,8 @@ bool hopper_suits(const BlockCausalArgs& args) {
     return false;
   // Half-empty tiles are better served by smaller ones.
   if (args.tokens * (args.heads / args.kv_heads) < args.requests * (kRows / 2)) return false;
-  int device = 0, major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major == 9;
+  int major = 0;
+  return device_attribute(cudaDevAttrComputeCapabilityMajor, major) == cudaSuccess && major == 9;
 }
 
 int block_causal_attention_hopper(const BlockCausalArgs& args, cudaStream_t stream) {

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
 
 namespace vllm_diffusion {
@@ -104,24 +105,12 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
 }  // namespace
 
 int qk_norm_rope_cache_cuda(const QkNormRopeCacheArgs& args, void* stream) {
-  int device = 0, major = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error != cudaSuccess) return error;
-  cudaLaunchAttribute close_behind = {};
-  close_behind.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  close_behind.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  const int heads = args.heads + 2 * args.kv_heads;
-  config.gridDim = dim3(static_cast<unsigned>(args.rows), (heads + kWarps - 1) / kWarps);
-  config.blockDim = dim3(kWarps * 32);
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &close_behind;
-  config.numAttrs = major >= 9 ? 1 : 0;
-  return args.dtype == Dtype::kBFloat16
-             ? cudaLaunchKernelEx(&config, qk_norm_rope_cache_kernel<Dtype::kBFloat16>, args)
-             : cudaLaunchKernelEx(&config, qk_norm_rope_cache_kernel<Dtype::kFloat16>, args);
+  const auto kernel = args.dtype == Dtype::kBFloat16 ? qk_norm_rope_cache_kernel<Dtype::kBFloat16>
+                                                     : qk_norm_rope_cache_kernel<Dtype::kFloat16>;
+  const unsigned heads = static_cast<unsigned>(args.heads + 2 * args.kv_heads);
+  const dim3 blocks(static_cast<unsigned>(args.rows), (heads + kWarps - 1) / kWarps);
+  return launch_close_behind(kernel, blocks, kWarps * 32, 0, static_cast<cudaStream_t>(stream),
+                             args);
 }
 
 }  // namespace vllm_diffusion

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/draw.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/loads.cuh"
 #include "cuda/mma.cuh"
 #include "cuda/reduce.cuh"
@@ -227,28 +228,6 @@ int64_t slices_of(int64_t vocab) {
   return (vocab + kSliceIds - 1) / kSliceIds;
 }
 
-// Starts the kernel as the one before it ends: its blocks are in place when they may go on. Only
-// Hopper and later can; the kernel waits by itself.
-template <typename... Parameters, typename... Arguments>
-cudaError_t launch_close_behind(void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
-                                cudaStream_t stream, Arguments... arguments) {
-  int device = 0, major = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(threads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = major >= 9 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
-}
-
 template <Dtype kDtype>
 cudaError_t launch(const RowStatsArgs& args, void* scratch, cudaStream_t stream) {
   const int64_t slices = slices_of(args.vocab), units = args.rows * slices;
@@ -260,8 +239,9 @@ cudaError_t launch(const RowStatsArgs& args, void* scratch, cudaStream_t stream)
       args, static_cast<int32_t>(slices), units, partials, masses);
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) return error;
-  return launch_close_behind(finish_kernel<kDtype>, static_cast<unsigned>(args.rows), kDrawThreads,
-                             stream, args, static_cast<int32_t>(slices), partials, masses);
+  return launch_close_behind(finish_kernel<kDtype>, dim3(static_cast<unsigned>(args.rows)),
+                             kDrawThreads, 0, stream, args, static_cast<int32_t>(slices), partials,
+                             masses);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/launch.cuh"
 #include "cuda/skinny_linear.cuh"
 
 namespace vllm_diffusion {
@@ -44,12 +45,6 @@ cudaError_t describe(CUtensorMap& map, Dtype dtype, const void* matrix, int64_t 
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-cudaError_t attribute(cudaDeviceAttr which, int& value) {
-  int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  return error == cudaSuccess ? cudaDeviceGetAttribute(&value, which, device) : error;
-}
-
 int64_t tiles_of(const SkinnyLinearArgs& args) {
   const int64_t rows = args.gated ? args.rows / 2 : args.rows;
   return (rows + kBlockRows - 1) / kBlockRows;
@@ -83,17 +78,8 @@ cudaError_t launch(const SkinnyLinearArgs& args, float* partials, int blocks, cu
   const int64_t units = static_cast<int64_t>(params.tiles) * params.steps;
   if (units > INT32_MAX) return cudaErrorInvalidConfiguration;
 
-  cudaLaunchAttribute close_behind = {};
-  close_behind.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  close_behind.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(units < blocks ? units : blocks));
-  config.blockDim = dim3(kMultipliers + 32);
-  config.dynamicSmemBytes = S::kBytes;
-  config.stream = stream;
-  config.attrs = &close_behind;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, params);
+  return launch_close_behind(kernel, dim3(static_cast<unsigned>(units < blocks ? units : blocks)),
+                             kMultipliers + 32, S::kBytes, stream, params);
 }
 
 // Longer pieces of a row of W suit the memory; they leave less room for x.
@@ -117,7 +103,7 @@ cudaError_t launch(const SkinnyLinearArgs& args, float* partials, int blocks, cu
 // Two slots of sums for each block: it may share the first of its tiles, and the last.
 int64_t skinny_linear_scratch(const SkinnyLinearArgs& args) {
   int blocks = 0;
-  if (attribute(cudaDevAttrMultiProcessorCount, blocks) != cudaSuccess) return 0;
+  if (device_attribute(cudaDevAttrMultiProcessorCount, blocks) != cudaSuccess) return 0;
   return int64_t{2} * blocks * kBlockRows * (args.gated ? 2 : 1) * padded_tokens(args.tokens) *
          static_cast<int64_t>(sizeof(float));
 }
@@ -128,8 +114,8 @@ int64_t skinny_linear_tiles(const SkinnyLinearArgs& args) {
 
 int skinny_linear_cuda(const SkinnyLinearArgs& args, void* scratch, void* stream) {
   int major = 0, blocks = 0;
-  cudaError_t error = attribute(cudaDevAttrComputeCapabilityMajor, major);
-  if (error == cudaSuccess) error = attribute(cudaDevAttrMultiProcessorCount, blocks);
+  cudaError_t error = device_attribute(cudaDevAttrComputeCapabilityMajor, major);
+  if (error == cudaSuccess) error = device_attribute(cudaDevAttrMultiProcessorCount, blocks);
   if (error != cudaSuccess) return error;
   if (major != 9) return cudaErrorNotSupported;
   const auto on = static_cast<cudaStream_t>(stream);
