@@ -151,6 +151,7 @@ COMPLETION = {
 }
 CHAT = {
     "messages": Entry(_UPSTREAM),
+    "echo": Entry(_UPSTREAM, {"echo": True}),
     "max_completion_tokens": Entry("as `max_tokens`"),
     "logprobs": Entry(SAMPLING["logprobs"].note, {"logprobs": True}),
     "logprob_token_ids": Entry(

@@ -133,7 +133,9 @@ def test_policies_of_other_packages(async_scheduling: bool, tmp_path: Path) -> N
         return Case(prompt, 16, algorithm, 8, **given)
 
     paced = [by("paced"), by("paced", own=(("diffusion_pace", 3),))]
-    failing = [by(name) for name in ("raises", "wrong_shape", "wrong_type", "forgetful", "overboosts")]
+    failing = [
+        by(name) for name in ("raises", "wrong_shape", "wrong_type", "forgetful", "rebinds", "overboosts")
+    ]
     failing.append(by("paced", own=(("diffusion_pace", -1),)))
     stalling = [by("idle", steps=None), by("restless")]
     mixed, again = run_elsewhere(

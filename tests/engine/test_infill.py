@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -159,3 +160,21 @@ def test_text(engine: Any) -> None:
 def test_refused(engine: Any, extra_args: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         engine.generate([PROMPT], SamplingParams(extra_args=extra_args), use_tqdm=False)
+
+
+def test_refused_beside_other_parameters(engine: Any) -> None:
+    """A template decides how long the answer is, and is never cut."""
+    args = {"diffusion_seed_canvas": [1, MASK, MASK, 2]}
+    run = partial(engine.generate, use_tqdm=False)
+    with pytest.raises(ValueError, match="min_tokens=5 must not exceed the 4 tokens"):
+        run([PROMPT], SamplingParams(max_tokens=8, min_tokens=5, extra_args=args))
+    with pytest.raises(
+        ValueError, match="diffusion_seed_canvas: 4 tokens do not fit behind a prompt of 1021"
+    ):
+        run([{"prompt_token_ids": [5] * 1021}], SamplingParams(extra_args=args))
+    text = {"diffusion_infill": "t1<|hole:1000|>t2"}
+    with pytest.raises(ValueError, match=r"diffusion_infill: 100[0-9] tokens do not fit"):
+        run([{"prompt_token_ids": [5] * 100}], SamplingParams(extra_args=text))
+    (fits,) = run([{"prompt_token_ids": [5] * 1020}], SamplingParams(extra_args=args, min_tokens=4))
+    ids = list(fits.outputs[0].token_ids)
+    assert (len(ids), ids[0], ids[3]) == (4, 1, 2)

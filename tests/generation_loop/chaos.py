@@ -16,6 +16,9 @@ from vllm.v1.worker.gpu.sample.sampler import Sampler
 FORWARD, SHAPE, NOTHING, LOGITS, STATE_ADD, STATE_INPUTS, SCHEDULE, ADD, STEP, NARROW = range(101, 111)
 """Tokens of a prompt that make a method fail."""
 
+DOUBLE, INPUTS_NONE, ATTENTION_NONE, GONE = range(171, 175)
+"""Likewise: wrong types, and a failure when the request has ended."""
+
 LONE_FORWARD, LONE_SECOND, LONE_LAYER, LONE_LOGITS, LONE_INPUTS, LONE_CALL, LONE_SAMPLER = range(121, 128)
 """Tokens that make the second rank or stage alone fail, or do what the other does not."""
 
@@ -48,6 +51,19 @@ class ChaosState(DefaultModelState):
         if STATE_ADD in new_req_data.prompt_token_ids:
             raise Chaos("no slot")
         super().add_request(req_index, new_req_data)
+        if GONE in new_req_data.prompt_token_ids:
+            self.gone = {*getattr(self, "gone", ()), new_req_data.req_id}
+
+    def remove_request(self, req_id: str) -> None:
+        """Fails for a request that has ended."""
+        super().remove_request(req_id)
+        if req_id in getattr(self, "gone", ()):
+            raise Chaos("no end")
+
+    def prepare_attn(self, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Forgets to return."""
+        metadata = super().prepare_attn(input_batch, *args, **kwargs)
+        return None if _has(input_batch.input_ids[: input_batch.num_tokens], ATTENTION_NONE) else metadata
 
     def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
         """Fails before the model is called."""
@@ -55,6 +71,8 @@ class ChaosState(DefaultModelState):
             raise Chaos("no inputs")
         if _alone(input_batch.input_ids[: input_batch.num_tokens], LONE_INPUTS):
             raise Chaos("no inputs here")
+        if _has(input_batch.input_ids[: input_batch.num_tokens], INPUTS_NONE):
+            return None  # type: ignore[return-value]
         # Behind the first pipeline stage the runner takes the ids out.
         return super().prepare_inputs(input_batch, req_states) | {"ids": input_batch.input_ids}
 
@@ -77,7 +95,7 @@ class ChaosSampler(Sampler):
 class ChaosLoop(GenerationLoop):
     """Ordinary generation, failing on demand."""
 
-    spoilt = spoilt_here = narrow = False
+    spoilt = spoilt_here = narrow = double = False
 
     def validate_params(self, params: Any, vllm_config: Any) -> None:
         """Fails with an error that is no refusal, or refuses."""
@@ -105,6 +123,7 @@ class ChaosLoop(GenerationLoop):
         """Fails before the model is called, or returns what it must not."""
         ids = inputs.pop("ids")
         self.spoilt, self.narrow = _has(ids, LOGITS), _has(ids, NARROW)
+        self.double = _has(ids, DOUBLE)
         if _has(ids, FORWARD):
             raise Chaos("no forward")
         if _has(ids, NOTHING):
@@ -135,6 +154,8 @@ class ChaosLoop(GenerationLoop):
         if self.spoilt_here:
             raise Chaos("no logits here")
         logits = super().compute_logits(model, hidden_states)
+        if self.double:
+            return logits.double()
         return logits[:, :-1] if self.narrow else logits
 
 
@@ -146,6 +167,14 @@ def _alone(ids: torch.Tensor, token: int) -> bool:
     """Whether the token is there, on the second rank or stage."""
     second = get_tensor_model_parallel_rank() == 1 or get_pp_group().rank_in_group == 1
     return second and _has(ids, token)
+
+
+class ForwardLoop(GenerationLoop):
+    """Calls the model, and leaves all else to ordinary generation."""
+
+    def forward(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """The model's output."""
+        return super().forward(model, inputs)
 
 
 class UnreadyLoop(GenerationLoop):

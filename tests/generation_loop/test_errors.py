@@ -26,6 +26,9 @@ FAILURES = {
     chaos.LOGITS: "compute_logits() raised Chaos: no logits",
     chaos.NARROW: "compute_logits() raised ValueError: logits of shape",
     chaos.STATE_ADD: "ChaosState.add_request() raised Chaos: no slot",
+    chaos.DOUBLE: "compute_logits() raised TypeError: logits of torch.float64 returned",
+    chaos.INPUTS_NONE: "ChaosState.prepare_inputs() raised TypeError: NoneType returned, not a dict",
+    chaos.ATTENTION_NONE: "ChaosState.prepare_attn() raised TypeError: NoneType returned, not a dict",
     chaos.STATE_INPUTS: "ChaosState.prepare_inputs() raised Chaos: no inputs",
     chaos.SCHEDULE: "ChaosScheduler.schedule() raised Chaos: no plan",
     chaos.ADD: "ChaosScheduler.add_request() raised Chaos: no room",
@@ -44,6 +47,7 @@ OF_ONE_RANK = OF_THE_SECOND | {
 }
 OF_MODE = {"tensor_parallel": OF_ONE_RANK, "pipeline_parallel": OF_THE_SECOND}
 SHARED = list(range(1, 65))
+SLOTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +67,13 @@ def test_every_method_may_fail(mode: str, model: str) -> None:
         calls += [[request([*SHARED, *range(70, 90), token], 12)], good]
     # Others run when one fails in the middle: each ends, with ids or with the error.
     calls += [[request([5, 6, 7], 30), request([8, 9], 30), request([10, chaos.FORWARD], 4)], good]
+    # New requests behind the one that fails are known to the step that is already planned.
+    crowd_of_new = [request([5], 8), request([6, chaos.STATE_ADD], 8), request([7], 8)]
+    # As many as there are slots, and one more.
+    calls += [crowd_of_new, good, *([request([4, chaos.GONE], 4)] for _ in range(SLOTS + 1)), good]
     calls += [[request([1], extra_args={"chaos": {}})], [request([1], extra_args={"refused": 3})], good]
-    results = generate(calls, env, model=model, generation_loop=LOOP, block_size=32, **settings)
+    settings = {"block_size": 32, "max_num_seqs": SLOTS} | settings
+    results = generate(calls, env, model=model, generation_loop=LOOP, **settings)
 
     first = results[0]
     assert [r["finish_reason"] for r in first] == ["length", "length"]
@@ -74,12 +83,17 @@ def test_every_method_may_fail(mode: str, model: str) -> None:
         assert f"generation_loop='{LOOP}': {message}" in failed["stop_reason"], failed
         assert "(request " in failed["stop_reason"]
         assert results[2 + 2 * i] == first, token
-    crowd, unknown, refused = results[-5], results[-3], results[-2]
+    new, ended = results[-7 - SLOTS], results[-5 - SLOTS : -4]
+    assert "ChaosState.add_request() raised" in new[1]["stop_reason"]
+    assert results[-6 - SLOTS] == first
+    assert [r["finish_reason"] for (r,) in ended] == ["length"] * (SLOTS + 1)
+    assert results[-4] == first
+    crowd, unknown, refused = results[-9 - SLOTS], results[-3], results[-2]
     assert crowd[2]["finish_reason"] == "error"
-    for result in crowd:
+    for result in (*crowd, *new):
         # Those that began before the one that fails may write a token that makes them fail, too.
         assert result["finish_reason"] == "length" or f"generation_loop='{LOOP}'" in result["stop_reason"]
-    assert results[-4] == first
+    assert results[-8 - SLOTS] == first
     assert f"generation_loop='{LOOP}': validate_params() raised KeyError: 'missing'" in unknown[0]["refused"]
     assert "refused=3 must be unset" in refused[0]["refused"]
     assert f"refused by generation_loop='{LOOP}', validate_params()" in refused[0]["refused"]

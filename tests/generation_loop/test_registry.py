@@ -84,6 +84,10 @@ def test_a_diffusion_model_is_never_run_autoregressively() -> None:
         EngineArgs(
             model=str(golden), generation_loop="autoregressive", enforce_eager=True
         ).create_engine_config()
+    with pytest.raises(ValueError, match="cannot run SDAR models"):
+        EngineArgs(
+            model=str(golden), generation_loop="tests.generation_loop.chaos.ForwardLoop", enforce_eager=True
+        ).create_engine_config()
     settings = EngineArgs(model=str(golden), enforce_eager=True).create_engine_config()
     assert settings.generation_loop == "block_diffusion"
     assert settings.use_v2_model_runner

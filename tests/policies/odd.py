@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,6 +23,7 @@ def install(folder: Path) -> Path:
         "wrong_shape": WrongShape,
         "wrong_type": WrongType,
         "forgetful": Forgetful,
+        "rebinds": Rebinds,
         "idle": Idle,
         "restless": Restless,
         "overboosts": Overboosts,
@@ -95,6 +96,18 @@ class Forgetful(UnmaskingPolicy):
         return {"too_few": torch.zeros(1, device=device)}
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        return canvas.masked
+
+
+class Rebinds(UnmaskingPolicy):
+    """Leaves numbers of another type in its memory."""
+
+    def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
+        return {"count": torch.zeros(requests, dtype=torch.int64, device=device)}
+
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        memory: Any = canvas.memory
+        memory["count"] = memory["count"] + 0.5
         return canvas.masked
 
 

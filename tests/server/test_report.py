@@ -48,6 +48,15 @@ def test_a_stream_tells_the_trace_with_its_tokens_and_the_rest_at_its_end(client
     check_stats(choices[-1].diffusion)
 
 
+def test_a_stop_string_hides_nothing(client: Any) -> None:
+    """It is found outside of the engine, which goes on until it hears of it."""
+    for streams in (False, True):
+        answer = complete(client, stop=SOLVED[2:4], stream=streams, **ASKED)
+        said = [c.choices[0] for c in answer][-1].diffusion if streams else answer.choices[0].diffusion
+        assert said["steps"] == 2
+        assert said["steps_per_block"] == [2]
+
+
 def test_chat_tells_the_same(client: Any) -> None:
     whole = chat(client, extra_body=ASKED).choices[0].diffusion
     check_stats(whole)

@@ -155,7 +155,8 @@ def _check_bans(params: SamplingParams, vllm_config: VllmConfig) -> None:
         banned.update(stops)
     allowed = params.allowed_token_ids
     if banned.issuperset(range(vocab_size) if allowed is None else allowed):
-        name = next(n for n in ("allowed_token_ids", "bad_words", "logit_bias") if getattr(params, n))
+        names = ("allowed_token_ids", "bad_words", "logit_bias", "min_tokens")
+        name = next(n for n in names if getattr(params, n))
         raise _error(
             name,
             getattr(params, name),

@@ -89,7 +89,8 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     """
     assert config.algorithm is not None and config.mask_token_id is not None
     extra = dict(params.extra_args or {}) if params else {}
-    algorithm: str = extra.get(PREFIX + "algorithm") or config.algorithm
+    asked = extra.get(PREFIX + "algorithm")
+    algorithm: str = config.algorithm if asked is None else asked
     policy = _policy(algorithm)
     own = {
         name: extra.pop(PREFIX + name)
@@ -236,6 +237,8 @@ def _stop_ids(
     ids = tuple(params.stop_token_ids or ())
     ignored = params.ignore_eos or config.stop_at_eos is False
     why = "with ignore_eos" if params.ignore_eos else "on a model whose end token ends nothing,"
+    if given.seed_canvas is not None:
+        why = "with a template, in which an end token ends nothing,"
     require(bool(ids) or not ignored, name, value, f"has no effect {why} and no stop_token_ids")
     return ids if ignored or params.eos_token_id is None else (*ids, params.eos_token_id)
 

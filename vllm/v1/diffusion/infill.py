@@ -81,8 +81,8 @@ def admit_template(params: SamplingParams, vllm_config: VllmConfig) -> None:
         vllm_config: The engine's configuration.
 
     Raises:
-        ParameterError: The text has no hole or a malformed one, or the ids are outside
-            the vocabulary or too many.
+        ParameterError: The text has no hole or a malformed one, the ids are outside
+            the vocabulary or too many, or ``min_tokens`` are more.
     """
     extra = params.extra_args or {}
     text = extra.get(_INFILL)
@@ -102,8 +102,35 @@ def admit_template(params: SamplingParams, vllm_config: VllmConfig) -> None:
     require(
         len(seed) < longest, "seed_canvas", f"{len(seed)} ids", f"must leave room for a prompt in {longest}"
     )
+    if params.min_tokens > len(seed):
+        reason = f"must not exceed the {len(seed)} tokens of the template, which is the whole answer"
+        raise ParameterError(
+            f"min_tokens={params.min_tokens} {reason}.", parameter="min_tokens", value=params.min_tokens
+        )
     params.max_tokens = len(seed)
     params.ignore_eos = True
+
+
+def check_room(params: SamplingParams, prompt_len: int, max_model_len: int) -> None:
+    """Refuses a template that would be cut.
+
+    Args:
+        params: A request's parameters, admitted.
+        prompt_len: Tokens of its prompt.
+        max_model_len: Tokens of prompt and answer, at most.
+
+    Raises:
+        ParameterError: Names what the template was given as.
+    """
+    extra = params.extra_args or {}
+    seed = extra.get(_SEED)
+    if seed is not None and prompt_len + len(seed) > max_model_len:
+        name = _INFILL if extra.get(_INFILL) is not None else _SEED
+        raise ParameterError(
+            f"{name}: {len(seed)} tokens do not fit behind a prompt of {prompt_len}: "
+            f"max_model_len={max_model_len}.",
+            parameter=name,
+        )
 
 
 def split_prompt(text: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from vllm.v1.diffusion.admission import check_one_block, check_sampling_params, 
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.decoding import resolve_decoding
 from vllm.v1.diffusion.graphs import configure_graphs
-from vllm.v1.diffusion.infill import admit_template
+from vllm.v1.diffusion.infill import admit_template, check_room
 from vllm.v1.diffusion.params import check_extra_args
 from vllm.v1.diffusion.request_fields import check_request
 from vllm.v1.generation_loop.interface import GenerationLoop
@@ -76,6 +76,10 @@ class BlockDiffusionLoop(GenerationLoop):
         resolve_decoding(params, config)
         admit_template(params, vllm_config)
         resolve_decoding(params, config)
+
+    def validate_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.validate_prompt`."""
+        check_room(params, prompt_len, vllm_config.model_config.max_model_len)
 
     def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_request`."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 from vllm.v1.diffusion.window import RequestPlan
+from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
@@ -24,6 +25,8 @@ class DenoisingRecord:
         self._num_spec_tokens = num_spec_tokens
         self._log_stats = log_stats
         self._stats: SpecDecodingStats | None = None
+        self.told: dict[str, RequestSpecDecodeMetrics] = {}
+        """Counts of requests that ask for them, since the scheduler last handed them on."""
         self._steps: Counter[tuple[int, int]] = Counter()
         """Requests' steps since the last ``take``, by the positions they had and the tokens they emitted."""
 
@@ -104,6 +107,8 @@ class DenoisingRecord:
         request.spec_decode_metrics.observe(
             num_draft_tokens=drafted, num_accepted=committed, detailed=detailed
         )
+        if detailed:
+            self.told[request.request_id] = request.spec_decode_metrics
         if self._log_stats:
             self._steps[drafted, committed] += 1
 

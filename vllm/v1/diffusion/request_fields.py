@@ -50,6 +50,11 @@ class Rule:
 
 RULES = {
     "use_beam_search": Rule((False,), _never, "is not supported with diffusion models"),
+    "echo": Rule(
+        (False,),
+        lambda request, config: not hasattr(request, "messages"),
+        "is not supported in a chat: with it upstream asks for the prompt's log probabilities",
+    ),
     "length_penalty": Rule(
         (1.0,), _never, "has no effect without beam search, which diffusion models do not have"
     ),

@@ -231,21 +231,23 @@ class DiffusionScheduler(Scheduler):
         )
         plans, requests = self._plans, self.requests
         for request_id in scheduler_output.num_scheduled_tokens:
-            plan = plans.get(request_id)
-            if plan is None:
+            if (plan := plans.get(request_id)) is None:
                 continue
             request = requests[request_id]
             computed = plan.pop(request.num_tokens)
             if computed is not None:
                 request.num_computed_tokens = computed
-        if not failed and not traces:
+        told = self._record.told
+        if not failed and not traces and not told:
             return outputs
         for output in (o for client in outputs.values() for o in client.outputs):
             if output.request_id in failed:
                 output.stop_reason = failed[output.request_id]
             if output.request_id in traces:
-                trace = traces[output.request_id]
-                output.unmask_trace = trace[: len(output.new_token_ids)]
+                output.unmask_trace = traces[output.request_id][: len(output.new_token_ids)]
+            # A stop string is found in the front end, which then hears no more.
+            output.spec_decode_metrics = told.get(output.request_id, output.spec_decode_metrics)
+        told.clear()
         return outputs
 
     def _fail_requests(

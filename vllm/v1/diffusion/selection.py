@@ -8,7 +8,7 @@ position is settled for it. So every block ends, and the engine lives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -190,6 +190,7 @@ class PolicySelection:
                 view = self._view(step, part)
                 where = method
                 answer = question(part.policy, self._stats(stats, part), view)
+                memory = self._remembers(part, view)
             except Exception as error:
                 if len(part.members) > 1:
                     parts += [self._group(step, part.policy, [i]) for i in part.members]
@@ -198,9 +199,18 @@ class PolicySelection:
                 self.failed.update(dict.fromkeys(part.members, why))
                 logger.exception("%s failed; so does its request.", type(part.policy).__name__)
                 continue
-            for name, tensor in self._memory[part.policy].items():
-                tensor[part.slots] = view.memory[name]
+            for name, tensor in memory.items():
+                self._memory[part.policy][name][part.slots] = tensor
             yield part, answer
+
+    def _remembers(self, group: _Group, view: CanvasView) -> Mapping[str, torch.Tensor]:
+        """A policy's memory of a group as the policy left it: of the shapes and types that it had."""
+        for name, tensor in self._memory[group.policy].items():
+            now, shape = view.memory.get(name), (len(group.slots), *tensor.shape[1:])
+            if not isinstance(now, torch.Tensor) or now.shape != shape or now.dtype != tensor.dtype:
+                found = f"{now.dtype} {list(now.shape)}" if isinstance(now, torch.Tensor) else repr(now)
+                raise TypeError(f"memory[{name!r}] is {found}, not {tensor.dtype} {list(shape)}")
+        return view.memory
 
     def _view(self, step: DenoisingStep, group: _Group) -> CanvasView:
         canvases, slots = self.canvases, group.slots

@@ -46,6 +46,9 @@ logger = init_logger(__name__)
 _SCHEDULER = "vllm.v1.generation_loop.guard.make_scheduler"
 
 
+_LOGITS = (torch.float32, torch.float16, torch.bfloat16)
+
+
 class GuardedLoop(GenerationLoop):
     """A loop whose errors name it and never end the engine."""
 
@@ -79,6 +82,11 @@ class GuardedLoop(GenerationLoop):
         """See :meth:`GenerationLoop.validate_params`."""
         with self._refusing("validate_params"):
             self.loop.validate_params(params, vllm_config)
+
+    def validate_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        """See :meth:`GenerationLoop.validate_prompt`."""
+        with self._refusing("validate_prompt"):
+            self.loop.validate_prompt(prompt_len, params, vllm_config)
 
     def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
         """See :meth:`GenerationLoop.validate_request`."""
@@ -194,6 +202,8 @@ class GuardedLoop(GenerationLoop):
         def call() -> torch.Tensor:
             logits = self.loop.compute_logits(model, hidden_states)
             _check_rows("logits", logits, len(hidden_states), vocabulary(model))
+            if logits.dtype not in _LOGITS:
+                raise TypeError(f"logits of {logits.dtype} returned, not of float32, float16 or bfloat16")
             return logits
 
         def instead() -> torch.Tensor:

@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from vllm.logger import init_logger
 from vllm.v1.generation_loop.errors import GenerationLoopError, describe
 from vllm.v1.generation_loop.ranks import is_plug_in, together
 from vllm.v1.request import Request, RequestStatus
+
+logger = init_logger(__name__)
 
 T = TypeVar("T")
 
@@ -29,7 +32,9 @@ def guarded(cls: type[T], loop: str, *mixins: type) -> type[T]:
     if not is_plug_in(cls):
         return cls
     methods = {
-        name: _naming(getattr(cls, name), f"{cls.__name__}.{name}", loop)
+        name: (_ending if name == "remove_request" else _naming)(
+            getattr(cls, name), f"{cls.__name__}.{name}", loop
+        )
         for owner in cls.__mro__
         if owner is not object and is_plug_in(owner)
         for name, function in vars(owner).items()
@@ -43,13 +48,35 @@ def _naming(method: Any, name: str, loop: str) -> Any:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return together(loop, name, lambda: method(*args, **kwargs), lambda: _instead(name, args))
+            return together(
+                loop, name, lambda: _checked(name, method(*args, **kwargs)), lambda: _instead(name, args)
+            )
         except GenerationLoopError:
             raise
         except Exception as error:  # Of a method that a plug-in's other method called.
             raise GenerationLoopError(describe(loop, name, error)) from error
 
     return call
+
+
+def _ending(method: Any, name: str, loop: str) -> Any:
+    """Of a request that has ended: no other fails for it, and the runner takes its slot back."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:
+            logger.exception("%s", describe(loop, name, error))
+
+    return call
+
+
+def _checked(name: str, result: Any) -> Any:
+    """A method's result, where it is one that the runner can use."""
+    if name.endswith((".prepare_inputs", ".prepare_attn")) and not isinstance(result, dict):
+        raise TypeError(f"{type(result).__name__} returned, not a dict")
+    return result
 
 
 def _instead(name: str, arguments: tuple[Any, ...]) -> Any:
@@ -67,9 +94,35 @@ def _instead(name: str, arguments: tuple[Any, ...]) -> Any:
 
 
 class GuardedState:
-    """Mixin of a plug-in's ``ModelState``: guards its sampler too."""
+    """Mixin of a plug-in's ``ModelState``: guards its sampler too, and the runner's own state.
+
+    What raises while requests are added would leave the runner with half of a step's.
+    """
 
     loop_name: str
+    _late: GenerationLoopError | None = None
+
+    def add_request(self, *args: Any, **kwargs: Any) -> None:
+        """See upstream's ``ModelState.add_request``; what it raises fails the step, all being added."""
+        try:
+            super().add_request(*args, **kwargs)  # type: ignore[misc]
+        except GenerationLoopError as error:
+            self._late = error
+
+    def preprocess_state(self, *args: Any, **kwargs: Any) -> None:
+        """See upstream's ``ModelState.preprocess_state``."""
+        self._raise_late()
+        super().preprocess_state(*args, **kwargs)  # type: ignore[misc]
+
+    def prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """See upstream's ``ModelState.prepare_inputs``."""
+        self._raise_late()
+        return super().prepare_inputs(*args, **kwargs)  # type: ignore[misc]
+
+    def _raise_late(self) -> None:
+        late, self._late = self._late, None
+        if late is not None:
+            raise late
 
     def custom_sampler(self, sampler: Any) -> Any:
         """See upstream's ``ModelState.custom_sampler``."""

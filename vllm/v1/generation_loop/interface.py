@@ -100,6 +100,20 @@ class GenerationLoop:
                 its value and what is allowed.
         """
 
+    def validate_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        """Checks whether a request's prompt and its parameters go together.
+
+        Called after :meth:`validate_params`, in the same place and under the same rules.
+
+        Args:
+            prompt_len: The prompt's tokens.
+            params: The request's parameters.
+            vllm_config: The engine's configuration.
+
+        Raises:
+            ValueError: They do not. Name the parameter, its value and what is allowed.
+        """
+
     def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
         """Checks a request of the HTTP server before it is run.
 
@@ -219,7 +233,8 @@ class GenerationLoop:
                 ``[rows, n]``; there may be none.
 
         Returns:
-            Logits ``[rows, vocab_size]``, before temperature, penalties and sampling.
+            Logits ``[rows, vocab_size]``, float32, float16 or bfloat16, before temperature, penalties
+            and sampling.
         """
         head: Any = model.compute_logits
         return cast("torch.Tensor", head(hidden_states))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 AUTOREGRESSIVE = "autoregressive"
 ENTRY_POINT_GROUP = "vllm.generation_loops"
 
+_ADVANCING = ("step", "scheduler_cls", "model_state_cls")
+"""Methods of which a loop overrides one at least if requests do not advance token by token."""
+
 _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
     "block_diffusion": "vllm.v1.diffusion.loop:BlockDiffusionLoop",
@@ -46,17 +49,23 @@ def configure_generation_loop(vllm_config: VllmConfig) -> None:
     family = family_of_architectures(model_config.architectures)
     if vllm_config.generation_loop is None:
         vllm_config.generation_loop = family.loop if family else AUTOREGRESSIVE
-    elif family and vllm_config.generation_loop == AUTOREGRESSIVE:
-        raise ValueError(
-            f"generation_loop={AUTOREGRESSIVE!r} cannot run {family.name} models: "
-            f"they denoise blocks of masked tokens. Use {family.loop!r} or leave "
-            "generation_loop unset."
-        )
     loop = get_generation_loop(vllm_config)
-    loop.configure(vllm_config)
     scheduler_config = vllm_config.scheduler_config
+    if family and scheduler_config.scheduler_cls is None and not _advances_otherwise(loop):
+        raise ValueError(
+            f"generation_loop={vllm_config.generation_loop!r} cannot run {family.name} models: "
+            f"they denoise blocks of masked tokens, and it would generate one token after the other. Use "
+            f"{family.loop!r}, a loop derived from it, or leave generation_loop unset."
+        )
+    loop.configure(vllm_config)
     if scheduler_config.scheduler_cls is None:
         scheduler_config.scheduler_cls = loop.scheduler_cls(vllm_config)
+
+
+def _advances_otherwise(loop: GenerationLoop) -> bool:
+    """Whether a loop, guarded or not, has a way of its own to advance requests."""
+    cls = type(getattr(loop, "loop", loop))
+    return any(getattr(cls, method) is not getattr(GenerationLoop, method) for method in _ADVANCING)
 
 
 def get_generation_loop(vllm_config: VllmConfig) -> GenerationLoop:

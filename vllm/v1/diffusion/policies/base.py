@@ -205,7 +205,10 @@ class ScheduledPolicy(UnmaskingPolicy):
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """Settles the scheduled number; see :meth:`UnmaskingPolicy.select`."""
         lowest = torch.finfo(torch.float64).min
-        score = self.score(stats, canvas).double().nan_to_num(nan=lowest, neginf=lowest)
+        score = self.score(stats, canvas)
+        if score.shape != canvas.masked.shape:
+            raise ValueError(f"score() returned {list(score.shape)}, not {list(canvas.masked.shape)}.")
+        score = score.double().nan_to_num(nan=lowest, neginf=lowest)
         # Ties go to the lower position; what is not masked comes behind all that is.
         score = score.masked_fill(~canvas.masked, -torch.inf)
         rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
