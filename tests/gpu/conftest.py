@@ -23,6 +23,8 @@ def _reason() -> str | None:
 if _reason() is None:
     # Read by vLLM when it is first imported. In one process, engines start in seconds.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # These tests have used CUDA when an engine of several GPUs starts its workers.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # Triton multiplies float32 in tf32 where nothing is said; ids are compared with float32.

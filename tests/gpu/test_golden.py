@@ -40,6 +40,7 @@ def engine(model: str, **settings: Any) -> Iterator[Any]:
         "max_model_len": 1024,
         "max_num_seqs": 16,
         "gpu_memory_utilization": 0.15,
+        "kv_cache_memory_bytes": 2**30,
         "disable_log_stats": False,
         "seed": 0,
     }
