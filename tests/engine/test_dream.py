@@ -106,7 +106,7 @@ def check(results: list[dict[str, Any]], cases: list[Case]) -> None:
             list(case.prompt),
             case.max_tokens,
             block,
-            case.steps or block,
+            case.steps,
             case.algorithm,
             case.threshold,
             case.cache or "none",
@@ -120,6 +120,12 @@ def check(results: list[dict[str, Any]], cases: list[Case]) -> None:
 
 def test_mixed_batch(dream: Any) -> None:
     check(run(dream, mixed()), mixed())
+
+
+def test_steps_that_were_asked_for_stay_where_the_response_is_shorter(dream: Any) -> None:
+    ways = ({"algorithm": "entropy"}, {"algorithm": "maskgit_plus", "eps": 0.5}, {"algorithm": "topk_margin"})
+    cases = [Case(random_prompt(7, 90), 10, steps=16, block_length=16, **how) for how in ways]
+    check(run(dream, cases), cases)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,18 @@ def test_without_sub_blocks(llm: Any, folder: Path) -> None:
     check(llm, folder, [Case(random_prompt(40, 80), 60, "threshold", 32, threshold=0.4)])
 
 
+@pytest.mark.parametrize("algorithm", ["entropy", "maskgit_plus", "topk_margin", "origin"])
+def test_a_first_token_is_settled_whatever_the_algorithm(llm: Any, folder: Path, algorithm: str) -> None:
+    """Dream's timetables settle nothing in some steps; a block's first token waits for none of them."""
+    cases = [Case(random_prompt(64, 86), 20, algorithm, 8, steps=16)]
+    cases += [Case(random_prompt(9, 81), 6, algorithm, 1, steps=3)]
+    longer, single = (result["token_ids"] for result in run(llm, cases))
+    reference = FastDllmV2Reference(folder)
+    assert reference.mask_id not in longer
+    assert longer[0] == reference.generate(list(cases[0].prompt), 1, 8, SUB_BLOCK, 0.9).output_ids[0]
+    assert single == reference.generate(list(cases[1].prompt), 6, 1, SUB_BLOCK, 0.9).output_ids
+
+
 def test_blocks_of_one_token_are_autoregressive(llm: Any, folder: Path) -> None:
     check(llm, folder, [CaseOf(random_prompt(9, 81), 6, block_length=1, threshold=0.5)])
 

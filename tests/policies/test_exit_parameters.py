@@ -11,7 +11,7 @@ from vllm import SamplingParams
 from vllm.v1.diffusion.config import MaskedDiffusionConfig
 from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
 from vllm.v1.diffusion.parameter_fields import ParameterError
-from vllm.v1.diffusion.window import Outcome, RequestPlan
+from vllm.v1.diffusion.window import Outcome, RequestPlan, foreseen_steps
 
 CONFIG = MaskedDiffusionConfig(
     block_length=8, algorithm="low_confidence_static", threshold=0.9, edit_threshold=0.7, mask_token_id=1
@@ -29,6 +29,14 @@ def test_values_come_from_the_request_the_engine_and_the_policy() -> None:
     given = {"algorithm": "edit", "edit_threshold": 0.2, "max_post_steps": 0}
     assert resolved(given).values == {"edit_threshold": 0.2, "max_post_steps": 0}
     assert resolved({"algorithm": "hierarchical"}).values == {"low_threshold": 0.4}
+
+
+def test_a_short_block_takes_a_step_for_every_token_unless_steps_are_asked_for() -> None:
+    free, asked = resolved({"algorithm": "entropy"}), resolved({"algorithm": "entropy", "steps": 8})
+    assert (free.steps, free.within(3).steps, foreseen_steps(free, 3, 3)) == (8, 3, 3)
+    assert (asked.steps, asked.within(3).steps, foreseen_steps(asked, 3, 3)) == (8, 8, 8)
+    at_once = resolved({"algorithm": "confidence_threshold"})
+    assert (at_once.steps, at_once.within(3).steps) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,33 @@ def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
         assert taken.tolist() == told, (length, steps, made)
 
 
+def test_tokens_that_are_given_are_no_step_s() -> None:
+    """``confidence_threshold`` counts what its steps settled, not a prompt's or a template's tokens."""
+    policy = get_policy("confidence_threshold")
+    masked = torch.arange(16)[None] >= 8
+    confidence = torch.linspace(0.9, 0.1, 16)[None]
+    memory = policy.make_memory(1, 16, torch.device("cpu"))
+    taken = []
+    for step in range(3):
+        number = torch.tensor([step])
+        stats = PositionStats(number, confidence, confidence, confidence, confidence)
+        view = CanvasView(
+            tokens=number,
+            masked=masked,
+            step=number,
+            steps=torch.tensor([4]),
+            block_length=torch.tensor([16]),
+            threshold=torch.tensor([0.3]),
+            settled=~masked,
+            seed=number,
+            position=number,
+            memory=memory,
+        )
+        masked = masked & ~torch.as_tensor(policy.select(stats, view))
+        taken.append(8 - int(masked.sum()))
+    assert taken == [4, 5, 6]  # Four more a step, of which the last four are below the threshold.
+
+
 def test_a_block_is_shared_out_over_the_steps() -> None:
     assert [scheduled_count(step, 3, 8) for step in range(3)] == [3, 3, 2]
     assert [scheduled_count(step, 16, 4) for step in range(6)] == [1] * 6

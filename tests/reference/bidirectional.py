@@ -40,7 +40,7 @@ class BidirectionalReference:
         prompt: list[int],
         gen_length: int,
         block_length: int,
-        steps: int,
+        steps: int | None,
         algorithm: str = "low_confidence_static",
         threshold: float | None = None,
         cache: str = "none",
@@ -49,6 +49,7 @@ class BidirectionalReference:
     ) -> Decoded:
         """Greedy decoding; ``threshold`` is the factor where that is the algorithm.
 
+        Without ``steps`` a block takes as many as it has tokens, a short last one too.
         ``template`` holds the answer's tokens that are given, -1 for the others. ``how``
         may hold ``eps`` and ``top_k``, which Dream's sampler reads.
         """
@@ -76,8 +77,9 @@ class BidirectionalReference:
                 if self.shifted and cache != "none" and step == 0:
                     token, chosen = logits.argmax(-1), [0]
                 else:
+                    asked = steps or len(block)
                     token, chosen = select(
-                        logits, open_, len(block), step, steps, algorithm, threshold, self.mask_id, **how
+                        logits, open_, len(block), step, asked, algorithm, threshold, self.mask_id, **how
                     )
                 for i in chosen:
                     ids[first + i] = int(token[i])

@@ -69,6 +69,7 @@ class CanvasStates:
         self.block_length = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.steps = UvaBackedTensor(num_slots, dtype=torch.int32)
+        self.stepwise = UvaBackedTensor(num_slots, dtype=torch.bool)
         self.rule = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.threshold = UvaBackedTensor(num_slots, dtype=torch.float32)
         self.cached = UvaBackedTensor(num_slots, dtype=torch.bool)
@@ -104,6 +105,7 @@ class CanvasStates:
         policy = get_policy(decoding.algorithm)
         self.block_length.np[slot] = decoding.block_length
         self.steps.np[slot] = decoding.steps
+        self.stepwise.np[slot] = decoding.stepwise
         self.rule.np[slot] = policy.rule
         self.threshold.np[slot] = decoding.threshold
         self.cached.np[slot] = decoding.cache in ("prefix", "dual")
@@ -139,6 +141,10 @@ class CanvasStates:
         self.settled_at[slots] = -1
         self.confidence[slots] = 1.0
         self.step[slots] = 0
+
+    def block_steps(self, slots: torch.Tensor) -> torch.Tensor:
+        """Denoising steps of the slots' open blocks, ``Decoding.steps_of``, int32 ``[R]``."""
+        return torch.where(self.stepwise.gpu[slots], self.length[slots], self.steps.gpu[slots])
 
     def place(
         self, requests: RequestState, slots: torch.Tensor
@@ -283,13 +289,6 @@ class CanvasStates:
         return tokens[slots, inside].to(torch.int64)
 
     def _copy_parameters(self) -> None:
-        for table in (
-            self.block_length,
-            self.steps,
-            self.rule,
-            self.threshold,
-            self.cached,
-            self.end,
-            self.template_end,
-        ):
-            table.copy_to_uva()
+        for table in vars(self).values():
+            if isinstance(table, UvaBackedTensor):
+                table.copy_to_uva()

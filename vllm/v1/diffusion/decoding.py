@@ -36,6 +36,8 @@ class Decoding:
             tokens).
         late_ids: Tokens that are settled last; empty for none.
         template: The whole answer, ``infill.HOLE`` where a token is to be written.
+        stepwise: Whether a block takes as many steps as it has tokens, since nobody asked for
+            another number.
     """
 
     algorithm: str
@@ -53,6 +55,7 @@ class Decoding:
     vetoes: bool = False
     late_ids: tuple[int, ...] = ()
     template: tuple[int, ...] | None = None
+    stepwise: bool = False
 
     @property
     def foreseeable(self) -> bool:
@@ -66,14 +69,14 @@ class Decoding:
         return self.max_steps is not None or self.exit_threshold is not None or bool(self.stop_ids)
 
     def within(self, room: int) -> Decoding:
-        """The same for a canvas of ``room`` tokens, which may be less than a block.
-
-        A step for every token stays a step for every token.
-        """
+        """The same for a canvas of ``room`` tokens, which may be less than a block."""
         if room >= self.block_length:
             return self
-        every = self.steps == self.block_length
-        return replace(self, block_length=room, steps=room if every else self.steps)
+        return replace(self, block_length=room, steps=self.steps_of(room))
+
+    def steps_of(self, length: int) -> int:
+        """Steps of a block of ``length`` tokens; the last one of a canvas may be short."""
+        return length if self.stepwise else self.steps
 
 
 def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfig) -> Decoding:
@@ -104,6 +107,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     _check_model(given, config)
     _check_read(given, algorithm, policy)
     threshold = _threshold(given, algorithm, policy, config)
+    steps = given.steps or config.steps or policy.default_steps
     values = _values(own, given, policy, config)
     template = template_of(given, config.mask_token_id)
     constrained = params is not None and params.structured_outputs is not None
@@ -123,7 +127,8 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         )
     return Decoding(
         algorithm=algorithm,
-        steps=given.steps or config.steps or policy.default_steps or block_length,
+        steps=steps or block_length,
+        stepwise=steps is None,
         block_length=block_length,
         threshold=threshold,
         trace=bool(given.trace),

@@ -14,6 +14,7 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.config import family_of
 from vllm.v1.diffusion.model_state import DiffusionModelState, padded
 from vllm.v1.diffusion.sampler import DenoisingSampler
+from vllm.v1.diffusion.step import DenoisingStep
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
 from vllm.v1.worker.gpu.input_batch import InputBatch
@@ -27,12 +28,12 @@ class FullDenoisingSampler(DenoisingSampler):
     shifted: bool
     """Whether row i of the logits predicts token i + 1."""
 
-    def _takes_first_only(self, slots: torch.Tensor) -> torch.Tensor | None:
+    def _takes_first_only(self, step: DenoisingStep) -> torch.Tensor | None:
         # Inside a cached block the row before it is not computed any more, so the step
         # that does compute it settles the token it predicts, and no other (Fast-dLLM).
         if not self.shifted:
             return None
-        return self.canvases.cached.gpu[slots] & (self.canvases.step[slots] == 0)
+        return self.canvases.cached.gpu[step.slots] & (self.canvases.step[step.slots] == 0)
 
     def _rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         if not self.shifted:

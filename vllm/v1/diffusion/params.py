@@ -48,7 +48,7 @@ class DiffusionParams:
     steps: int | None = parameter(
         "Denoising steps a block.",
         Number(low=1, high=_MOST_STEPS, whole=True),
-        default="`--diffusion-config`, else as many as the block has tokens",
+        default="`--diffusion-config`, else as many as the block has tokens; 1 with `confidence_threshold`",
     )
     block_length: int | None = parameter(
         "Tokens a block; a divisor of the served block length, or, with bidirectional models, up to it.",
@@ -127,7 +127,9 @@ class DiffusionParams:
     )
     trace: bool | None = parameter(
         "Tell for every token which denoising step of the request settled it, and its probability "
-        "in that step: `CompletionOutput.unmask_trace`, and a choice's `diffusion.trace` in a response.",
+        "in that step: `CompletionOutput.unmask_trace`, and a choice's `diffusion.trace` in a response. "
+        "A token that `edit` rewrote has the step that first settled its position, and the probability "
+        "of the step that wrote it last.",
         Flag(),
         default="false",
     )

@@ -178,7 +178,7 @@ class DenoisingSampler:
             self.exits,
             overlaps,
             self.logits.bad_words,
-            self._takes_first_only(step.slots),
+            self._takes_first_only(step),
         )
         self.grammars.revise(done, stats, step, overlaps)
         self.logprobs.record(processed, step, before)
@@ -191,7 +191,7 @@ class DenoisingSampler:
         """Whether a row of the step may belong to a block that the window does not reach."""
         return False
 
-    def _takes_first_only(self, slots: torch.Tensor) -> torch.Tensor | None:
+    def _takes_first_only(self, step: DenoisingStep) -> torch.Tensor | None:
         """Requests of which this step settles the block's first position, bool ``[R]``.
 
         None stands for none of them, whatever the step.

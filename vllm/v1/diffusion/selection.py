@@ -218,7 +218,7 @@ class PolicySelection:
             tokens=canvases.tokens[slots],
             masked=self._masked(step, group),
             step=canvases.step[slots],
-            steps=canvases.steps.gpu[slots],
+            steps=canvases.block_steps(slots),
             block_length=canvases.length[slots],
             threshold=canvases.threshold.gpu[slots],
             settled=self._settled(step, group),

@@ -14,6 +14,7 @@ import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.model_state import DiffusionModelState
 from vllm.v1.diffusion.sampler import DenoisingSampler
+from vllm.v1.diffusion.step import DenoisingStep
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.states import RequestState
@@ -22,8 +23,17 @@ from vllm.v1.worker.gpu.states import RequestState
 class ShiftedSampler(DenoisingSampler):
     """Writes an anchor's token to the canvas and emits it at once."""
 
+    _anchored = False
+    """Whether the step in hand has anchors."""
+
     def _has_anchors(self, input_batch: InputBatch) -> bool:
-        return bool((np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1]) == 1).any())
+        rows = np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1])
+        self._anchored = bool((rows == 1).any())
+        return self._anchored
+
+    def _takes_first_only(self, step: DenoisingStep) -> torch.Tensor | None:
+        # A policy may settle nothing in a step; an anchor is settled whatever its policy.
+        return step.row_start.diff() == 1 if self._anchored else None
 
     def __call__(
         self,
@@ -33,8 +43,8 @@ class ShiftedSampler(DenoisingSampler):
     ) -> SamplerOutput:
         """See :class:`DenoisingSampler`.
 
-        An anchor's one row belongs to the first position of the canvas, which every
-        rule settles, being alone. Its block is not yet covered by the window: to the
+        An anchor's one row belongs to the first position of the canvas, which is settled
+        whatever the rule. Its block is not yet covered by the window: to the
         base, nothing is emitted.
         """
         output = super().__call__(logits, input_batch, draft_logits)

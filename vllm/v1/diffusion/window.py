@@ -65,7 +65,7 @@ def foreseen_steps(
         return None
     done = min(masked, int(first_alone))
     length = decoding.block_length if block_length is None else block_length
-    left = policy.steps_left(masked - done, done, decoding.steps, length)
+    left = policy.steps_left(masked - done, done, decoding.steps_of(length), length)
     return None if left is None else min(done + left, decoding.max_steps or done + left)
 
 

@@ -16,12 +16,18 @@ class ConfidenceThreshold(UnmaskingPolicy):
     parameters = frozenset({"steps", "threshold"})
     default_steps = 1
 
+    def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
+        """See :meth:`UnmaskingPolicy.make_memory`."""
+        return {"masks": torch.zeros(requests, dtype=torch.int64, device=device)}
+
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""
         confidence = stats.confidence.masked_fill(~canvas.masked, -torch.inf)
         rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         quota = (canvas.block_length // canvas.steps).clamp(min=1)
-        settled = canvas.block_length - canvas.masked.sum(dim=1)
-        allowed = quota * (canvas.step + 1) - settled
+        # What a prompt or a template gives is no step's: the schedule counts from the block's first masks.
+        masks, left = canvas.memory["masks"], canvas.masked.sum(dim=1)
+        masks += torch.where(canvas.step == 0, left, 0)
+        allowed = quota * (canvas.step + 1) - (masks - left)
         sure = (rank < allowed[:, None]) & (confidence >= canvas.threshold[:, None])
         return canvas.masked & (sure | (rank == 0))

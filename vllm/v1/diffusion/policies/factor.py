@@ -6,7 +6,7 @@ from vllm.v1.diffusion.rules import Rule
 
 
 class Factor(UnmaskingPolicy):
-    """Settles the n-th best position while p >= 1 - factor / (n + 1) (Fast-dLLM)."""
+    """Settles the n-th best while p >= 1 - factor / (n + 1), and a last one that fails alone (Fast-dLLM)."""
 
     rule = Rule.FACTOR
     parameters = frozenset({"factor"})
