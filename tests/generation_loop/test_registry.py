@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.generation_loop.tiny import make_qwen3
 from vllm.v1.generation_loop import GenerationLoop, get_generation_loop, known_generation_loops
 
 LOOPS = "tests.generation_loop.loops."
@@ -91,3 +92,14 @@ def test_a_diffusion_model_is_never_run_autoregressively() -> None:
     settings = EngineArgs(model=str(golden), enforce_eager=True).create_engine_config()
     assert settings.generation_loop == "block_diffusion"
     assert settings.use_v2_model_runner
+
+
+def test_diffusion_settings_of_an_autoregressive_model_are_refused(tmp_path: Path) -> None:
+    """The default loop would ignore them."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    model = make_qwen3(tmp_path)
+    options: dict[str, Any] = {"model": model, "enforce_eager": True, "skip_tokenizer_init": True}
+    with pytest.raises(ValueError, match=r"diffusion_config has no effect on \['Qwen3ForCausalLM'\]"):
+        EngineArgs(diffusion_config={"threshold": 0.5}, **options).create_engine_config()
+    assert EngineArgs(**options).create_engine_config().generation_loop == "autoregressive"

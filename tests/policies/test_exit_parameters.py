@@ -11,6 +11,7 @@ from vllm import SamplingParams
 from vllm.v1.diffusion.config import MaskedDiffusionConfig
 from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
 from vllm.v1.diffusion.parameter_fields import ParameterError
+from vllm.v1.diffusion.params import DiffusionParams, check_extra_args
 from vllm.v1.diffusion.window import Outcome, RequestPlan, foreseen_steps
 
 CONFIG = MaskedDiffusionConfig(
@@ -87,3 +88,10 @@ def test_what_the_scheduler_foresees(extra_args: dict[str, Any], foreseen: list[
     for want in foreseen:
         plan.push(8, known=0, denoises=True)
         assert plan.windows[-1].outcome is want
+
+
+@pytest.mark.parametrize("key", ["anything", "diffusion_anything", 3])
+def test_a_key_that_nobody_reads_is_refused_by_its_name(key: Any) -> None:
+    with pytest.raises(ParameterError, match=f"^{key} has no effect on this model"):
+        DiffusionParams.from_extra_args({key: 1})
+        check_extra_args({key: 1}, frozenset(), CONFIG)

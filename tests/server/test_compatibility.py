@@ -12,7 +12,8 @@ from tests.server.conftest import MODEL
 from tests.server.requests_ import SOLVED, SUDOKU
 from tools.compatibility import Row, request_rows, shown
 from tools.compatibility_fields import KINDS
-from vllm.v1.diffusion.request_fields import ASKS_NOTHING, LABELS, RULES
+from vllm.v1.diffusion.parameter_fields import ParameterError
+from vllm.v1.diffusion.request_fields import ASKS_NOTHING, LABELS, RULES, check_request
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,18 @@ def test_an_unknown_field_is_refused(ask: Any, kind: Any, fields: Any, named: An
     assert body["param"] == named
     assert shown(body["message"]).startswith(f"{named} is no field that this server knows.")
     assert hint in body["message"]
+
+
+@pytest.mark.parametrize("name", ["diffusion_stats", "diffusion_trace"])
+def test_a_response_of_token_ids_has_no_room_for_a_report(name: str) -> None:
+    """``/inference/v1/generate``, which takes its parameters as they are."""
+    from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
+
+    config: Any = None
+    body: dict[str, Any] = {"token_ids": [5], "sampling_params": {"extra_args": {"diffusion_steps": 1}}}
+    request: Any = GenerateRequest(**body)
+    check_request(request, config)
+    body["sampling_params"]["extra_args"][name] = True
+    request = GenerateRequest(**body)
+    with pytest.raises(ParameterError, match=f"{name} has an effect on completions and chat"):
+        check_request(request, config)

@@ -176,7 +176,7 @@ class DiffusionParams:
         for key, value in (extra_args or {}).items():
             if key in known:
                 values[known[key]] = value
-            elif key.startswith(PREFIX):
+            elif str(key).startswith(PREFIX):
                 raise _without_effect(key, value)
         return cls(**values)
 
@@ -195,7 +195,7 @@ def check_extra_args(
         ParameterError: Names the first such key.
     """
     for key, value in (extra_args or {}).items():
-        if not key.startswith(PREFIX) and key not in own:
+        if not str(key).startswith(PREFIX) and key not in own:
             raise _without_effect(key, value)
     algorithm = (extra_args or {}).get(PREFIX + "algorithm")
     if isinstance(algorithm, str):

@@ -103,8 +103,11 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig) -> None:
     if stream_options := getattr(request, "stream_options", None):
         _check_unknown(stream_options, "stream_options.")
     if "use_beam_search" not in known:  # neither a completion nor a chat
+        asked = getattr(request, "vllm_xargs", None) or {}
+        if params := getattr(request, "sampling_params", None):  # token ids in and out
+            asked = {**asked, **(params.extra_args or {})}
         for name in _TOLD_IN_CHOICES:
-            if (getattr(request, "vllm_xargs", None) or {}).get(PREFIX + name):
+            if asked.get(PREFIX + name):
                 raise ParameterError(
                     f"{PREFIX}{name} has an effect on completions and chat completions only.",
                     parameter=PREFIX + name,

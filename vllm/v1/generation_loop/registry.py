@@ -41,7 +41,8 @@ def configure_generation_loop(vllm_config: VllmConfig) -> None:
 
     Raises:
         ValueError: The name is unknown, the loop is for another interface
-            version, or it refuses the configuration.
+            version, or it refuses the configuration; or there are settings of
+            diffusion and nothing that reads them.
     """
     model_config = vllm_config.model_config
     if model_config is None:
@@ -49,6 +50,11 @@ def configure_generation_loop(vllm_config: VllmConfig) -> None:
     family = family_of_architectures(model_config.architectures)
     if vllm_config.generation_loop is None:
         vllm_config.generation_loop = family.loop if family else AUTOREGRESSIVE
+        if vllm_config.diffusion_config is not None and not family and not model_config.is_diffusion:
+            raise ValueError(
+                f"diffusion_config has no effect on {model_config.architectures}, which generates one token "
+                "after the other: no family of diffusion models has that architecture."
+            )
     loop = get_generation_loop(vllm_config)
     scheduler_config = vllm_config.scheduler_config
     if family and scheduler_config.scheduler_cls is None and not _advances_otherwise(loop):
