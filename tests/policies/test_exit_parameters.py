@@ -95,3 +95,8 @@ def test_a_key_that_nobody_reads_is_refused_by_its_name(key: Any) -> None:
     with pytest.raises(ParameterError, match=f"^{key} has no effect on this model"):
         DiffusionParams.from_extra_args({key: 1})
         check_extra_args({key: 1}, frozenset(), CONFIG)
+
+
+def test_the_refusal_names_what_the_loop_itself_reads() -> None:
+    with pytest.raises(ParameterError, match=r"Known: cfg_scale, diffusion_algorithm"):
+        check_extra_args({"scale": 1}, frozenset({"cfg_scale"}), CONFIG)

@@ -23,7 +23,7 @@ from vllm.v1.diffusion.parameter_fields import (
 from vllm.v1.diffusion.policies.registry import check_importable
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Collection
 
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
 
@@ -182,7 +182,7 @@ class DiffusionParams:
 
 
 def check_extra_args(
-    extra_args: dict[str, Any] | None, own: Container[str], config: MaskedDiffusionConfig
+    extra_args: dict[str, Any] | None, own: Collection[str], config: MaskedDiffusionConfig
 ) -> None:
     """Refuses at admission keys that nobody reads, and policies that must not be imported.
 
@@ -196,13 +196,13 @@ def check_extra_args(
     """
     for key, value in (extra_args or {}).items():
         if not str(key).startswith(PREFIX) and key not in own:
-            raise _without_effect(key, value)
+            raise _without_effect(key, value, own)
     algorithm = (extra_args or {}).get(PREFIX + "algorithm")
     if isinstance(algorithm, str):
         with naming("algorithm", algorithm):
             check_importable(algorithm, config.algorithm or "")
 
 
-def _without_effect(key: str, value: Any) -> ParameterError:
-    known = ", ".join(p.key for p in parameters(DiffusionParams))
+def _without_effect(key: str, value: Any, own: Collection[str] = ()) -> ParameterError:
+    known = ", ".join([*sorted(own), *(p.key for p in parameters(DiffusionParams))])
     return ParameterError(f"{key} has no effect on this model. Known: {known}.", parameter=key, value=value)
