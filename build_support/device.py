@@ -45,6 +45,16 @@ def torch_cuda() -> str | None:
     return None
 
 
+def cpu_fork() -> bool:
+    """Say whether the user's environment has this distribution, built for a CPU.
+
+    Its torch says nothing then: it came as a requirement, and where the index gives a CUDA build,
+    a second install of the same checkout would be one for CUDA.
+    """
+    found = Path(sysconfig.get_path("platlib")).glob("vllm-*+diffusion.*.cpu.dist-info")
+    return next(found, None) is not None
+
+
 def nvcc() -> str | None:
     """Return the path of the CUDA compiler, if there is one."""
     home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
@@ -64,7 +74,7 @@ def resolve_device(asked: str | None = None) -> str:
     """Return ``cpu`` or ``cuda``.
 
     ``auto`` takes CUDA where the user's torch is a CUDA build, or where there is both nvcc and
-    a GPU. nvcc alone is not a GPU.
+    a GPU. nvcc alone is not a GPU. Without a GPU, what was installed for a CPU stays so.
 
     Args:
         asked: ``cpu``, ``cuda`` or ``auto``; by default ``VLLM_TARGET_DEVICE``, else ``auto``.
@@ -77,4 +87,6 @@ def resolve_device(asked: str | None = None) -> str:
         return wanted
     if wanted != "auto":
         raise BuildError(f"VLLM_TARGET_DEVICE is {wanted!r}; set it to auto, cpu or cuda, or unset it.")
-    return "cuda" if torch_cuda() or (nvcc() and gpu()) else "cpu"
+    if torch_cuda() and (not cpu_fork() or gpu()):
+        return "cuda"
+    return "cuda" if nvcc() and gpu() else "cpu"

@@ -35,7 +35,36 @@ def test_auto(repo: Repo, tmp_path: Path, torch: str, nvcc: bool, gpu: bool, dev
     if nvcc:
         tool(tools, "nvcc", "")
     env = {"PATH": str(tools), "CUDA_HOME": str(tmp_path / "none"), "VLLM_TARGET_DEVICE": "auto"}
-    code = "from build_support.device import resolve_device; print(resolve_device())"
+    code = (
+        "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'\n"
+        "from build_support.device import resolve_device; print(resolve_device())"
+    )
+    done = repo.python("-c", code, **env)
+    assert done.stdout.strip() == device, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "device"),
+    [
+        ("0.32.0+diffusion.1.cpu", False, "cpu"),  # the CUDA build of torch came with it
+        ("0.32.0+diffusion.1.cpu", True, "cuda"),
+        ("0.32.0+diffusion.1", False, "cuda"),
+        ("0.32.0", False, "cuda"),
+    ],
+)
+def test_a_second_install_is_for_the_device_of_the_first(
+    repo: Repo, tmp_path: Path, installed: str, gpu: bool, device: str
+) -> None:
+    version = Path(repo.env["PYTHONPATH"]) / "torch" / "version.py"
+    version.write_text(version.read_text().replace("= None", "= '13.0'"))
+    (tmp_path / "site" / f"vllm-{installed}.dist-info").mkdir(parents=True)
+    tools = tmp_path / "tools"
+    tool(tools, "nvidia-smi", "echo 'GPU 0: a GPU'" if gpu else "exit 9")
+    env = {"PATH": str(tools), "CUDA_HOME": str(tmp_path / "none"), "VLLM_TARGET_DEVICE": "auto"}
+    code = (
+        f"import sysconfig; sysconfig.get_path = lambda name: {str(tmp_path / 'site')!r}\n"
+        "from build_support.device import resolve_device; print(resolve_device())"
+    )
     done = repo.python("-c", code, **env)
     assert done.stdout.strip() == device, done.stderr
 
