@@ -128,6 +128,23 @@ def test_steps_that_were_asked_for_stay_where_the_response_is_shorter(dream: Any
     check(run(dream, cases), cases)
 
 
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_given_first_token_costs_a_cached_block_no_step(dream: Any, cache: str) -> None:
+    """The block's first step settles what its policy chooses, since its first token is there."""
+    template = (5, *[-1] * 6, 7, *[-1] * 8)
+    case = Case(random_prompt(7, 91), 1, "topk_margin", 8, 2, eps=0.5, cache=cache, template=template)
+    want = reference().generate(
+        list(case.prompt), 16, 8, 2, case.algorithm, cache=cache, eps=0.5, template=template
+    )
+    result = run(dream, [case])[0]
+    assert result["token_ids"] == want.output_ids
+    # Of the first block both steps settle something; the second's first token takes one of its own.
+    assert result["unmask_steps"] == [
+        s if t < 0 else -1 for s, t in zip(want.unmask_step, template, strict=True)
+    ]
+    assert set(result["unmask_steps"]) >= {0, 1}
+
+
 @pytest.mark.parametrize(
     "how",
     [

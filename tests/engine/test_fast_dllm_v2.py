@@ -109,6 +109,17 @@ def test_a_first_token_is_settled_whatever_the_algorithm(llm: Any, folder: Path,
     assert single == reference.generate(list(cases[1].prompt), 6, 1, SUB_BLOCK, 0.9).output_ids
 
 
+def test_a_template_s_tokens_are_no_step_s(llm: Any, folder: Path) -> None:
+    """Also where one of them is the first of a block, of a whole block and of the last one."""
+    template = (-1, *range(40, 57), -1, -1, *range(60, 75), -1)
+    result = run(llm, [Case(random_prompt(31, 87), 1, "threshold", 8, threshold=0.5, template=template)])[0]
+    given = [token >= 0 for token in template]
+    assert [step < 0 for step in result["unmask_steps"]] == given
+    assert [t for t, held in zip(result["token_ids"], given, strict=True) if held] == [
+        token for token in template if token >= 0
+    ]
+
+
 def test_blocks_of_one_token_are_autoregressive(llm: Any, folder: Path) -> None:
     check(llm, folder, [CaseOf(random_prompt(9, 81), 6, block_length=1, threshold=0.5)])
 

@@ -74,7 +74,7 @@ class BidirectionalReference:
                     logits = torch.cat((logits[:1], logits[:-1]))
                 logits = logits[first - rows.start :][: len(block)].double()
                 open_ = [i for i in range(len(block)) if masked[first + i]]
-                if self.shifted and cache != "none" and step == 0:
+                if self.shifted and cache != "none" and step == 0 and open_[0] == 0:
                     token, chosen = logits.argmax(-1), [0]
                 else:
                     asked = steps or len(block)

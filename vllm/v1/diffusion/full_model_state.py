@@ -33,7 +33,9 @@ class FullDenoisingSampler(DenoisingSampler):
         # that does compute it settles the token it predicts, and no other (Fast-dLLM).
         if not self.shifted:
             return None
-        return self.canvases.cached.gpu[step.slots] & (self.canvases.step[step.slots] == 0)
+        canvases, slots = self.canvases, step.slots
+        # A template may have given that token: then the step settles what its policy chooses.
+        return canvases.cached.gpu[slots] & (canvases.step[slots] == 0) & canvases.masked[slots, 0]
 
     def _rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         if not self.shifted:

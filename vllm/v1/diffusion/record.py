@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from vllm.v1.diffusion.window import RequestPlan
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 from vllm.v1.outputs import ModelRunnerOutput
@@ -50,9 +52,7 @@ class DenoisingRecord:
         trace = None
         if committed and plan.decoding.trace:
             assert runner_output.unmask_trace is not None
-            rows = runner_output.unmask_trace[index, :committed]
-            # What a template gave was never settled: -1.
-            trace = [(plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p in rows.tolist()]
+            trace = _told(plan, runner_output.unmask_trace[index, :committed])
         self._count(request, plan.block_length, committed, plan.decoding.stats)
         if committed:
             if self._log_stats:
@@ -79,7 +79,7 @@ class DenoisingRecord:
             return None
         assert runner_output.unmask_trace is not None
         index = runner_output.req_id_to_index[request.request_id]
-        return [(plan.denoised - 1, float(runner_output.unmask_trace[index, 0, 1]))]
+        return _told(plan, runner_output.unmask_trace[index, :1])
 
     def ended(self, request: Request, plan: RequestPlan) -> None:
         """Notes the tokens a forward of a request that has ended."""
@@ -117,3 +117,8 @@ class DenoisingRecord:
         if self._stats is None:
             self._stats = SpecDecodingStats.new(self._num_spec_tokens)
         return self._stats
+
+
+def _told(plan: RequestPlan, rows: np.ndarray) -> list[tuple[int, float]]:
+    """The trace of tokens, from their rows of the worker's; what a template gave was never settled: -1."""
+    return [(plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p in rows.tolist()]
