@@ -20,10 +20,12 @@ from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
-from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.decoding import resolve_decoding
-from vllm.v1.diffusion.full_model_state import FullDiffusionModelState
-from vllm.v1.diffusion.loop import FullDiffusionLoop
+from vllm.v1.diffusion.plugins import (
+    FullDiffusionLoop,
+    FullDiffusionModelState,
+    resolve_decoding,
+    resolve_diffusion_config,
+)
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
 

@@ -3,7 +3,7 @@
 
 import torch
 
-from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.plugins import CanvasView, PositionStats, UnmaskingPolicy
 
 
 class Calm(UnmaskingPolicy):

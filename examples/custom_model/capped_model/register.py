@@ -10,7 +10,7 @@ ARCHITECTURE = "CappedForCausalLM"
 def register() -> None:
     """Registers the model's class, and the family whose loop and defaults it takes."""
     from vllm import ModelRegistry
-    from vllm.v1.diffusion.families import family_of_architectures, register_family
+    from vllm.v1.diffusion.plugins import family_of_architectures, register_family
 
     ModelRegistry.register_model(ARCHITECTURE, "capped_model.model:CappedForCausalLM")
     sdar = family_of_architectures(["SDARForCausalLM"])

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stable door for plug-ins: everything that ``docs/plugins.md`` promises, under one name.
+
+A plug-in imports from here and from nowhere else below ``vllm.v1.diffusion``: the modules behind
+these names may move between releases. A name is imported when it is first used, so that registering
+a family in every process loads no model code.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm.v1.diffusion.config import resolve_diffusion_config
+    from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
+    from vllm.v1.diffusion.families import Family, family_of_architectures, register_family
+    from vllm.v1.diffusion.full_model_state import FullDiffusionModelState
+    from vllm.v1.diffusion.loop import BlockDiffusionLoop, FullDiffusionLoop
+    from vllm.v1.diffusion.model_state import DiffusionModelState
+    from vllm.v1.diffusion.noise import gumbel, uniform
+    from vllm.v1.diffusion.params import DiffusionParams
+    from vllm.v1.diffusion.policies.base import (
+        CanvasView,
+        Choice,
+        PositionStats,
+        ScheduledPolicy,
+        UnmaskingPolicy,
+    )
+    from vllm.v1.diffusion.rules import Rule
+    from vllm.v1.diffusion.shifted_loop import ShiftedBlockDiffusionLoop
+    from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
+
+_HOME = {
+    "GENERATION_LOOP_API": "vllm.v1.generation_loop.interface",
+    "GenerationLoop": "vllm.v1.generation_loop.interface",
+    "BlockDiffusionLoop": "vllm.v1.diffusion.loop",
+    "FullDiffusionLoop": "vllm.v1.diffusion.loop",
+    "ShiftedBlockDiffusionLoop": "vllm.v1.diffusion.shifted_loop",
+    "DiffusionModelState": "vllm.v1.diffusion.model_state",
+    "FullDiffusionModelState": "vllm.v1.diffusion.full_model_state",
+    "CanvasView": "vllm.v1.diffusion.policies.base",
+    "Choice": "vllm.v1.diffusion.policies.base",
+    "PositionStats": "vllm.v1.diffusion.policies.base",
+    "ScheduledPolicy": "vllm.v1.diffusion.policies.base",
+    "UnmaskingPolicy": "vllm.v1.diffusion.policies.base",
+    "Rule": "vllm.v1.diffusion.rules",
+    "gumbel": "vllm.v1.diffusion.noise",
+    "uniform": "vllm.v1.diffusion.noise",
+    "Family": "vllm.v1.diffusion.families",
+    "family_of_architectures": "vllm.v1.diffusion.families",
+    "register_family": "vllm.v1.diffusion.families",
+    "DiffusionParams": "vllm.v1.diffusion.params",
+    "Decoding": "vllm.v1.diffusion.decoding",
+    "resolve_decoding": "vllm.v1.diffusion.decoding",
+    "resolve_diffusion_config": "vllm.v1.diffusion.config",
+}
+
+__all__ = [
+    "GENERATION_LOOP_API",
+    "BlockDiffusionLoop",
+    "CanvasView",
+    "Choice",
+    "Decoding",
+    "DiffusionModelState",
+    "DiffusionParams",
+    "Family",
+    "FullDiffusionLoop",
+    "FullDiffusionModelState",
+    "GenerationLoop",
+    "PositionStats",
+    "Rule",
+    "ScheduledPolicy",
+    "ShiftedBlockDiffusionLoop",
+    "UnmaskingPolicy",
+    "family_of_architectures",
+    "gumbel",
+    "register_family",
+    "resolve_decoding",
+    "resolve_diffusion_config",
+    "uniform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
