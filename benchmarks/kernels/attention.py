@@ -19,7 +19,7 @@ from harness import machine, measure
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from vllm.v1.diffusion import attention_ops
+from vllm.v1.diffusion.kernels import block_causal as attention_ops
 
 HEADS, KV_HEADS, HEAD = 32, 8, 128
 SCALE = HEAD**-0.5

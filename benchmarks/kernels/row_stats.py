@@ -14,7 +14,7 @@ import torch
 from harness import copy_bandwidth, machine, measure
 from torch import Tensor
 
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion.kernels import library as ops
 
 VOCAB = 151936
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

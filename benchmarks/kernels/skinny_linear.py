@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from harness import copy_bandwidth, machine, measure
 
-from vllm.v1.diffusion.linear_ops import MAX_ROWS, skinny_linear
+from vllm.v1.diffusion.kernels.skinny_linear import MAX_ROWS, skinny_linear
 
 SHAPES = {
     "qkv": (6144, 4096),

@@ -14,8 +14,8 @@ import torch
 from harness import machine, measure
 from torch import Tensor
 
-from vllm.v1.diffusion import ops
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 class Step:

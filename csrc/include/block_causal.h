@@ -1,5 +1,5 @@
 // Block-causal attention over a paged KV cache, as a whole and as what causal attention leaves out.
-// The Python wrappers (vllm/v1/diffusion/attention_ops.py) document the meaning.
+// The Python wrappers (vllm/v1/diffusion/kernels/block_causal.py) document the meaning.
 #pragma once
 
 #include <cmath>

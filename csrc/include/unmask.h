@@ -1,5 +1,5 @@
 // unmask: chooses the positions that a denoising step settles, writes them into the canvas and
-// advances the step. The Python wrapper (vllm/v1/diffusion/ops.py) documents the meaning.
+// advances the step. The Python wrapper (vllm/v1/diffusion/kernels/library.py) documents the meaning.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@
 
 namespace vllm_diffusion {
 
-// Mirrors vllm/v1/diffusion/rules.py.
+// Mirrors vllm/v1/diffusion/kernels/rules.py.
 enum UnmaskRule : int32_t {
   kGiven = 0,
   kStatic = 1,

@@ -30,7 +30,7 @@ fi
 
 "$python" - <<'PY'
 import torch
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion.kernels import library as ops
 name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 print(f"torch {torch.__version__}, {name}, kernels loaded from {ops.__file__}")
 PY

@@ -16,7 +16,8 @@ from tests.kernels.kernel_cases import check_row_stats, make_logits, row_argumen
 from tests.kernels.linear_cases import check, make_case
 from tests.kernels.rope_cases import check_rope
 from tests.kernels.unmask_cases import random_state
-from vllm.v1.diffusion import linear_ops, ops
+from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
+from vllm.v1.diffusion.kernels import library as ops
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
     for rows, vocab in ((3, 7), (2, 8193), (2, 20001)):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.gpu.test_golden import GRAPHS, engine
-from vllm.v1.diffusion import model_state, skinny_layers
+from vllm.v1.diffusion import model_state
+from vllm.v1.diffusion import skinny_layers
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.puzzles import TASKS, make_puzzle
 

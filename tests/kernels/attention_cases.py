@@ -7,8 +7,10 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion import attention_ops, reference
-from vllm.v1.diffusion.tolerances import TOLERANCES
+from vllm.v1.diffusion.kernels import block_causal as attention_ops
+
+from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels.tolerances import TOLERANCES
 
 Arguments: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float]
 

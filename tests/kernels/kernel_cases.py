@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion import ops, reference
-from vllm.v1.diffusion.tolerances import TOLERANCES
+from vllm.v1.diffusion.kernels import library as ops
+
+from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels.tolerances import TOLERANCES
 
 STATS = ("sample_prob", "top1", "top2", "entropy", "lse")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.kernels.attention_cases import Batch, check_attention, check_tail, make_batch
-from vllm.v1.diffusion import attention_ops
+from vllm.v1.diffusion.kernels import block_causal as attention_ops
 
 Check = Callable[[Batch], torch.Tensor]
 CHECKS: list[Check] = [check_attention, check_tail]

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from tests.kernels.kernel_cases import assert_stats, make_logits, row_arguments
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion.kernels import library as ops
 
 CHILD = """
 import pickle, sys, torch
 from pathlib import Path
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion.kernels import library as ops
 cases = pickle.loads(Path(sys.argv[1]).read_bytes())
 results = [tuple(ops.row_stats(logits, **arguments)) for logits, arguments in cases]
 Path(sys.argv[2]).write_bytes(pickle.dumps(results))
@@ -29,7 +29,7 @@ def runtimes():
     names = {line.split()[-1] for line in open("/proc/self/maps")}
     return {x for x in names if "gomp" in x or "iomp" in x or "libomp" in x}
 before = runtimes()
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion.kernels import library as ops
 x = torch.zeros(64, 9000)
 ops.row_stats(x, torch.ones(64), torch.ones(64), *[torch.ones(64, dtype=torch.int64)] * 2)
 assert before and runtimes() == before, (before, runtimes())

@@ -7,7 +7,9 @@ import torch
 from tests.kernels.attention_cases import assert_close, check_attention, make_batch
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
 from tests.kernels.unmask_cases import oracle, random_state
-from vllm.v1.diffusion import attention_ops, ops, reference
+from vllm.v1.diffusion.kernels import block_causal as attention_ops
+from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels import reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -12,7 +12,7 @@ import torch
 from tests.kernels.attention_cases import make_batch
 from tests.kernels.kernel_cases import make_logits, row_arguments
 from tests.kernels.unmask_cases import random_state
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion.kernels import library as ops
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -66,7 +66,7 @@ def test_missing_library_is_told_in_a_sentence(tmp_path: Path) -> None:
     for name in ("ops.py", "rules.py"):
         (package / name).write_text(source.with_name(name).read_text())
     done = subprocess.run(
-        [sys.executable, "-c", "import vllm.v1.diffusion.ops"],
+        [sys.executable, "-c", "import vllm.v1.diffusion.kernels.library"],
         cwd=tmp_path,
         env={"PATH": "", "PYTHONPATH": str(tmp_path)},
         capture_output=True,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.kernels.rope_cases import EPSILON, POSITIONS, check_rope, make_rope_case
-from vllm.v1.diffusion import reference, rope_ops
+from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels import qk_norm_rope_cache as rope_ops
 
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 hopper_only = pytest.mark.skipif(
@@ -56,7 +57,7 @@ def test_cuda_schema_and_fake() -> None:
 @hopper_only
 def test_cuda_sees_the_product_before_it() -> None:
     """It starts before the product has ended, in a graph that is replayed on other inputs."""
-    from vllm.v1.diffusion import linear_ops
+    from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
 
     case = make_rope_case(8, 8, 4, 128, torch.bfloat16)
     columns = case.qkv.shape[1]

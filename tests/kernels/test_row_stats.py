@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
-from vllm.v1.diffusion import ops
+from vllm.v1.diffusion.kernels import library as ops
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 INF = math.inf

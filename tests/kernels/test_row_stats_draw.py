@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
-from vllm.v1.diffusion import ops, reference
+from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels import reference
 
 
 def philox(counter: list[int], key: list[int]) -> list[int]:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.kernels.unmask_cases import MASK, State, one_request, oracle, random_state
-from vllm.v1.diffusion import ops, reference
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels.rules import Rule
 
 NAN, INF = math.nan, math.inf
 

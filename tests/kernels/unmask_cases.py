@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 MASK = 999
 

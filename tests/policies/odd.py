@@ -11,7 +11,7 @@ import torch
 
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.v1.diffusion.policies import CanvasView, Choice, PositionStats, UnmaskingPolicy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 def install(folder: Path) -> Path:

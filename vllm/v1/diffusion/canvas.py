@@ -10,7 +10,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.decoding import Decoding
 from vllm.v1.diffusion.infill import HOLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.slots import SlotFlags, SlotTables
 from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.states import RequestState

@@ -10,7 +10,7 @@ from pydantic import Field
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
 from vllm.v1.diffusion.families import Family, family_of_architectures
-from vllm.v1.diffusion.rules import MAX_CANVAS
+from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig

@@ -27,7 +27,7 @@ from vllm.model_executor.models.qwen3_moe import Qwen3MoeAttention
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
-from vllm.v1.diffusion.rope_ops import MAX_HEAD_SIZE, qk_norm_rope_cache
+from vllm.v1.diffusion.kernels.qk_norm_rope_cache import MAX_HEAD_SIZE, qk_norm_rope_cache
 
 
 class _Fused(nn.Module):

@@ -14,7 +14,7 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.grammar import CanvasGrammar
 from vllm.v1.diffusion.grammar_compiler import GrammarCompiler
-from vllm.v1.diffusion.ops import RowStats
+from vllm.v1.diffusion.kernels.library import RowStats
 from vllm.v1.diffusion.step import DenoisingStep
 
 

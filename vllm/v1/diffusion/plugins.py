@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         ScheduledPolicy,
         UnmaskingPolicy,
     )
-    from vllm.v1.diffusion.rules import Rule
+    from vllm.v1.diffusion.kernels.rules import Rule
     from vllm.v1.diffusion.shifted_loop import ShiftedBlockDiffusionLoop
     from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
 
@@ -44,7 +44,7 @@ _HOME = {
     "PositionStats": "vllm.v1.diffusion.policies.base",
     "ScheduledPolicy": "vllm.v1.diffusion.policies.base",
     "UnmaskingPolicy": "vllm.v1.diffusion.policies.base",
-    "Rule": "vllm.v1.diffusion.rules",
+    "Rule": "vllm.v1.diffusion.kernels.rules",
     "gumbel": "vllm.v1.diffusion.noise",
     "uniform": "vllm.v1.diffusion.noise",
     "Family": "vllm.v1.diffusion.families",

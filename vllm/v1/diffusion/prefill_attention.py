@@ -19,7 +19,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
-from vllm.v1.diffusion.attention_ops import block_causal_attention
+from vllm.v1.diffusion.kernels.block_causal import block_causal_attention
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.utils import AttentionGroup
 

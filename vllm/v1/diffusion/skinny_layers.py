@@ -23,7 +23,7 @@ from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.qwen2 import Qwen2MLP
-from vllm.v1.diffusion.linear_ops import (
+from vllm.v1.diffusion.kernels.skinny_linear import (
     MAX_COLUMNS,
     MAX_OUTPUTS,
     MAX_ROWS,

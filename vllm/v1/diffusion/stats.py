@@ -10,7 +10,7 @@ import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.logits import StepLogits, in_parts
-from vllm.v1.diffusion.ops import RowStats, row_stats
+from vllm.v1.diffusion.kernels.library import RowStats, row_stats
 from vllm.v1.diffusion.step import DenoisingStep
 
 _STEP_BITS = 16

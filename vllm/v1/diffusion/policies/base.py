@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 @dataclass(frozen=True)

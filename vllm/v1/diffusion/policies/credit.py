@@ -4,7 +4,7 @@
 import torch
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 DECAY = 0.8
 GAMMA = 0.2

@@ -2,7 +2,7 @@
 """``entropy_bounded``: positions of lowest entropy, up to a total."""
 
 from vllm.v1.diffusion.policies.base import UnmaskingPolicy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 class EntropyBounded(UnmaskingPolicy):

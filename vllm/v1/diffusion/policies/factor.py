@@ -2,7 +2,7 @@
 """``factor``: the more positions a step settles, the surer each must be."""
 
 from vllm.v1.diffusion.policies.base import UnmaskingPolicy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 class Factor(UnmaskingPolicy):

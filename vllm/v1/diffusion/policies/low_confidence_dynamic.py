@@ -2,7 +2,7 @@
 """``low_confidence_dynamic``: every position above a threshold."""
 
 from vllm.v1.diffusion.policies.base import UnmaskingPolicy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 class LowConfidenceDynamic(UnmaskingPolicy):

@@ -2,7 +2,7 @@
 """``low_confidence_static``: a fixed number of positions, the most confident."""
 
 from vllm.v1.diffusion.policies.base import ScheduledPolicy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 class LowConfidenceStatic(ScheduledPolicy):

@@ -29,7 +29,7 @@ from vllm.v1.diffusion.policies.sequential import Sequential
 from vllm.v1.diffusion.policies.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.threshold import Threshold
 from vllm.v1.diffusion.policies.topk_margin import TopkMargin
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 

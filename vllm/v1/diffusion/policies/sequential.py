@@ -2,7 +2,7 @@
 """``sequential``: a fixed number of positions, from the left."""
 
 from vllm.v1.diffusion.policies.base import ScheduledPolicy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 class Sequential(ScheduledPolicy):

@@ -2,7 +2,7 @@
 """``threshold``: every position that is confident enough."""
 
 from vllm.v1.diffusion.policies.base import UnmaskingPolicy
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 
 class Threshold(UnmaskingPolicy):

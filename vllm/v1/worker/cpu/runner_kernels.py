@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vllm.triton_utils import HAS_TRITON
 from vllm.triton_utils.dispatcher import register_kernels
-from vllm.v1.diffusion import ops as _ops  # noqa: F401  loads the operators
+from vllm.v1.diffusion.kernels import library as _ops  # noqa: F401  loads the operators
 
 __all__ = ["KERNELS", "register"]
 

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion import ops as _library  # noqa: F401  loads the compiled operators
+from vllm.v1.diffusion.kernels import library as _library  # noqa: F401  loads the compiled operators
 
 __all__ = ["MAX_HEAD_SIZE", "qk_norm_rope_cache"]
 

@@ -11,7 +11,7 @@ is causal attention, one of ``seq_len`` or more is bidirectional.
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion import ops as _library  # noqa: F401  loads the compiled operators
+from vllm.v1.diffusion.kernels import library as _library  # noqa: F401  loads the compiled operators
 
 __all__ = ["block_causal_attention", "block_causal_tail"]
 

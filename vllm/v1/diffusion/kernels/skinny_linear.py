@@ -8,7 +8,7 @@ memory, and begins while the kernels before it still run.
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion import ops as _library  # noqa: F401  loads the compiled operators
+from vllm.v1.diffusion.kernels import library as _library  # noqa: F401  loads the compiled operators
 
 __all__ = ["MAX_COLUMNS", "MAX_OUTPUTS", "MAX_ROWS", "TILE_ROWS", "add_rms_norm", "skinny_linear"]
 

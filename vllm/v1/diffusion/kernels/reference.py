@@ -9,7 +9,7 @@ those of ``ops.py``; this module does not need the compiled library.
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion.rules import Rule
+from vllm.v1.diffusion.kernels.rules import Rule
 
 GROUP_IDS = 2048
 """Neighbouring ids that :func:`gumbel_draw` draws from together."""
@@ -79,7 +79,7 @@ def row_stats(
     banned: int = -1,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Reference of :func:`vllm.v1.diffusion.ops.row_stats`, computed in ``dtype``.
+    """Reference of :func:`vllm.v1.diffusion.kernels.library.row_stats`, computed in ``dtype``.
 
     Returns:
         ``argmax``, ``sample`` (int64), ``sample_prob``, ``top1``, ``top2``, ``entropy``, ``lse``
@@ -168,7 +168,7 @@ def unmask(
     block_length: Tensor,
     threshold: Tensor,
 ) -> Tensor:
-    """Reference of :func:`vllm.v1.diffusion.ops.unmask`: same arguments, same effects."""
+    """Reference of :func:`vllm.v1.diffusion.kernels.library.unmask`: same arguments, same effects."""
     remaining = torch.zeros(len(slots), dtype=torch.int32, device=token.device)
     for r, slot in enumerate(slots.tolist()):
         first, end = int(row_start[r]), int(row_start[r + 1])
@@ -212,7 +212,7 @@ def attention(
     scale: float,
     causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Reference of :mod:`vllm.v1.diffusion.attention_ops`, in float64.
+    """Reference of :mod:`vllm.v1.diffusion.kernels.block_causal`, in float64.
 
     With ``causal``, without the keys after a row, which is what ``block_causal_tail`` starts from.
 

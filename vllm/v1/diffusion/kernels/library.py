@@ -123,7 +123,7 @@ def unmask(
     """Settles one denoising step's positions in the canvases of R requests, in place.
 
     Row ``row_start[r] + p`` belongs to position ``p`` of request r's canvas. Among its masked
-    positions the request's rule (:class:`~vllm.v1.diffusion.rules.Rule`) picks some; each gets
+    positions the request's rule (:class:`~vllm.v1.diffusion.kernels.rules.Rule`) picks some; each gets
     its row's token, is no longer masked, and has the current step noted. Then the step advances. A
     request without a masked position is left as it is. Rules may differ within a call.
 
