@@ -15,7 +15,7 @@ from vllm.reasoning import ReasoningParser
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.grammar import GrammarCursor, bits_of
-from vllm.v1.diffusion.request_data import DiffusionRequestData
+from vllm.v1.diffusion.message.request_data import DiffusionRequestData
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions

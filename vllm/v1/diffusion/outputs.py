@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from vllm.v1.diffusion.canvas import CanvasStates
-from vllm.v1.diffusion.failures import with_failures
+from vllm.v1.diffusion.message.failures import with_failures
 from vllm.v1.diffusion.step import DenoisingStep
 
 
