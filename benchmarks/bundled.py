@@ -19,7 +19,7 @@ from benchmarks.kernels.harness import machine
 if TYPE_CHECKING:
     from vllm import LLM
     from vllm.v1.diffusion.params import DiffusionParams
-    from vllm.v1.diffusion.puzzles import Puzzle
+    from vllm.v1.diffusion.demo.puzzles import Puzzle
 
 MAX_TOKENS = 32
 
@@ -65,7 +65,7 @@ def solve(llm: LLM, puzzles: list[Puzzle], how: DiffusionParams) -> Score:
 
 def draw(seed: int, count: int) -> dict[str, list[Puzzle]]:
     """``count`` puzzles of each task."""
-    from vllm.v1.diffusion.puzzles import TASKS, make_puzzle
+    from vllm.v1.diffusion.demo.puzzles import TASKS, make_puzzle
 
     rngs = {task: random.Random(f"{task} {seed}") for task in TASKS}
     return {task: [make_puzzle(task, rng) for _ in range(count)] for task, rng in rngs.items()}

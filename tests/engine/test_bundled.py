@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from models.tinydlm.problems import check, is_reserved
-from vllm.v1.diffusion.puzzles import TASKS, Puzzle, make_puzzle
+from vllm.v1.diffusion.demo.puzzles import TASKS, Puzzle, make_puzzle
 
 COUNT = 500
 LEAST_RIGHT = {"sudoku": 0.98, "add": 0.97, "sort": 0.97, "reverse": 0.97}

@@ -20,7 +20,7 @@ from vllm.v1.diffusion.cli.progress import progress
 from vllm.v1.diffusion.cli.quiet import EngineLog, quiet
 from vllm.v1.diffusion.cli.trace_page import TracedRequest, TraceFile
 from vllm.v1.diffusion.infill import split_prompt
-from vllm.v1.diffusion.puzzles import TASKS, Puzzle, make_puzzle
+from vllm.v1.diffusion.demo.puzzles import TASKS, Puzzle, make_puzzle
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
