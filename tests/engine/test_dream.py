@@ -17,7 +17,7 @@ from tests.engine.layouts import DREAM_GENERATION
 from tests.engine.requests_ import Case, forced, random_prompt, run
 from tests.engine.vocabularies import MERGES
 from tests.reference.bidirectional import DreamReference
-from vllm.v1.diffusion.noise import gumbel, uniform
+from vllm.v1.diffusion.policies.noise import gumbel, uniform
 
 FOLDER = GOLDEN / "dream"
 CASES = [

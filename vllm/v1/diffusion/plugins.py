@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.full_model_state import FullDiffusionModelState
     from vllm.v1.diffusion.loop import BlockDiffusionLoop, FullDiffusionLoop
     from vllm.v1.diffusion.model_state import DiffusionModelState
-    from vllm.v1.diffusion.noise import gumbel, uniform
+    from vllm.v1.diffusion.policies.noise import gumbel, uniform
     from vllm.v1.diffusion.params import DiffusionParams
     from vllm.v1.diffusion.policies.base import (
         CanvasView,
@@ -45,8 +45,8 @@ _HOME = {
     "ScheduledPolicy": "vllm.v1.diffusion.policies.base",
     "UnmaskingPolicy": "vllm.v1.diffusion.policies.base",
     "Rule": "vllm.v1.diffusion.kernels.rules",
-    "gumbel": "vllm.v1.diffusion.noise",
-    "uniform": "vllm.v1.diffusion.noise",
+    "gumbel": "vllm.v1.diffusion.policies.noise",
+    "uniform": "vllm.v1.diffusion.policies.noise",
     "Family": "vllm.v1.diffusion.families",
     "family_of_architectures": "vllm.v1.diffusion.families",
     "register_family": "vllm.v1.diffusion.families",

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from vllm.v1.diffusion.noise import gumbel
+from vllm.v1.diffusion.policies.noise import gumbel
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 
 EPS = 1e-3

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from vllm.v1.diffusion.noise import uniform
+from vllm.v1.diffusion.policies.noise import uniform
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.linear_time import EPS, share
 

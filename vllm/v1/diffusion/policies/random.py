@@ -3,7 +3,7 @@
 
 import torch
 
-from vllm.v1.diffusion.noise import uniform
+from vllm.v1.diffusion.policies.noise import uniform
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, ScheduledPolicy
 
 
