@@ -10,7 +10,7 @@ import pytest
 
 from tests.gpu.test_golden import GRAPHS, engine
 from vllm.v1.diffusion import model_state
-from vllm.v1.diffusion import skinny_layers
+from vllm.v1.diffusion.layers import skinny_layers
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.demo.puzzles import TASKS, make_puzzle
 

@@ -15,7 +15,7 @@ def test_a_long_prompt(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
-    from vllm.v1.diffusion.prefill_attention import BlockCausalAttentionImpl
+    from vllm.v1.diffusion.layers.prefill_attention import BlockCausalAttentionImpl
 
     ours: Any = BlockCausalAttentionImpl.forward
     upstream: Any = FlashAttentionImpl.forward

@@ -18,8 +18,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.qwen2 import Qwen2MLP
 from vllm.v1.diffusion.kernels import reference
-from vllm.v1.diffusion import skinny_layers
-from vllm.v1.diffusion.skinny_layers import SkinnyEmbeddingMethod, SkinnyLinearMethod, suit_layers
+from vllm.v1.diffusion.layers import skinny_layers
+from vllm.v1.diffusion.layers.skinny_layers import SkinnyEmbeddingMethod, SkinnyLinearMethod, suit_layers
 
 
 class Layer(nn.Module):

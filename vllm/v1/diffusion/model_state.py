@@ -19,12 +19,12 @@ from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences, ma
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.decoding import resolve_decoding
-from vllm.v1.diffusion.fused_attention import fuse_attention
+from vllm.v1.diffusion.layers.fused_attention import fuse_attention
 from vllm.v1.diffusion.grammar_states import GrammarStates
-from vllm.v1.diffusion.prefill_attention import PrefillAttention
+from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
 from vllm.v1.diffusion.relay import CanvasRelay
 from vllm.v1.diffusion.sampler import DenoisingSampler
-from vllm.v1.diffusion.skinny_layers import use_skinny_layers
+from vllm.v1.diffusion.layers.skinny_layers import use_skinny_layers
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
 from vllm.v1.worker.gpu.block_table import BlockTables
