@@ -18,7 +18,7 @@ from benchmarks.kernels.harness import machine
 
 if TYPE_CHECKING:
     from vllm import LLM
-    from vllm.v1.diffusion.params import DiffusionParams
+    from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.demo.puzzles import Puzzle
 
 MAX_TOKENS = 32

@@ -50,7 +50,7 @@ def test_pages_are_written_and_checked(
 
 
 def test_every_parameter_has_a_row(tool: ModuleType) -> None:
-    from vllm.v1.diffusion.params import DiffusionParams
+    from vllm.v1.diffusion.request.params import DiffusionParams
 
     page = tool.parameters_page()
     for name in DiffusionParams.__dataclass_fields__:

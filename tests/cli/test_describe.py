@@ -14,8 +14,8 @@ import pytest
 from tests.engine import checkpoints
 from tests.engine.conftest import GOLDEN
 from vllm.v1.diffusion.cli.describe import describe
-from vllm.v1.diffusion.parameter_fields import parameters
-from vllm.v1.diffusion.params import DiffusionParams
+from vllm.v1.diffusion.request.fields import parameters
+from vllm.v1.diffusion.request.params import DiffusionParams
 
 
 def arguments(**given: Any) -> argparse.Namespace:

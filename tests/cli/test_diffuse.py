@@ -212,8 +212,8 @@ def test_every_parameter_is_an_option() -> None:
     """Their names, types and help come from ``DiffusionParams``, whatever is added to it."""
     from vllm.entrypoints.cli.diffuse import DiffuseSubcommand
     from vllm.v1.diffusion.cli.options import diffusion_params
-    from vllm.v1.diffusion.parameter_fields import Flag, Name, Number, Text, parameters
-    from vllm.v1.diffusion.params import DiffusionParams
+    from vllm.v1.diffusion.request.fields import Flag, Name, Number, Text, parameters
+    from vllm.v1.diffusion.request.params import DiffusionParams
 
     values: dict[type, Callable[[Any], Any]] = {
         Flag: lambda _: None,

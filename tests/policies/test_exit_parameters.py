@@ -9,9 +9,9 @@ import pytest
 
 from vllm import SamplingParams
 from vllm.v1.diffusion.config import MaskedDiffusionConfig
-from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
-from vllm.v1.diffusion.parameter_fields import ParameterError
-from vllm.v1.diffusion.params import DiffusionParams, check_extra_args
+from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
+from vllm.v1.diffusion.request.fields import ParameterError
+from vllm.v1.diffusion.request.params import DiffusionParams, check_extra_args
 from vllm.v1.diffusion.window import Outcome, RequestPlan, foreseen_steps
 
 CONFIG = MaskedDiffusionConfig(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vllm.v1.diffusion.decoding import Decoding
+from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.window import Outcome, RequestPlan, computed_after
 
 

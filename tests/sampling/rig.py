@@ -12,7 +12,7 @@ import torch
 
 from vllm import SamplingParams
 from vllm.v1.diffusion.canvas import CanvasStates
-from vllm.v1.diffusion.decoding import Decoding
+from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.states import RequestState

@@ -32,7 +32,7 @@ OBJECTS = {
     ("bias_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.logit_bias:LogitBiasState",
     ("token_ids_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.logprob:LogprobTokenIdsState",
     ("params", "vllm.v1.diffusion.admission"): "vllm.sampling_params:SamplingParams",
-    ("params", "vllm.v1.diffusion.decoding"): "vllm.sampling_params:SamplingParams",
+    ("params", "vllm.v1.diffusion.request.decoding"): "vllm.sampling_params:SamplingParams",
     ("request", "vllm.v1.diffusion.report"): "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
     ("output", "vllm.v1.diffusion.report"): "vllm.outputs:CompletionOutput",
     ("metrics", "vllm.v1.diffusion.report"): "vllm.v1.metrics.stats:RequestSpecDecodeMetrics",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import end_tokens, family_of, resolve_diffusion_config
-from vllm.v1.diffusion.parameter_fields import ParameterError
+from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 
 if TYPE_CHECKING:

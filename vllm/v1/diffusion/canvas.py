@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.decoding import Decoding
-from vllm.v1.diffusion.infill import HOLE
+from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.request.template import HOLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.slots import SlotFlags, SlotTables

@@ -7,7 +7,7 @@ import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas import CanvasStates
-from vllm.v1.diffusion.decoding import Decoding
+from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.kernels.library import RowStats
 from vllm.v1.diffusion.step import DenoisingStep
 

@@ -18,7 +18,7 @@ from vllm.v1.diffusion.adapters import RowAdapters
 from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences, make_room
 from vllm.v1.diffusion.canvas import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
-from vllm.v1.diffusion.decoding import resolve_decoding
+from vllm.v1.diffusion.request.decoding import resolve_decoding
 from vllm.v1.diffusion.layers.fused_attention import fuse_attention
 from vllm.v1.diffusion.grammar_states import GrammarStates
 from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention

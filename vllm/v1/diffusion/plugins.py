@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm.v1.diffusion.config import resolve_diffusion_config
-    from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
+    from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
     from vllm.v1.diffusion.families import Family, family_of_architectures, register_family
     from vllm.v1.diffusion.full_model_state import FullDiffusionModelState
     from vllm.v1.diffusion.loop import BlockDiffusionLoop, FullDiffusionLoop
     from vllm.v1.diffusion.model_state import DiffusionModelState
     from vllm.v1.diffusion.policies.noise import gumbel, uniform
-    from vllm.v1.diffusion.params import DiffusionParams
+    from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.policies.base import (
         CanvasView,
         Choice,
@@ -50,9 +50,9 @@ _HOME = {
     "Family": "vllm.v1.diffusion.families",
     "family_of_architectures": "vllm.v1.diffusion.families",
     "register_family": "vllm.v1.diffusion.families",
-    "DiffusionParams": "vllm.v1.diffusion.params",
-    "Decoding": "vllm.v1.diffusion.decoding",
-    "resolve_decoding": "vllm.v1.diffusion.decoding",
+    "DiffusionParams": "vllm.v1.diffusion.request.params",
+    "Decoding": "vllm.v1.diffusion.request.decoding",
+    "resolve_decoding": "vllm.v1.diffusion.request.decoding",
     "resolve_diffusion_config": "vllm.v1.diffusion.config",
 }
 

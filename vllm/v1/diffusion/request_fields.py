@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.parameter_fields import PREFIX, ParameterError
+from vllm.v1.diffusion.request.fields import PREFIX, ParameterError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

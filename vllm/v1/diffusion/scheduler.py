@@ -17,7 +17,7 @@ from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.decoding import Decoding, resolve_decoding
+from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
 from vllm.v1.diffusion.message.failures import failed_requests
 from vllm.v1.diffusion.held_slots import HeldSlots
 from vllm.v1.diffusion.record import DenoisingRecord

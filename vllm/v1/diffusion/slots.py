@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from vllm.v1.diffusion.decoding import Decoding
+from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.window import foreseen_steps
 
 

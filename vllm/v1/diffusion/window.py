@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from vllm.v1.diffusion.decoding import Decoding
+from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.generation_loop.ranks import is_plug_in
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.cli.engine import UsageError, model_path
 from vllm.v1.diffusion.cli.options import diffusion_params
-from vllm.v1.diffusion.parameter_fields import parameters
+from vllm.v1.diffusion.request.fields import parameters
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.v1.diffusion.config import Setting
-    from vllm.v1.diffusion.params import DiffusionParams
+    from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.policies import UnmaskingPolicy
 
 _COMMAND_LINE = "command line"
@@ -105,7 +105,7 @@ def _check(given: DiffusionParams, resolved: dict[str, Any]) -> None:
     """Refuses parameters that a request would be refused for."""
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
-    from vllm.v1.diffusion.decoding import resolve_decoding
+    from vllm.v1.diffusion.request.decoding import resolve_decoding
 
     config = MaskedDiffusionConfig(**resolved)
     resolve_decoding(SamplingParams(extra_args=given.to_extra_args()), config)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vllm.v1.diffusion.parameter_fields import Flag, Name, Number, Text, parameters
-from vllm.v1.diffusion.params import DiffusionParams
+from vllm.v1.diffusion.request.fields import Flag, Name, Number, Text, parameters
+from vllm.v1.diffusion.request.params import DiffusionParams
 
 _OF_THE_COMMAND = ("trace", "stats")
 """What the command itself asks for."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.parameter_fields import PREFIX, ParameterError, require
+from vllm.v1.diffusion.request.fields import PREFIX, ParameterError, require
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

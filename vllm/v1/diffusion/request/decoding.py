@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.families import END_OF_TURN
-from vllm.v1.diffusion.infill import template_of
-from vllm.v1.diffusion.parameter_fields import PREFIX, Number, naming, parameters, require
-from vllm.v1.diffusion.params import DiffusionParams
+from vllm.v1.diffusion.request.template import template_of
+from vllm.v1.diffusion.request.fields import PREFIX, Number, naming, parameters, require
+from vllm.v1.diffusion.request.params import DiffusionParams
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.registry import built_in_parameters
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN
-from vllm.v1.diffusion.parameter_fields import (
+from vllm.v1.diffusion.request.fields import (
     PREFIX,
     Flag,
     Integers,
