@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vllm import SamplingParams
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.sampler import DenoisingSampler
 from vllm.v1.worker.gpu.sample.sampler import Sampler

@@ -16,8 +16,8 @@ import torch
 
 from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.canvas import CanvasStates
-from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.diffusion.canvas.states import CanvasStates
+from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.worker.gpu.states import RequestState
 
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 import torch
 
 from vllm.v1.diffusion.bad_words import BadWords
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.exits import EarlyExits
 from vllm.v1.diffusion.kernels.library import RowStats, unmask
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.selection import PolicySelection
-from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.diffusion.canvas.step import DenoisingStep
 
 
 def settle(

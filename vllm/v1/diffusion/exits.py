@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.kernels.library import RowStats
-from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.diffusion.canvas.step import DenoisingStep
 
 _NEVER = 2.0
 """A probability that no token reaches."""

@@ -16,7 +16,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.adapters import RowAdapters
 from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences, make_room
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.request.decoding import resolve_decoding
 from vllm.v1.diffusion.layers.fused_attention import fuse_attention

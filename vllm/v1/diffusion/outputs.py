@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.message.failures import with_failures
-from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.diffusion.canvas.step import DenoisingStep
 
 
 class StepOutputs(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.worker.gpu.sample.penalties import PenaltiesState, apply_penalties
 from vllm.v1.worker.gpu.states import RequestState
 

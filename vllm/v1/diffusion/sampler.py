@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vllm.sampling_params import SamplingParams
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.choice import settle
 from vllm.v1.diffusion.exits import EarlyExits
 from vllm.v1.diffusion.grammar_states import GrammarStates
@@ -17,7 +17,7 @@ from vllm.v1.diffusion.logprobs import CanvasLogprobs
 from vllm.v1.diffusion.outputs import StepOutputs
 from vllm.v1.diffusion.selection import PolicySelection
 from vllm.v1.diffusion.stats import StepStatistics
-from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput

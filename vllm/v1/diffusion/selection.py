@@ -17,12 +17,12 @@ import torch
 from vllm.logger import init_logger
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.boost import Boost
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.kernels.library import RowStats, row_stats
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.answers import checked_boost, checked_choice
 from vllm.v1.diffusion.kernels.rules import Rule
-from vllm.v1.diffusion.step import DenoisingStep
+from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.generation_loop.ranks import gathered, is_plug_in
 
 logger = init_logger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.canvas import CanvasStates
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every request's open block, on the device."""
