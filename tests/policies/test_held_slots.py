@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from vllm.v1.diffusion.held_slots import HeldSlots
-from vllm.v1.diffusion.window import RequestPlan
+from vllm.v1.diffusion.core.held_blocks import HeldSlots
+from vllm.v1.diffusion.core.plan import RequestPlan
 
 NOTHING = object()
 

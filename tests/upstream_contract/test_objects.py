@@ -18,7 +18,7 @@ OBJECTS = {
     ("compilation", "vllm.v1.diffusion.graphs"): "vllm.config:CompilationConfig",
     ("attention", "vllm.v1.diffusion.graphs"): "vllm.config:AttentionConfig",
     ("core", "vllm.v1.generation_loop"): "vllm.v1.engine.core:EngineCore",
-    ("request", "vllm.v1.diffusion.scheduler"): "vllm.v1.request:Request",
+    ("request", "vllm.v1.diffusion.core.scheduler"): "vllm.v1.request:Request",
     ("scheduler_output", "vllm"): "vllm.v1.core.sched.output:SchedulerOutput",
     ("new_req_data", "vllm"): "vllm.v1.core.sched.output:NewRequestData",
     ("runner_output", "vllm"): "vllm.v1.outputs:ModelRunnerOutput",

@@ -87,7 +87,7 @@ class BlockDiffusionLoop(GenerationLoop):
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:
         """See :meth:`GenerationLoop.scheduler_cls`."""
-        return "vllm.v1.diffusion.scheduler.DiffusionScheduler"
+        return "vllm.v1.diffusion.core.scheduler.DiffusionScheduler"
 
     def model_state_cls(self, model: nn.Module) -> type[ModelState]:
         """See :meth:`GenerationLoop.model_state_cls`."""
@@ -136,7 +136,7 @@ class FullDiffusionLoop(BlockDiffusionLoop):
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:
         """See :meth:`GenerationLoop.scheduler_cls`."""
-        return "vllm.v1.diffusion.full_scheduler.FullDiffusionScheduler"
+        return "vllm.v1.diffusion.core.full_scheduler.FullDiffusionScheduler"
 
     def model_state_cls(self, model: nn.Module) -> type[ModelState]:
         """See :meth:`GenerationLoop.model_state_cls`."""

@@ -218,7 +218,7 @@ class DenoisingSampler:
     ) -> torch.Tensor:
         """Positions that are computed for good after this step, integers ``[requests]``.
 
-        ``vllm.v1.diffusion.window.computed_after``, on the device.
+        ``vllm.v1.diffusion.core.plan.computed_after``, on the device.
 
         Args:
             input_batch: The step's batch.

@@ -30,7 +30,7 @@ class ShiftedBlockDiffusionLoop(BlockDiffusionLoop):
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:
         """See :meth:`GenerationLoop.scheduler_cls`."""
-        return "vllm.v1.diffusion.shifted_scheduler.ShiftedDiffusionScheduler"
+        return "vllm.v1.diffusion.core.shifted_scheduler.ShiftedDiffusionScheduler"
 
     def model_state_cls(self, model: nn.Module) -> type[ModelState]:
         """See :meth:`GenerationLoop.model_state_cls`."""

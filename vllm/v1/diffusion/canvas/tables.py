@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.window import foreseen_steps
+from vllm.v1.diffusion.core.plan import foreseen_steps
 
 
 class SlotTables:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from vllm.v1.diffusion.window import RequestPlan
+    from vllm.v1.diffusion.core.plan import RequestPlan
     from vllm.v1.outputs import ModelRunnerOutput
 
 FAILED = 1

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from vllm.v1.diffusion.window import RequestPlan
+from vllm.v1.diffusion.core.plan import RequestPlan
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request

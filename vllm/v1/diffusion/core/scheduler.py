@@ -19,10 +19,10 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
 from vllm.v1.diffusion.message.failures import failed_requests
-from vllm.v1.diffusion.held_slots import HeldSlots
-from vllm.v1.diffusion.record import DenoisingRecord
+from vllm.v1.diffusion.core.held_blocks import HeldSlots
+from vllm.v1.diffusion.core.counts import DenoisingRecord
 from vllm.v1.diffusion.message.request_data import described
-from vllm.v1.diffusion.window import DRAFT, RequestPlan, block_start, set_window
+from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, block_start, set_window
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput

@@ -15,8 +15,8 @@ from typing import Any
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.diffusion.config import end_tokens, family_of
 from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.scheduler import DiffusionScheduler
-from vllm.v1.diffusion.window import CACHED, DRAFT, CanvasPlan, set_window
+from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
+from vllm.v1.diffusion.core.plan import CACHED, DRAFT, CanvasPlan, set_window
 from vllm.v1.request import Request
 
 
