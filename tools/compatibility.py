@@ -154,7 +154,7 @@ def page() -> str:
     Raises:
         LookupError: A field has no entry, or an entry no field.
     """
-    from vllm.v1.diffusion.request_fields import ASKS_NOTHING, LABELS
+    from vllm.v1.diffusion.frontend.http_fields import ASKS_NOTHING, LABELS
 
     labels = ", ".join(f"`{name}`" for name in LABELS)
     values = ", ".join(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vllm import SamplingParams
-from vllm.v1.diffusion.admission import _UNSUPPORTED, check_supported
+from vllm.v1.diffusion.frontend.admission import _UNSUPPORTED, check_supported
 from vllm.v1.diffusion.request.fields import ParameterError
 
 # What each does is tested in this folder, in tests/sampling and in tests/server, or happens in

@@ -31,13 +31,13 @@ OBJECTS = {
     ("penalties_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.penalties:PenaltiesState",
     ("bias_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.logit_bias:LogitBiasState",
     ("token_ids_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.logprob:LogprobTokenIdsState",
-    ("params", "vllm.v1.diffusion.admission"): "vllm.sampling_params:SamplingParams",
+    ("params", "vllm.v1.diffusion.frontend.admission"): "vllm.sampling_params:SamplingParams",
     ("params", "vllm.v1.diffusion.request.decoding"): "vllm.sampling_params:SamplingParams",
-    ("request", "vllm.v1.diffusion.report"): "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
-    ("output", "vllm.v1.diffusion.report"): "vllm.outputs:CompletionOutput",
-    ("metrics", "vllm.v1.diffusion.report"): "vllm.v1.metrics.stats:RequestSpecDecodeMetrics",
+    ("request", "vllm.v1.diffusion.frontend.report"): "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
+    ("output", "vllm.v1.diffusion.frontend.report"): "vllm.outputs:CompletionOutput",
+    ("metrics", "vllm.v1.diffusion.frontend.report"): "vllm.v1.metrics.stats:RequestSpecDecodeMetrics",
     ("cache_manager", "vllm.v1.diffusion"): "vllm.v1.core.kv_cache_manager:KVCacheManager",
-    ("stats", "vllm.v1.diffusion.metrics"): "vllm.v1.spec_decode.metrics:SpecDecodingStats",
+    ("stats", "vllm.v1.diffusion.frontend.metrics"): "vllm.v1.spec_decode.metrics:SpecDecodingStats",
 }
 
 

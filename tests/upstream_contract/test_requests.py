@@ -7,7 +7,7 @@ import pytest
 from tests.upstream_contract.overlay_source import load
 from tools import compatibility
 from tools.compatibility_fields import KINDS, SAMPLING
-from vllm.v1.diffusion.request_fields import RULES
+from vllm.v1.diffusion.frontend.http_fields import RULES
 
 
 @pytest.mark.parametrize("kind", KINDS)

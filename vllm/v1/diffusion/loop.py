@@ -12,13 +12,13 @@ import torch
 from vllm import envs
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
-from vllm.v1.diffusion.admission import check_one_block, check_sampling_params, keep_stop_tokens
+from vllm.v1.diffusion.frontend.admission import check_one_block, check_sampling_params, keep_stop_tokens
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.request.decoding import resolve_decoding
 from vllm.v1.diffusion.graphs import configure_graphs
 from vllm.v1.diffusion.request.template import admit_template, check_room
 from vllm.v1.diffusion.request.params import check_extra_args
-from vllm.v1.diffusion.request_fields import check_request
+from vllm.v1.diffusion.frontend.http_fields import check_request
 from vllm.v1.generation_loop.interface import GenerationLoop
 
 if TYPE_CHECKING:
