@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.engine.vocabularies import write_tokenizer
-from vllm.v1.diffusion.grammar import CanvasGrammar, GrammarCursor, bits_of
+from vllm.v1.diffusion.grammar.cursor import CanvasGrammar, GrammarCursor, bits_of
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
 VOCABULARY, END, MASK = 300, 290, 291

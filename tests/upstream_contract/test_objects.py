@@ -25,7 +25,7 @@ OBJECTS = {
     ("input_batch", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.input_batch:InputBatch",
     ("req_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.states:RequestState",
     ("sampling_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.states:SamplingStates",
-    ("data", "vllm.v1.diffusion.grammar_compiler"): "vllm.v1.diffusion.message.request_data:DiffusionRequestData",
+    ("data", "vllm.v1.diffusion.grammar.compiler"): "vllm.v1.diffusion.message.request_data:DiffusionRequestData",
     ("structured", "vllm.v1.diffusion"): "vllm.v1.structured_output.request:StructuredOutputRequest",
     ("manager", "vllm.v1.diffusion"): "vllm.v1.structured_output:StructuredOutputManager",
     ("penalties_state", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.penalties:PenaltiesState",

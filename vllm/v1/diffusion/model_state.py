@@ -20,7 +20,7 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.request.decoding import resolve_decoding
 from vllm.v1.diffusion.layers.fused_attention import fuse_attention
-from vllm.v1.diffusion.grammar_states import GrammarStates
+from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
 from vllm.v1.diffusion.relay import CanvasRelay
 from vllm.v1.diffusion.sampler import DenoisingSampler

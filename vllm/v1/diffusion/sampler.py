@@ -11,7 +11,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.choice import settle
 from vllm.v1.diffusion.exits import EarlyExits
-from vllm.v1.diffusion.grammar_states import GrammarStates
+from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.logits import LogitsPipeline
 from vllm.v1.diffusion.logprobs import CanvasLogprobs
 from vllm.v1.diffusion.outputs import StepOutputs

@@ -14,7 +14,7 @@ from vllm.parser.engine.adapters import ParserEngineReasoningAdapter
 from vllm.reasoning import ReasoningParser
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.grammar import GrammarCursor, bits_of
+from vllm.v1.diffusion.grammar.cursor import GrammarCursor, bits_of
 from vllm.v1.diffusion.message.request_data import DiffusionRequestData
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
@@ -135,7 +135,7 @@ class GrammarCompiler:
 
 
 class TokenwiseReasoning:
-    """Finds the end of the reasoning; see :class:`vllm.v1.diffusion.grammar.ReasoningEnd`."""
+    """Finds the end of the reasoning; see :class:`vllm.v1.diffusion.grammar.cursor.ReasoningEnd`."""
 
     def __init__(self, parser: ReasoningParser, prompt: list[int]) -> None:
         """Makes it, at the end of the prompt."""

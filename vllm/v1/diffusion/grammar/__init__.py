@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request's grammar on its open block."""
