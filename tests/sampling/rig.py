@@ -13,7 +13,7 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.sampler import DenoisingSampler
+from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.states import RequestState
 

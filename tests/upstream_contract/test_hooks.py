@@ -124,7 +124,7 @@ def test_schedule_counts_the_step_before_it_looks_at_requests() -> None:
 
 
 def test_the_runner_takes_nothing_from_the_sampler_that_ours_lacks() -> None:
-    sampler = load("vllm.v1.diffusion.sampler:DenoisingSampler")
+    sampler = load("vllm.v1.diffusion.sampling.sampler:DenoisingSampler")
     lacking = taken_from("sampler") - attributes(sampler) - NOT_REACHED
     assert not lacking, f"the runner now also takes {sorted(lacking)} from its sampler"
 

@@ -23,7 +23,7 @@ from vllm.v1.diffusion.layers.fused_attention import fuse_attention
 from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
 from vllm.v1.diffusion.relay import CanvasRelay
-from vllm.v1.diffusion.sampler import DenoisingSampler
+from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.layers.skinny_layers import use_skinny_layers
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata

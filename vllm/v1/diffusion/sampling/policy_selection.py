@@ -16,7 +16,7 @@ import torch
 
 from vllm.logger import init_logger
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.boost import Boost
+from vllm.v1.diffusion.sampling.boost import Boost
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.kernels.library import RowStats, row_stats
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
