@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.gpu.test_golden import GRAPHS, engine
-from vllm.v1.diffusion import model_state
+from vllm.v1.diffusion.worker import model_state
 from vllm.v1.diffusion.layers import skinny_layers
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.demo.puzzles import TASKS, make_puzzle

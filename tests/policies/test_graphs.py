@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vllm.v1.diffusion.block_sequences import BlockSequences, GraphSequences
+from vllm.v1.diffusion.worker.block_sequences import BlockSequences, GraphSequences
 from vllm.v1.diffusion.graphs import capture_sizes
 
 

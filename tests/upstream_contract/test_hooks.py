@@ -130,13 +130,13 @@ def test_the_runner_takes_nothing_from_the_sampler_that_ours_lacks() -> None:
 
 
 def test_the_runner_takes_nothing_from_the_state_that_ours_lacks() -> None:
-    state = load("vllm.v1.diffusion.model_state:DiffusionModelState")
+    state = load("vllm.v1.diffusion.worker.model_state:DiffusionModelState")
     lacking = taken_from("model_state") - attributes(state)
     assert not lacking, f"the runner now also takes {sorted(lacking)} from its ModelState"
 
 
 def test_a_model_state_is_abstract_in_nothing_new() -> None:
-    state = load("vllm.v1.diffusion.model_state:DiffusionModelState")
+    state = load("vllm.v1.diffusion.worker.model_state:DiffusionModelState")
     assert not getattr(state, "__abstractmethods__", ())
 
 

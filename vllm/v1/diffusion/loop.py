@@ -91,7 +91,7 @@ class BlockDiffusionLoop(GenerationLoop):
 
     def model_state_cls(self, model: nn.Module) -> type[ModelState]:
         """See :meth:`GenerationLoop.model_state_cls`."""
-        from vllm.v1.diffusion.model_state import DiffusionModelState
+        from vllm.v1.diffusion.worker.model_state import DiffusionModelState
 
         return DiffusionModelState
 
@@ -140,7 +140,7 @@ class FullDiffusionLoop(BlockDiffusionLoop):
 
     def model_state_cls(self, model: nn.Module) -> type[ModelState]:
         """See :meth:`GenerationLoop.model_state_cls`."""
-        from vllm.v1.diffusion.full_model_state import FullDiffusionModelState
+        from vllm.v1.diffusion.worker.full_model_state import FullDiffusionModelState
 
         return FullDiffusionModelState
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.config import resolve_diffusion_config
     from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
     from vllm.v1.diffusion.families import Family, family_of_architectures, register_family
-    from vllm.v1.diffusion.full_model_state import FullDiffusionModelState
+    from vllm.v1.diffusion.worker.full_model_state import FullDiffusionModelState
     from vllm.v1.diffusion.loop import BlockDiffusionLoop, FullDiffusionLoop
-    from vllm.v1.diffusion.model_state import DiffusionModelState
+    from vllm.v1.diffusion.worker.model_state import DiffusionModelState
     from vllm.v1.diffusion.policies.noise import gumbel, uniform
     from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.policies.base import (
@@ -37,8 +37,8 @@ _HOME = {
     "BlockDiffusionLoop": "vllm.v1.diffusion.loop",
     "FullDiffusionLoop": "vllm.v1.diffusion.loop",
     "ShiftedBlockDiffusionLoop": "vllm.v1.diffusion.shifted_loop",
-    "DiffusionModelState": "vllm.v1.diffusion.model_state",
-    "FullDiffusionModelState": "vllm.v1.diffusion.full_model_state",
+    "DiffusionModelState": "vllm.v1.diffusion.worker.model_state",
+    "FullDiffusionModelState": "vllm.v1.diffusion.worker.full_model_state",
     "CanvasView": "vllm.v1.diffusion.policies.base",
     "Choice": "vllm.v1.diffusion.policies.base",
     "PositionStats": "vllm.v1.diffusion.policies.base",

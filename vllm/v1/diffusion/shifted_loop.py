@@ -34,6 +34,6 @@ class ShiftedBlockDiffusionLoop(BlockDiffusionLoop):
 
     def model_state_cls(self, model: nn.Module) -> type[ModelState]:
         """See :meth:`GenerationLoop.model_state_cls`."""
-        from vllm.v1.diffusion.shifted_model_state import ShiftedModelState
+        from vllm.v1.diffusion.worker.shifted_model_state import ShiftedModelState
 
         return ShiftedModelState

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.model_state import DiffusionModelState
+from vllm.v1.diffusion.worker.model_state import DiffusionModelState
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.worker.gpu.input_batch import InputBatch
