@@ -31,7 +31,7 @@ def test_a_gpu_s_block_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Upstream's is 16 there, also after the attention backend was chosen."""
     from vllm.platforms import current_platform
     from vllm.platforms.interface import Platform
-    from vllm.v1.diffusion import loop
+    from vllm.v1.diffusion.loops import block as loop
 
     config = configured(diffusion_config={"block_length": 32})
     cache_config = config.cache_config

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vllm.v1.diffusion.loop import BlockDiffusionLoop
+from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
 from vllm.v1.generation_loop import GenerationLoop
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vllm.v1.diffusion.worker.block_sequences import BlockSequences, GraphSequences
-from vllm.v1.diffusion.graphs import capture_sizes
+from vllm.v1.diffusion.loops.cuda_graphs import capture_sizes
 
 
 @pytest.mark.parametrize("block_length", [1, 4, 5, 32, 100])

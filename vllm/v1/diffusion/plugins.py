@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
     from vllm.v1.diffusion.families import Family, family_of_architectures, register_family
     from vllm.v1.diffusion.worker.full_model_state import FullDiffusionModelState
-    from vllm.v1.diffusion.loop import BlockDiffusionLoop, FullDiffusionLoop
+    from vllm.v1.diffusion.loops.block import BlockDiffusionLoop, FullDiffusionLoop
     from vllm.v1.diffusion.worker.model_state import DiffusionModelState
     from vllm.v1.diffusion.policies.noise import gumbel, uniform
     from vllm.v1.diffusion.request.params import DiffusionParams
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
         UnmaskingPolicy,
     )
     from vllm.v1.diffusion.kernels.rules import Rule
-    from vllm.v1.diffusion.shifted_loop import ShiftedBlockDiffusionLoop
+    from vllm.v1.diffusion.loops.shifted import ShiftedBlockDiffusionLoop
     from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
 
 _HOME = {
     "GENERATION_LOOP_API": "vllm.v1.generation_loop.interface",
     "GenerationLoop": "vllm.v1.generation_loop.interface",
-    "BlockDiffusionLoop": "vllm.v1.diffusion.loop",
-    "FullDiffusionLoop": "vllm.v1.diffusion.loop",
-    "ShiftedBlockDiffusionLoop": "vllm.v1.diffusion.shifted_loop",
+    "BlockDiffusionLoop": "vllm.v1.diffusion.loops.block",
+    "FullDiffusionLoop": "vllm.v1.diffusion.loops.block",
+    "ShiftedBlockDiffusionLoop": "vllm.v1.diffusion.loops.shifted",
     "DiffusionModelState": "vllm.v1.diffusion.worker.model_state",
     "FullDiffusionModelState": "vllm.v1.diffusion.worker.full_model_state",
     "CanvasView": "vllm.v1.diffusion.policies.base",

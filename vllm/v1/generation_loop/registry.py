@@ -22,9 +22,9 @@ _ADVANCING = ("step", "scheduler_cls", "model_state_cls")
 
 _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
-    "block_diffusion": "vllm.v1.diffusion.loop:BlockDiffusionLoop",
-    "full_diffusion": "vllm.v1.diffusion.loop:FullDiffusionLoop",
-    "shifted_block_diffusion": "vllm.v1.diffusion.shifted_loop:ShiftedBlockDiffusionLoop",
+    "block_diffusion": "vllm.v1.diffusion.loops.block:BlockDiffusionLoop",
+    "full_diffusion": "vllm.v1.diffusion.loops.block:FullDiffusionLoop",
+    "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
 }
 
 

@@ -15,7 +15,7 @@ from vllm.platforms import current_platform
 from vllm.v1.diffusion.frontend.admission import check_one_block, check_sampling_params, keep_stop_tokens
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.request.decoding import resolve_decoding
-from vllm.v1.diffusion.graphs import configure_graphs
+from vllm.v1.diffusion.loops.cuda_graphs import configure_graphs
 from vllm.v1.diffusion.request.template import admit_template, check_room
 from vllm.v1.diffusion.request.params import check_extra_args
 from vllm.v1.diffusion.frontend.http_fields import check_request

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm.v1.diffusion.loop import BlockDiffusionLoop
+from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
 
 if TYPE_CHECKING:
     from torch import nn
