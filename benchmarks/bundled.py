@@ -18,8 +18,8 @@ from benchmarks.kernels.harness import machine
 
 if TYPE_CHECKING:
     from vllm import LLM
-    from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.demo.puzzles import Puzzle
+    from vllm.v1.diffusion.request.params import DiffusionParams
 
 MAX_TOKENS = 32
 

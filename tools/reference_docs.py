@@ -31,9 +31,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def parameters_page() -> str:
     """Return docs/parameters.md: what a request may say about its own denoising."""
     from vllm.v1.diffusion.families import FAMILIES
+    from vllm.v1.diffusion.policies import built_in_policies, get_policy
     from vllm.v1.diffusion.request.fields import parameters
     from vllm.v1.diffusion.request.params import DiffusionParams
-    from vllm.v1.diffusion.policies import built_in_policies, get_policy
 
     policies = {name: get_policy(name) for name in built_in_policies()}
     fields = []

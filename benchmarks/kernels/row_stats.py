@@ -14,7 +14,7 @@ import torch
 from harness import copy_bandwidth, machine, measure
 from torch import Tensor
 
-from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 VOCAB = 151936
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -52,7 +52,7 @@ def run(device: str, rows: int, dtype: str, repeat: int, compile_too: bool, band
 
     def kernel(temperature: float) -> list[Callable[[], object]]:
         t = ones * temperature
-        return [lambda x=x: ops.row_stats(x, t, ones, ids, ids, None, 0) for x in inputs]  # type: ignore[misc]
+        return [lambda x=x: row_stats(x, t, ones, ids, ids, None, 0) for x in inputs]  # type: ignore[misc]
 
     def calls(function: Callable[[Tensor], object]) -> list[Callable[[], object]]:
         return [lambda x=x: function(x) for x in inputs]  # type: ignore[misc]

@@ -14,8 +14,8 @@ import torch
 from harness import machine, measure
 from torch import Tensor
 
-from vllm.v1.diffusion.kernels import library as ops
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.kernels.unmask import unmask
 
 
 class Step:
@@ -51,7 +51,7 @@ class Step:
 
     def kernel(self) -> Tensor:
         self.reset()
-        return ops.unmask(
+        return unmask(
             self.token,
             self.confidence,
             self.entropy,

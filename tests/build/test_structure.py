@@ -1,8 +1,10 @@
-"""``docs/structure.md`` knows every part of the overlay and every suite."""
+"""``docs/structure.md`` knows every part of the overlay and every suite; its imports go down only."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,119 @@ def test_folders_are_on_the_map() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert (paths.ROOT / "docs" / target).is_file(), target
+
+
+DIFFUSION = paths.ROOT / "vllm" / "v1" / "diffusion"
+LEVELS = (
+    ("kernels", "message", "families", "bundled", "demo"),
+    ("policies", "layers"),
+    ("config",),
+    ("request",),
+    ("canvas", "core", "frontend", "cli"),
+    ("grammar",),
+    ("sampling",),
+    ("worker",),
+    ("loops",),
+)
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+WORKER_SIDE = {"canvas", "grammar", "sampling", "worker"}
+DOORS = {"__init__", "plugins"}  # They re-export, and nothing below imports them.
+MOST_MODULES = 14
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(DIFFUSION).parts[0].removesuffix(".py")
+
+
+def forbidden(room: str, target: str) -> str | None:
+    """Why a module in ``room`` may not import ``target``; None if it may."""
+    if target.split(".")[0] == "torch" and room in ("core", "request"):
+        return "needs no torch"
+    if not target.startswith("vllm.v1.diffusion."):
+        return None
+    other = target.split(".")[3]
+    if other in DOORS:
+        return "is below the door"
+    if other == room or other not in LEVEL:
+        return None
+    if LEVEL[other] >= LEVEL[room]:
+        return "is not above it"
+    if {room, other} & {"core"} and {room, other} & WORKER_SIDE:
+        return "is on the other side of the engine"
+    if other == "worker" and room != "loops":
+        return "is no loop"
+    if room == "layers" and other != "kernels":
+        return "may import kernels only"
+    if room == "policies" and not target.startswith("vllm.v1.diffusion.kernels.rules"):
+        return "may import kernels.rules only"
+    return None
+
+
+def test_every_room_has_a_level() -> None:
+    rooms = {room_of(path) for path in DIFFUSION.rglob("*.py")} - DOORS
+    assert rooms == set(LEVEL)
+
+
+def test_imports_go_down_only() -> None:
+    wrong = [
+        f"{path.relative_to(paths.ROOT)} imports {target}: {room_of(path)} {why}"
+        for path in sorted(DIFFUSION.rglob("*.py"))
+        if room_of(path) not in DOORS
+        for target in imports(path)
+        if (why := forbidden(room_of(path), target))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("room", "target"),
+    [
+        ("core", "vllm.v1.diffusion.sampling.sampler.DenoisingSampler"),
+        ("canvas", "vllm.v1.diffusion.core.plan.RequestPlan"),
+        ("kernels", "vllm.v1.diffusion.families.FAMILIES"),
+        ("policies", "vllm.v1.diffusion.kernels.row_stats.RowStats"),
+        ("request", "torch"),
+        ("loops", "vllm.v1.diffusion.plugins.GenerationLoop"),
+    ],
+)
+def test_the_rules_refuse_what_they_should(room: str, target: str) -> None:
+    assert forbidden(room, target)
+
+
+def test_no_folder_grows_without_end() -> None:
+    for folder in (DIFFUSION, *(path for path in DIFFUSION.rglob("*") if path.is_dir())):
+        modules = [path for path in folder.glob("*.py") if path.stem != "__init__"]
+        assert len(modules) <= MOST_MODULES, folder
+
+
+def test_the_loop_package_has_no_circle() -> None:
+    folder = paths.ROOT / "vllm" / "v1" / "generation_loop"
+    graph = {
+        path.stem: {
+            target.split(".")[3]
+            for target in imports(path)
+            if target.startswith("vllm.v1.generation_loop.") and target.count(".") > 3
+        }
+        - {path.stem}
+        for path in folder.glob("*.py")
+        if path.stem != "__init__"
+    }
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        found: set[str] = set()
+        rest = list(graph[name])
+        while rest:
+            other = rest.pop()
+            if other not in found:
+                found.add(other)
+                rest.extend(graph.get(other, ()))
+        reached[name] = found
+    assert not [name for name, found in reached.items() if name in found]

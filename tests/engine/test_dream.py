@@ -170,7 +170,7 @@ def test_a_response_longer_than_a_block_can_be(max_tokens: int | None) -> None:
     """It is refused by name, unless it names a block length; what fits is not."""
     from vllm import SamplingParams
     from vllm.engine.arg_utils import EngineArgs
-    from vllm.v1.diffusion.loops.block import FullDiffusionLoop
+    from vllm.v1.diffusion.loops.full import FullDiffusionLoop
 
     config = EngineArgs(model=str(FOLDER), max_model_len=8192, dtype="float32").create_engine_config()
     admit = FullDiffusionLoop().validate_params

@@ -17,7 +17,7 @@ from tests.kernels.linear_cases import check, make_case
 from tests.kernels.rope_cases import check_rope
 from tests.kernels.unmask_cases import random_state
 from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
-from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels.unmask import unmask
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
     for rows, vocab in ((3, 7), (2, 8193), (2, 20001)):
@@ -27,9 +27,9 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
         check_row_stats(logits, row_arguments(logits, 0.7), active=active)
         check_row_stats(logits[:, 1:], row_arguments(logits[:, 1:], 0.7))
 for seed in range(8):
-    ops.unmask(**random_state(seed).to(torch.device("cuda")).arguments())
+    unmask(**random_state(seed).to(torch.device("cuda")).arguments())
 for width in (1024, 2500):
-    ops.unmask(**random_state(0, width=width, requests=2).to(torch.device("cuda")).arguments())
+    unmask(**random_state(0, width=width, requests=2).to(torch.device("cuda")).arguments())
 for dtype in (torch.float16, torch.bfloat16):
     for head in (64, 80, 96, 128):
         requests = [(37, 0, 4), (0, 0, 4), (24, 100, 6), (64, 32, 32)]

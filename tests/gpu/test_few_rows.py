@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.gpu.test_golden import GRAPHS, engine
-from vllm.v1.diffusion.worker import model_state
-from vllm.v1.diffusion.layers import skinny_layers
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.demo.puzzles import TASKS, make_puzzle
+from vllm.v1.diffusion.layers import skinny_layers
+from vllm.v1.diffusion.worker import model_state
 
 
 def answers(family: str, fused: bool) -> list[list[int]]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from vllm.v1.diffusion.kernels import block_causal as attention_ops
-
 from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.kernels.tolerances import TOLERANCES
 

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion.kernels import library as ops
-
 from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
 from vllm.v1.diffusion.kernels.tolerances import TOLERANCES
 
 STATS = ("sample_prob", "top1", "top2", "entropy", "lse")
@@ -44,9 +43,9 @@ def row_arguments(
     }
 
 
-def assert_stats(actual: ops.RowStats, expected: tuple[Tensor, ...], note: str = "") -> None:
+def assert_stats(actual: RowStats, expected: tuple[Tensor, ...], note: str = "") -> None:
     """Ids equal, numbers within the tolerance table."""
-    wanted = ops.RowStats(*expected)
+    wanted = RowStats(*expected)
     for name in ("argmax", "sample"):
         got, want = getattr(actual, name), getattr(wanted, name)
         assert got.dtype == torch.int64
@@ -71,9 +70,9 @@ def check_row_stats(
     active: Tensor | None = None,
     banned: int = -1,
     note: str = "",
-) -> ops.RowStats:
+) -> RowStats:
     """Runs the kernel, compares it with the float64 reference and returns what it gave."""
-    actual = ops.row_stats(logits, **arguments, active=active, banned=banned)
+    actual = row_stats(logits, **arguments, active=active, banned=banned)
     expected = reference.row_stats(logits, **arguments, active=active, banned=banned)
     assert_stats(actual, expected, note)
     return actual

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
-
 from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
 from vllm.v1.diffusion.kernels.tolerances import TOLERANCES
 
 

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vllm.v1.diffusion.kernels import reference
-
 from vllm.v1.diffusion.kernels import qk_norm_rope_cache as rope_ops
+from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.kernels.tolerances import TOLERANCES
 
 EPSILON = 1e-6

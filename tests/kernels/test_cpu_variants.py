@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from tests.kernels.kernel_cases import assert_stats, make_logits, row_arguments
-from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 CHILD = """
 import pickle, sys, torch
 from pathlib import Path
-from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels.row_stats import row_stats
 cases = pickle.loads(Path(sys.argv[1]).read_bytes())
-results = [tuple(ops.row_stats(logits, **arguments)) for logits, arguments in cases]
+results = [tuple(row_stats(logits, **arguments)) for logits, arguments in cases]
 Path(sys.argv[2]).write_bytes(pickle.dumps(results))
 """
 RUNTIMES = """
@@ -29,9 +29,9 @@ def runtimes():
     names = {line.split()[-1] for line in open("/proc/self/maps")}
     return {x for x in names if "gomp" in x or "iomp" in x or "libomp" in x}
 before = runtimes()
-from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels.row_stats import row_stats
 x = torch.zeros(64, 9000)
-ops.row_stats(x, torch.ones(64), torch.ones(64), *[torch.ones(64, dtype=torch.int64)] * 2)
+row_stats(x, torch.ones(64), torch.ones(64), *[torch.ones(64, dtype=torch.int64)] * 2)
 assert before and runtimes() == before, (before, runtimes())
 """
 
@@ -57,7 +57,7 @@ def test_thread_count_changes_nothing(rows: int) -> None:
     try:
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
-            results.append(ops.row_stats(logits, **arguments, banned=17))
+            results.append(row_stats(logits, **arguments, banned=17))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -91,7 +91,7 @@ def test_instruction_sets_agree(isa: str, needs: set[str], tmp_path: Path) -> No
     )
     results = pickle.loads((tmp_path / "out").read_bytes())
     for (logits, arguments), expected in zip(cases, results, strict=True):
-        assert_stats(ops.row_stats(logits, **arguments), expected, note=isa)
+        assert_stats(row_stats(logits, **arguments), expected, note=isa)
 
 
 def test_unknown_instruction_set_is_refused(tmp_path: Path) -> None:

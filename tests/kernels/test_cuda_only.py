@@ -8,8 +8,9 @@ from tests.kernels.attention_cases import assert_close, check_attention, make_ba
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
 from tests.kernels.unmask_cases import oracle, random_state
 from vllm.v1.diffusion.kernels import block_causal as attention_ops
-from vllm.v1.diffusion.kernels import library as ops
 from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
+from vllm.v1.diffusion.kernels.unmask import unmask
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -20,9 +21,9 @@ def test_cpu_and_cuda_draw_the_same_ids(dtype: torch.dtype) -> None:
     for vocab, scale in ((64, 0.0), (50257, 0.5), (151936, 3.0)):
         logits = make_logits(40, vocab, dtype, scale=scale)
         arguments = row_arguments(logits, [0.5, 1.0, 0.0, 2.0])
-        on_cpu = ops.row_stats(logits, **arguments, banned=5)
+        on_cpu = row_stats(logits, **arguments, banned=5)
         moved = {k: v.cuda() for k, v in arguments.items()}
-        on_cuda = ops.row_stats(logits.cuda(), **moved, banned=5)
+        on_cuda = row_stats(logits.cuda(), **moved, banned=5)
         assert torch.equal(on_cpu.sample, on_cuda.sample.cpu())
         assert torch.equal(on_cpu.argmax, on_cuda.argmax.cpu())
 
@@ -33,10 +34,10 @@ def test_the_address_of_a_row_does_not_matter(dtype: torch.dtype, shift: int) ->
     """Bit for bit the same from every alignment, at the end of an allocation too."""
     row = make_logits(1, 10007, dtype).cuda()
     arguments = row_arguments(row, 1.0)
-    aligned = ops.row_stats(row, **arguments)
+    aligned = row_stats(row, **arguments)
     moved = torch.empty(shift + 10007, dtype=dtype, device="cuda")[shift:]
     moved.copy_(row[0])
-    shifted = ops.row_stats(moved[None], **arguments)
+    shifted = row_stats(moved[None], **arguments)
     for name in aligned._fields:
         assert torch.equal(getattr(aligned, name), getattr(shifted, name)), name
 
@@ -48,14 +49,14 @@ def test_graph_capture_and_replay() -> None:
     logits = torch.zeros(rows, 5000, dtype=torch.bfloat16, device="cuda")
     arguments = row_arguments(logits, [1.0, 0.0])
 
-    def step() -> tuple[ops.RowStats, torch.Tensor]:
-        stats = ops.row_stats(logits, **arguments, banned=4999)
+    def step() -> tuple[RowStats, torch.Tensor]:
+        stats = row_stats(logits, **arguments, banned=4999)
         fields = state.arguments() | {
             "token": stats.sample,
             "confidence": stats.sample_prob,
             "entropy": stats.entropy,
         }
-        return stats, ops.unmask(**fields)
+        return stats, unmask(**fields)
 
     initial = state.clone()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -92,7 +93,7 @@ def test_runs_on_the_current_stream() -> None:
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]
         logits.copy_(wanted.cuda(non_blocking=True))
-        stats = ops.row_stats(logits, **arguments)
+        stats = row_stats(logits, **arguments)
     stream.synchronize()
     assert torch.equal(stats.argmax.cpu(), wanted.argmax(-1))
 
@@ -103,8 +104,8 @@ def test_no_synchronisation() -> None:
     arguments = row_arguments(logits, 1.0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        ops.row_stats(logits, **arguments)
-        ops.unmask(**state.arguments())
+        row_stats(logits, **arguments)
+        unmask(**state.arguments())
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -115,7 +116,7 @@ def test_no_buffer_of_the_size_of_the_logits() -> None:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    ops.row_stats(logits, **arguments)
+    row_stats(logits, **arguments)
     assert torch.cuda.max_memory_allocated() - before < logits.nbytes / 100
 
 
@@ -125,7 +126,7 @@ def test_a_slot_out_of_range_is_left_alone() -> None:
     state.slots[2] = 1000
     state.rule[state.slots[0]] = 7
     before = state.canvas.clone()
-    remaining = ops.unmask(**state.arguments()).tolist()
+    remaining = unmask(**state.arguments()).tolist()
     assert remaining[0] == remaining[2] == -1
     assert torch.equal(state.canvas[state.slots[0]], before[state.slots[0]])
 

@@ -18,8 +18,8 @@ from vllm.model_executor.models.qwen2 import Qwen2Attention
 from vllm.model_executor.models.qwen3 import Qwen3Attention
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
-from vllm.v1.diffusion.layers import fused_attention
 from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.layers import fused_attention
 from vllm.v1.diffusion.layers.fused_attention import fuse_attention
 
 HEADS, KV_HEADS, HEAD, HIDDEN, PAGE = 4, 2, 64, 32, 16

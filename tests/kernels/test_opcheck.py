@@ -12,7 +12,8 @@ import torch
 from tests.kernels.attention_cases import make_batch
 from tests.kernels.kernel_cases import make_logits, row_arguments
 from tests.kernels.unmask_cases import random_state
-from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels import library
+from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -48,7 +49,7 @@ def test_compiles_into_one_graph(device: torch.device) -> None:
     """Traced with the fakes, without a break, and with the mutations kept."""
 
     def step(logits: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
-        stats = ops.row_stats(logits * 2, **arguments)
+        stats = row_stats(logits * 2, **arguments)
         return stats.top1 - stats.top2
 
     logits = make_logits(5, 300).to(device)
@@ -58,13 +59,11 @@ def test_compiles_into_one_graph(device: torch.device) -> None:
 
 
 def test_missing_library_is_told_in_a_sentence(tmp_path: Path) -> None:
-    package = tmp_path / "vllm" / "v1" / "diffusion"
+    package = tmp_path / "vllm" / "v1" / "diffusion" / "kernels"
     package.mkdir(parents=True)
-    for folder in (package.parent.parent, package.parent, package):
+    for folder in (package, *list(package.parents)[:3]):
         (folder / "__init__.py").touch()
-    source = Path(ops.__file__)
-    for name in ("ops.py", "rules.py"):
-        (package / name).write_text(source.with_name(name).read_text())
+    (package / "library.py").write_text(Path(library.__file__).read_text())
     done = subprocess.run(
         [sys.executable, "-c", "import vllm.v1.diffusion.kernels.library"],
         cwd=tmp_path,

@@ -13,8 +13,8 @@ import torch
 from tests.kernels.attention_cases import assert_close, make_batch
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
-from vllm.v1.diffusion.layers import prefill_attention
 from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.layers import prefill_attention
 from vllm.v1.diffusion.layers.prefill_attention import BlockCausalAttentionImpl, PrefillAttention
 
 

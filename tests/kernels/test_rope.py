@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.kernels.rope_cases import EPSILON, POSITIONS, check_rope, make_rope_case
-from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.kernels import qk_norm_rope_cache as rope_ops
+from vllm.v1.diffusion.kernels import reference
 
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 hopper_only = pytest.mark.skipif(

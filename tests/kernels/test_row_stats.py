@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
-from vllm.v1.diffusion.kernels import library as ops
+from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 INF = math.inf
@@ -170,7 +170,7 @@ def test_inactive_rows_are_not_read(device: torch.device) -> None:
     logits = make_logits(12, 6000).to(device)
     arguments = row_arguments(logits, [0.0, 1.0])
     active = torch.tensor([True, False, False, True] * 3, device=device)
-    every = ops.row_stats(logits, **arguments)
+    every = row_stats(logits, **arguments)
     logits[~active] = math.nan
     stats = check_row_stats(logits, arguments, active=active)
     for name, value in stats._asdict().items():
@@ -183,7 +183,7 @@ def test_inactive_rows_are_not_read(device: torch.device) -> None:
 
 def test_no_rows(device: torch.device) -> None:
     logits = torch.empty(0, 100, device=device)
-    stats = ops.row_stats(logits, **row_arguments(logits))
+    stats = row_stats(logits, **row_arguments(logits))
     assert all(x.shape == (0,) for x in stats)
 
 
@@ -207,4 +207,4 @@ def test_bad_arguments_are_refused(change: dict[str, object], message: str) -> N
     logits = torch.zeros(4, 8)
     arguments: dict[str, object] = {"logits": logits, **row_arguments(logits), **change}
     with pytest.raises(RuntimeError, match=message):
-        ops.row_stats(**arguments)  # type: ignore[arg-type]
+        row_stats(**arguments)  # type: ignore[arg-type]

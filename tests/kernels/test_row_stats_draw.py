@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
-from vllm.v1.diffusion.kernels import library as ops
 from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 
 def philox(counter: list[int], key: list[int]) -> list[int]:
@@ -97,7 +97,7 @@ def test_distribution(device: torch.device, temperature: float, vocab: int) -> N
     offset = torch.arange(draws, device=device)
     ones = torch.ones(draws, device=device)
     seed = torch.full_like(offset, 1234)
-    sample = ops.row_stats(logits, ones * temperature, ones, seed, offset).sample.cpu()
+    sample = row_stats(logits, ones * temperature, ones, seed, offset).sample.cpu()
     expected = (row / temperature).double().softmax(-1) * draws
     counts = torch.bincount(sample, minlength=vocab).double()
     assert counts[7] == 0
@@ -117,8 +117,8 @@ def test_seeds_give_independent_draws(device: torch.device) -> None:
     logits = torch.zeros(draws, vocab, device=device)
     ones, ids = torch.ones(draws, device=device), torch.arange(draws, device=device)
     zeros = torch.zeros_like(ids)
-    by_seed = ops.row_stats(logits, ones, ones, ids, zeros).sample
-    by_offset = ops.row_stats(logits, ones, ones, zeros, ids).sample
+    by_seed = row_stats(logits, ones, ones, ids, zeros).sample
+    by_offset = row_stats(logits, ones, ones, zeros, ids).sample
     deviation = 5 * math.sqrt(draws / vocab * (1 - 1 / vocab))
     for a, b in [(by_seed[1:], by_seed[:-1]), (by_offset[1:], by_offset[:-1]), (by_seed, by_offset)]:
         assert abs((a == b).sum().item() - len(a) / vocab) < deviation
@@ -129,13 +129,13 @@ def test_a_row_does_not_depend_on_its_batch(device: torch.device, vocab: int) ->
     """Alone (spread by slices), among many (spread by rows), in another order: the same bits."""
     logits = make_logits(70, vocab, torch.bfloat16, scale=2.0).to(device)
     arguments = row_arguments(logits, [1.0, 0.0, 0.7], [1.0, 0.7])
-    batch = ops.row_stats(logits, **arguments, banned=3)
+    batch = row_stats(logits, **arguments, banned=3)
     order = torch.randperm(70, generator=torch.Generator().manual_seed(0)).to(device)
-    shuffled = ops.row_stats(logits[order], **{k: v[order] for k, v in arguments.items()}, banned=3)
+    shuffled = row_stats(logits[order], **{k: v[order] for k, v in arguments.items()}, banned=3)
     for name in batch._fields:
         assert torch.equal(getattr(batch, name)[order], getattr(shuffled, name)), name
     for i in range(0, 70, 7):
         own = {k: v[i : i + 1] for k, v in arguments.items()}
-        alone = ops.row_stats(logits[i : i + 1], **own, banned=3)
+        alone = row_stats(logits[i : i + 1], **own, banned=3)
         for name in batch._fields:
             assert torch.equal(getattr(batch, name)[i : i + 1], getattr(alone, name)), name

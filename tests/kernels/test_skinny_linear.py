@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.kernels.linear_cases import Case, check, make_case
-from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
 from vllm.v1.diffusion.kernels import reference
+from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
 from vllm.v1.diffusion.kernels.tolerances import TOLERANCES
 
 cuda_only = pytest.mark.skipif(

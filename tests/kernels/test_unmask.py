@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.kernels.unmask_cases import MASK, State, one_request, oracle, random_state
-from vllm.v1.diffusion.kernels import library as ops
 from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.kernels.unmask import unmask
 
 NAN, INF = math.nan, math.inf
 
@@ -18,7 +18,7 @@ def settled(state: State, device: torch.device) -> list[int]:
     """Runs one step of `one_request`; returns the positions it settled."""
     state = state.to(device)
     masked, step = state.masked.clone(), int(state.step[1])
-    remaining = ops.unmask(**state.arguments())
+    remaining = unmask(**state.arguments())
     changed = (masked & ~state.masked)[1].nonzero()[:, 0].tolist()
     n = len(state.token)
     assert remaining.tolist() == [int(state.masked[1, :n].sum())]
@@ -96,7 +96,7 @@ def test_entropy_bounded_by_hand(
 def test_nothing_masked_changes_nothing(device: torch.device) -> None:
     state = one_request(Rule.STATIC, [0.5, 0.6], masked=[False, False]).to(device)
     before = state.clone()
-    assert ops.unmask(**state.arguments()).tolist() == [0]
+    assert unmask(**state.arguments()).tolist() == [0]
     assert torch.equal(state.step, before.step) and torch.equal(state.canvas, before.canvas)
 
 
@@ -104,10 +104,10 @@ def test_no_requests_and_empty_requests(device: torch.device) -> None:
     state = one_request(Rule.STATIC, [0.5, 0.6])
     state.slots = torch.tensor([], dtype=torch.int64)
     state.row_start = torch.tensor([0], dtype=torch.int32)
-    assert ops.unmask(**state.to(device).arguments()).shape == (0,)
+    assert unmask(**state.to(device).arguments()).shape == (0,)
     state.slots = torch.tensor([2, 0])
     state.row_start = torch.tensor([1, 1, 1], dtype=torch.int32)
-    assert ops.unmask(**state.to(device).arguments()).tolist() == [0, 0]
+    assert unmask(**state.to(device).arguments()).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -118,7 +118,7 @@ def test_mixed_calls(device: torch.device, seed: int) -> None:
     kernel = state.to(device)
     expected = oracle(by_python)
     assert reference.unmask(**by_torch.arguments()).tolist() == expected
-    assert ops.unmask(**kernel.arguments()).tolist() == expected
+    assert unmask(**kernel.arguments()).tolist() == expected
     for name, value in by_python.arguments().items():
         for other in (by_torch, kernel):
             assert torch.equal(getattr(other, name).cpu().nan_to_num(), value.nan_to_num()), name
@@ -129,7 +129,7 @@ def test_every_rule_but_given_comes_to_an_end(device: torch.device, seed: int) -
     state = random_state(1000 + seed, rules=[1, 2, 3, 4, 5, 6], width=33, requests=6).to(device)
     remaining = [34] * 6
     while any(remaining):
-        left = ops.unmask(**state.arguments()).tolist()
+        left = unmask(**state.arguments()).tolist()
         assert all(a < b or a == b == 0 for a, b in zip(left, remaining, strict=True))
         remaining = left
 
@@ -141,7 +141,7 @@ def test_wide_canvases(device: torch.device, rule: Rule, width: int) -> None:
     state.masked[:] = True
     expected = oracle(by_python := state.clone())
     kernel = state.to(device)
-    assert ops.unmask(**kernel.arguments()).tolist() == expected
+    assert unmask(**kernel.arguments()).tolist() == expected
     assert torch.equal(kernel.canvas.cpu(), by_python.canvas)
 
 
@@ -149,7 +149,7 @@ def test_many_requests(device: torch.device) -> None:
     state = random_state(11, width=8, requests=700)
     expected = oracle(by_python := state.clone())
     kernel = state.to(device)
-    assert ops.unmask(**kernel.arguments()).tolist() == expected
+    assert unmask(**kernel.arguments()).tolist() == expected
     assert torch.equal(kernel.canvas.cpu(), by_python.canvas)
     assert torch.equal(kernel.step.cpu(), by_python.step)
 
@@ -173,4 +173,4 @@ def test_many_requests(device: torch.device) -> None:
 def test_bad_arguments_are_refused(change: dict[str, torch.Tensor], message: str) -> None:
     state = one_request(Rule.STATIC, [0.1, 0.2, 0.3])
     with pytest.raises(RuntimeError, match=message):
-        ops.unmask(**{**state.arguments(), **change})
+        unmask(**{**state.arguments(), **change})

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 
 from vllm.distributed import get_tensor_model_parallel_rank
-from vllm.v1.diffusion.policies import CanvasView, Choice, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies import CanvasView, Choice, PositionStats, UnmaskingPolicy
 
 
 def install(folder: Path) -> Path:

@@ -9,10 +9,11 @@ import pytest
 
 from vllm import SamplingParams
 from vllm.v1.diffusion.config import MaskedDiffusionConfig
-from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
+from vllm.v1.diffusion.core.plan import Outcome, RequestPlan
+from vllm.v1.diffusion.request.decoding import Decoding, foreseen_steps
 from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.request.params import DiffusionParams, check_extra_args
-from vllm.v1.diffusion.core.plan import Outcome, RequestPlan, foreseen_steps
+from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 CONFIG = MaskedDiffusionConfig(
     block_length=8, algorithm="low_confidence_static", threshold=0.9, edit_threshold=0.7, mask_token_id=1

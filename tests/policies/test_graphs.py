@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from vllm.v1.diffusion.worker.block_sequences import BlockSequences, GraphSequences
 from vllm.v1.diffusion.loops.cuda_graphs import capture_sizes
+from vllm.v1.diffusion.worker.block_sequences import BlockSequences, GraphSequences
 
 
 @pytest.mark.parametrize("block_length", [1, 4, 5, 32, 100])

@@ -13,7 +13,7 @@ from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.diffusion.core.full_scheduler import FullDiffusionScheduler
-from vllm.v1.diffusion.loops.block import FullDiffusionLoop
+from vllm.v1.diffusion.loops.full import FullDiffusionLoop
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus

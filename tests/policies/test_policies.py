@@ -8,10 +8,10 @@ import itertools
 import pytest
 import torch
 
-from vllm.v1.diffusion.kernels.library import unmask
+from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.kernels.unmask import unmask
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy, get_policy, known_policies
 from vllm.v1.diffusion.policies.base import scheduled_count
-from vllm.v1.diffusion.kernels.rules import Rule
 
 SCHEDULED = {"low_confidence_static", "random", "sequential"}
 TIMED = {"entropy", "maskgit_plus", "topk_margin"}

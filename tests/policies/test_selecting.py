@@ -136,7 +136,7 @@ def test_credit() -> None:
 
 
 def test_credit_forgets_what_float32_cannot_tell() -> None:
-    from vllm.v1.diffusion.policies.credit import DECAY, HORIZON
+    from vllm.v1.diffusion.policies.adaptive.credit import DECAY, HORIZON
 
     left = sum(DECAY**age for age in range(HORIZON, 10 * HORIZON))
     assert torch.tensor(1.0, dtype=torch.float32) + left == 1.0

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.core.plan import Outcome, RequestPlan, computed_after
+from vllm.v1.diffusion.request.decoding import Decoding
 
 
 def plan(algorithm: str, steps: int = 2, block_length: int = 4) -> RequestPlan:

@@ -12,8 +12,8 @@ from tests.server.conftest import MODEL
 from tests.server.requests_ import SOLVED, SUDOKU
 from tools.compatibility import Row, request_rows, shown
 from tools.compatibility_fields import KINDS
-from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.frontend.http_fields import ASKS_NOTHING, LABELS, RULES, check_request
+from vllm.v1.diffusion.request.fields import ParameterError
 
 
 @pytest.fixture(scope="module")

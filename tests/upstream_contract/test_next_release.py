@@ -22,8 +22,8 @@ except BuildError:
 if load("vllm:__version__").partition("+")[0] != NEXT:
     pytest.skip("this is the pinned release", allow_module_level=True)
 
-from vllm.v1.diffusion.message.failures import with_failures
 from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
+from vllm.v1.diffusion.message.failures import with_failures
 from vllm.v1.worker.cpu import runner_kernels
 from vllm.v1.worker.gpu import block_table, input_batch
 

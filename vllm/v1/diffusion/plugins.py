@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm.v1.diffusion.config import resolve_diffusion_config
-    from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
     from vllm.v1.diffusion.families import Family, family_of_architectures, register_family
-    from vllm.v1.diffusion.worker.full_model_state import FullDiffusionModelState
-    from vllm.v1.diffusion.loops.block import BlockDiffusionLoop, FullDiffusionLoop
-    from vllm.v1.diffusion.worker.model_state import DiffusionModelState
-    from vllm.v1.diffusion.policies.noise import gumbel, uniform
-    from vllm.v1.diffusion.request.params import DiffusionParams
+    from vllm.v1.diffusion.kernels.rules import Rule
+    from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
+    from vllm.v1.diffusion.loops.full import FullDiffusionLoop
+    from vllm.v1.diffusion.loops.shifted import ShiftedBlockDiffusionLoop
     from vllm.v1.diffusion.policies.base import (
         CanvasView,
         Choice,
@@ -27,15 +25,19 @@ if TYPE_CHECKING:
         ScheduledPolicy,
         UnmaskingPolicy,
     )
-    from vllm.v1.diffusion.kernels.rules import Rule
-    from vllm.v1.diffusion.loops.shifted import ShiftedBlockDiffusionLoop
+    from vllm.v1.diffusion.policies.noise import gumbel, uniform
+    from vllm.v1.diffusion.request.decoding import Decoding
+    from vllm.v1.diffusion.request.params import DiffusionParams
+    from vllm.v1.diffusion.request.resolve import resolve_decoding
+    from vllm.v1.diffusion.worker.full_model_state import FullDiffusionModelState
+    from vllm.v1.diffusion.worker.model_state import DiffusionModelState
     from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
 
 _HOME = {
     "GENERATION_LOOP_API": "vllm.v1.generation_loop.interface",
     "GenerationLoop": "vllm.v1.generation_loop.interface",
     "BlockDiffusionLoop": "vllm.v1.diffusion.loops.block",
-    "FullDiffusionLoop": "vllm.v1.diffusion.loops.block",
+    "FullDiffusionLoop": "vllm.v1.diffusion.loops.full",
     "ShiftedBlockDiffusionLoop": "vllm.v1.diffusion.loops.shifted",
     "DiffusionModelState": "vllm.v1.diffusion.worker.model_state",
     "FullDiffusionModelState": "vllm.v1.diffusion.worker.full_model_state",
@@ -52,7 +54,7 @@ _HOME = {
     "register_family": "vllm.v1.diffusion.families",
     "DiffusionParams": "vllm.v1.diffusion.request.params",
     "Decoding": "vllm.v1.diffusion.request.decoding",
-    "resolve_decoding": "vllm.v1.diffusion.request.decoding",
+    "resolve_decoding": "vllm.v1.diffusion.request.resolve",
     "resolve_diffusion_config": "vllm.v1.diffusion.config",
 }
 

@@ -15,20 +15,21 @@ import torch
 
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
+from vllm.v1.generation_loop.checks import LOGIT_DTYPES, check_forward, check_rows, check_step
 from vllm.v1.generation_loop.errors import (
     RequestRefusedError,
     describe,
     message_of,
 )
 from vllm.v1.generation_loop.guarded_classes import (
-    GuardedScheduler,
     GuardedState,
     guarded,
 )
 from vllm.v1.generation_loop.interface import GenerationLoop
-from vllm.v1.generation_loop.ranks import is_plug_in, together, vocabulary, watch
+from vllm.v1.generation_loop.plug_ins import is_plug_in
+from vllm.v1.generation_loop.ranks import together, vocabulary, watch
 from vllm.v1.generation_loop.recovery import fail_batch, fail_refused
-from vllm.v1.generation_loop.stages import hidden_instead, is_last_stage
+from vllm.v1.generation_loop.stages import hidden_instead
 
 if TYPE_CHECKING:
     import torch.nn as nn
@@ -43,10 +44,7 @@ if TYPE_CHECKING:
 
 logger = init_logger(__name__)
 
-_SCHEDULER = "vllm.v1.generation_loop.guard.make_scheduler"
-
-
-_LOGITS = (torch.float32, torch.float16, torch.bfloat16)
+_SCHEDULER = "vllm.v1.generation_loop.scheduler_factory.make_scheduler"
 
 
 class GuardedLoop(GenerationLoop):
@@ -114,14 +112,15 @@ class GuardedLoop(GenerationLoop):
         """See :meth:`GenerationLoop.scheduler_cls`.
 
         Returns:
-            The path of the class; of :func:`make_scheduler` where it is a plug-in's.
+            The path of the class; that of ``scheduler_factory.make_scheduler`` where it is a plug-in's.
         """
-        cls = self._scheduler_cls(vllm_config)
+        cls = self.resolved_scheduler(vllm_config)
         if cls is None:
             return None
         return _SCHEDULER if is_plug_in(cls) else f"{cls.__module__}.{cls.__qualname__}"
 
-    def _scheduler_cls(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | None:
+    def resolved_scheduler(self, vllm_config: VllmConfig) -> type[SchedulerInterface] | None:
+        """The loop's scheduler as a class; None for upstream's."""
         from vllm.utils.import_utils import resolve_obj_by_qualname
         from vllm.v1.core.sched.interface import SchedulerInterface
 
@@ -146,7 +145,7 @@ class GuardedLoop(GenerationLoop):
         try:
             result = self.loop.step(core)
             if self.overrides("step"):
-                _check_step(result)
+                check_step(result)
             return result
         except Exception as error:
             message = message_of(error)
@@ -189,7 +188,7 @@ class GuardedLoop(GenerationLoop):
 
         def call() -> Any:
             output = self.loop.forward(model, inputs)
-            _check_forward(output, num_tokens)
+            check_forward(output, num_tokens)
             return output
 
         return together(self.name, "forward", call, lambda: hidden_instead(model, inputs["positions"]))
@@ -201,8 +200,8 @@ class GuardedLoop(GenerationLoop):
 
         def call() -> torch.Tensor:
             logits = self.loop.compute_logits(model, hidden_states)
-            _check_rows("logits", logits, len(hidden_states), vocabulary(model))
-            if logits.dtype not in _LOGITS:
+            check_rows("logits", logits, len(hidden_states), vocabulary(model))
+            if logits.dtype not in LOGIT_DTYPES:
                 raise TypeError(f"logits of {logits.dtype} returned, not of float32, float16 or bfloat16")
             return logits
 
@@ -210,21 +209,6 @@ class GuardedLoop(GenerationLoop):
             return torch.zeros(len(hidden_states), vocabulary(model) or 1, device=hidden_states.device)
 
         return together(self.name, "compute_logits", call, instead)
-
-
-def make_scheduler(**kwargs: Any) -> SchedulerInterface:
-    """Makes the scheduler of a plug-in's loop, in the engine core.
-
-    Args:
-        **kwargs: What upstream makes a scheduler from.
-    """
-    from vllm.v1.generation_loop.registry import get_generation_loop
-
-    loop = get_generation_loop(kwargs["vllm_config"])
-    assert isinstance(loop, GuardedLoop)
-    cls = loop._scheduler_cls(kwargs["vllm_config"])
-    assert cls is not None
-    return guarded(cls, loop.name, GuardedScheduler)(**kwargs)
 
 
 class _naming:
@@ -266,28 +250,3 @@ def _require_forward(guard: GuardedLoop, vllm_config: VllmConfig) -> None:
                 f"{option} is not supported with generation_loop={guard.name!r}, which "
                 f"overrides {methods}: it calls the model without them."
             )
-
-
-def _check_step(result: Any) -> None:
-    outputs, executed = result
-    if not (outputs is None or isinstance(outputs, dict)) or not isinstance(executed, bool):
-        raise TypeError(f"step returned {result!r}, not (outputs by client index or None, bool)")
-
-
-def _check_forward(output: Any, num_tokens: int) -> None:
-    from vllm.sequence import IntermediateTensors
-
-    if not is_last_stage():
-        if not isinstance(output, IntermediateTensors):
-            raise TypeError(f"{type(output).__name__} returned, not hidden states for the next stage")
-        for tensor in output.tensors.values():
-            _check_rows("hidden states", tensor, num_tokens)
-        return
-    _check_rows("hidden states", output[0] if isinstance(output, tuple) else output, num_tokens)
-
-
-def _check_rows(what: str, tensor: Any, rows: int, width: int | None = None) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{type(tensor).__name__} returned, not {what}")
-    if tensor.dim() != 2 or len(tensor) != rows or width not in (None, tensor.shape[1]):
-        raise ValueError(f"{what} of shape {list(tensor.shape)} returned, not [{rows}, {width or 'n'}]")

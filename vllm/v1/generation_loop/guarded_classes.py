@@ -11,7 +11,8 @@ import torch
 
 from vllm.logger import init_logger
 from vllm.v1.generation_loop.errors import GenerationLoopError, describe
-from vllm.v1.generation_loop.ranks import is_plug_in, together
+from vllm.v1.generation_loop.plug_ins import is_plug_in
+from vllm.v1.generation_loop.ranks import together
 from vllm.v1.request import Request, RequestStatus
 
 logger = init_logger(__name__)

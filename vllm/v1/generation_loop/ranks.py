@@ -31,11 +31,6 @@ _ALWAYS = ".remove_request"
 """Called after a failure too: what a request held must be given back."""
 
 
-def is_plug_in(cls: type) -> bool:
-    """Whether a class is not of this distribution."""
-    return cls.__module__.partition(".")[0] != "vllm"
-
-
 def together(loop: str, method: str, call: Callable[[], T], instead: Callable[[], T]) -> T:
     """Calls into a plug-in on every rank.
 

@@ -23,7 +23,7 @@ _ADVANCING = ("step", "scheduler_cls", "model_state_cls")
 _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
     "block_diffusion": "vllm.v1.diffusion.loops.block:BlockDiffusionLoop",
-    "full_diffusion": "vllm.v1.diffusion.loops.block:FullDiffusionLoop",
+    "full_diffusion": "vllm.v1.diffusion.loops.full:FullDiffusionLoop",
     "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
 }
 

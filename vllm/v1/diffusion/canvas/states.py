@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.tables import SlotFlags, SlotTables
+from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.template import HOLE
-from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
-from vllm.v1.diffusion.kernels.rules import Rule
-from vllm.v1.diffusion.canvas.tables import SlotFlags, SlotTables
 from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.states import RequestState
 

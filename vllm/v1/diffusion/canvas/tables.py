@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.core.plan import foreseen_steps
+from vllm.v1.diffusion.request.decoding import Decoding, foreseen_steps
 
 
 class SlotTables:

@@ -15,8 +15,8 @@ from vllm.v1.diffusion.request.fields import parameters
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.v1.diffusion.config import Setting
-    from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.policies import UnmaskingPolicy
+    from vllm.v1.diffusion.request.params import DiffusionParams
 
 _COMMAND_LINE = "command line"
 
@@ -105,7 +105,7 @@ def _check(given: DiffusionParams, resolved: dict[str, Any]) -> None:
     """Refuses parameters that a request would be refused for."""
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
-    from vllm.v1.diffusion.request.decoding import resolve_decoding
+    from vllm.v1.diffusion.request.resolve import resolve_decoding
 
     config = MaskedDiffusionConfig(**resolved)
     resolve_decoding(SamplingParams(extra_args=given.to_extra_args()), config)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.cli.options import diffusion_params
 from vllm.v1.diffusion.cli.pieces import Piece, pieces
-from vllm.v1.diffusion.request.decoding import resolve_decoding
+from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -19,8 +19,8 @@ from vllm.v1.diffusion.cli.engine import Engine, UsageError
 from vllm.v1.diffusion.cli.progress import progress
 from vllm.v1.diffusion.cli.quiet import EngineLog, quiet
 from vllm.v1.diffusion.cli.trace_page import TracedRequest, TraceFile
-from vllm.v1.diffusion.request.template import split_prompt
 from vllm.v1.diffusion.demo.puzzles import TASKS, Puzzle, make_puzzle
+from vllm.v1.diffusion.request.template import split_prompt
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput

@@ -14,9 +14,9 @@ from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.diffusion.config import end_tokens, family_of
-from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.core.plan import DRAFT, CanvasPlan, set_window
 from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
-from vllm.v1.diffusion.core.plan import CACHED, DRAFT, CanvasPlan, set_window
+from vllm.v1.diffusion.request.decoding import CACHED, Decoding
 from vllm.v1.request import Request
 
 

@@ -14,18 +14,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.policies import get_policy
-from vllm.v1.generation_loop.ranks import is_plug_in
+from vllm.v1.diffusion.request.decoding import CACHED, Decoding, foreseen_steps
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
 
 DRAFT = -1
 """Stands for a canvas position among upstream's draft tokens."""
-
-CACHED = ("prefix", "dual")
-"""Cache modes in which a block's later steps begin at the block."""
 
 
 def block_start(position: int, block_length: int) -> int:
@@ -46,27 +41,6 @@ def computed_after(window_end: int, known: int, block_length: int) -> int:
         block_length: Tokens a block.
     """
     return min(window_end, known) // block_length * block_length
-
-
-def foreseen_steps(
-    decoding: Decoding, masked: int, block_length: int | None = None, first_alone: bool = False
-) -> int | None:
-    """Denoising steps that a block takes, where that does not depend on the model.
-
-    Args:
-        decoding: How the request is denoised.
-        masked: Masks that the block begins with.
-        block_length: Tokens of the block, where a canvas ends inside it.
-        first_alone: Whether the first step settles the first mask and no other.
-    """
-    policy = get_policy(decoding.algorithm)
-    if not decoding.foreseeable or (decoding.cache in CACHED and is_plug_in(type(policy))):
-        # Where a window may begin at the block, a policy that fails must not break the plan.
-        return None
-    done = min(masked, int(first_alone))
-    length = decoding.block_length if block_length is None else block_length
-    left = policy.steps_left(masked - done, done, decoding.steps_of(length), length)
-    return None if left is None else min(done + left, decoding.max_steps or done + left)
 
 
 class Outcome(Enum):

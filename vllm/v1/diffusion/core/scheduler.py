@@ -17,12 +17,13 @@ from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.request.decoding import Decoding, resolve_decoding
-from vllm.v1.diffusion.message.failures import failed_requests
-from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.counts import DenoisingRecord
-from vllm.v1.diffusion.message.request_data import described
+from vllm.v1.diffusion.core.failed_requests import failed_requests
+from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, block_start, set_window
+from vllm.v1.diffusion.message.request_data import described
+from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput

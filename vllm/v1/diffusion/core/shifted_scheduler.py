@@ -10,8 +10,8 @@ passes after it denoise the rest of the block, each position from the row before
 from __future__ import annotations
 
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
 from vllm.v1.diffusion.core.plan import set_window
+from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import end_tokens, family_of, resolve_diffusion_config
-from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
+from vllm.v1.diffusion.request.fields import ParameterError
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig

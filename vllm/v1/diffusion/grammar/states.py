@@ -12,10 +12,10 @@ from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.grammar.cursor import CanvasGrammar
-from vllm.v1.diffusion.grammar.compiler import GrammarCompiler
-from vllm.v1.diffusion.kernels.library import RowStats
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.grammar.compiler import GrammarCompiler
+from vllm.v1.diffusion.grammar.cursor import CanvasGrammar
+from vllm.v1.diffusion.kernels.row_stats import RowStats
 
 
 class GrammarStates:

@@ -79,7 +79,7 @@ def row_stats(
     banned: int = -1,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Reference of :func:`vllm.v1.diffusion.kernels.library.row_stats`, computed in ``dtype``.
+    """Reference of :func:`vllm.v1.diffusion.kernels.row_stats.row_stats`, computed in ``dtype``.
 
     Returns:
         ``argmax``, ``sample`` (int64), ``sample_prob``, ``top1``, ``top2``, ``entropy``, ``lse``
@@ -168,7 +168,7 @@ def unmask(
     block_length: Tensor,
     threshold: Tensor,
 ) -> Tensor:
-    """Reference of :func:`vllm.v1.diffusion.kernels.library.unmask`: same arguments, same effects."""
+    """Reference of :func:`vllm.v1.diffusion.kernels.unmask.unmask`: same arguments, same effects."""
     remaining = torch.zeros(len(slots), dtype=torch.int32, device=token.device)
     for r, slot in enumerate(slots.tolist()):
         first, end = int(row_start[r]), int(row_start[r + 1])

@@ -11,25 +11,25 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from vllm.utils.import_utils import resolve_obj_by_qualname
-from vllm.v1.diffusion.policies.base import ScheduledPolicy, UnmaskingPolicy
-from vllm.v1.diffusion.policies.confidence_threshold import ConfidenceThreshold
-from vllm.v1.diffusion.policies.credit import Credit
-from vllm.v1.diffusion.policies.edit import Edit
-from vllm.v1.diffusion.policies.entropy import Entropy
-from vllm.v1.diffusion.policies.entropy_bounded import EntropyBounded
-from vllm.v1.diffusion.policies.factor import Factor
-from vllm.v1.diffusion.policies.hierarchical import Hierarchical
-from vllm.v1.diffusion.policies.linear_time import LinearTimePolicy
-from vllm.v1.diffusion.policies.low_confidence_dynamic import LowConfidenceDynamic
-from vllm.v1.diffusion.policies.low_confidence_static import LowConfidenceStatic
-from vllm.v1.diffusion.policies.maskgit_plus import MaskgitPlus
-from vllm.v1.diffusion.policies.origin import Origin
-from vllm.v1.diffusion.policies.random import Random
-from vllm.v1.diffusion.policies.sequential import Sequential
-from vllm.v1.diffusion.policies.sub_blocks import SubBlocks
-from vllm.v1.diffusion.policies.threshold import Threshold
-from vllm.v1.diffusion.policies.topk_margin import TopkMargin
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies.adaptive.confidence_threshold import ConfidenceThreshold
+from vllm.v1.diffusion.policies.adaptive.credit import Credit
+from vllm.v1.diffusion.policies.adaptive.edit import Edit
+from vllm.v1.diffusion.policies.adaptive.entropy_bounded import EntropyBounded
+from vllm.v1.diffusion.policies.adaptive.factor import Factor
+from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
+from vllm.v1.diffusion.policies.adaptive.low_confidence_dynamic import LowConfidenceDynamic
+from vllm.v1.diffusion.policies.adaptive.sub_blocks import SubBlocks
+from vllm.v1.diffusion.policies.adaptive.threshold import Threshold
+from vllm.v1.diffusion.policies.base import ScheduledPolicy, UnmaskingPolicy
+from vllm.v1.diffusion.policies.scheduled.entropy import Entropy
+from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
+from vllm.v1.diffusion.policies.scheduled.low_confidence_static import LowConfidenceStatic
+from vllm.v1.diffusion.policies.scheduled.maskgit_plus import MaskgitPlus
+from vllm.v1.diffusion.policies.scheduled.origin import Origin
+from vllm.v1.diffusion.policies.scheduled.random import Random
+from vllm.v1.diffusion.policies.scheduled.sequential import Sequential
+from vllm.v1.diffusion.policies.scheduled.topk_margin import TopkMargin
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 

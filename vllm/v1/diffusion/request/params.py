@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN
+from vllm.v1.diffusion.policies.registry import check_importable
 from vllm.v1.diffusion.request.fields import (
     PREFIX,
     Flag,
@@ -20,7 +21,6 @@ from vllm.v1.diffusion.request.fields import (
     parameter,
     parameters,
 )
-from vllm.v1.diffusion.policies.registry import check_importable
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -7,9 +7,9 @@ import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.kernels.library import RowStats
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.kernels.row_stats import RowStats
+from vllm.v1.diffusion.request.decoding import Decoding
 
 _NEVER = 2.0
 """A probability that no token reaches."""

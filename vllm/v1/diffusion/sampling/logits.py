@@ -16,12 +16,12 @@ import torch
 
 from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.states import CanvasStates
+from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.sampling.bad_words import BadWords
 from vllm.v1.diffusion.sampling.boost import Boost
-from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.sampling.penalties import penalize
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
-from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext

@@ -16,14 +16,15 @@ import torch
 
 from vllm.logger import init_logger
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.sampling.boost import Boost
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.kernels.library import RowStats, row_stats
+from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
+from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.answers import checked_boost, checked_choice
-from vllm.v1.diffusion.kernels.rules import Rule
-from vllm.v1.diffusion.canvas.step import DenoisingStep
-from vllm.v1.generation_loop.ranks import gathered, is_plug_in
+from vllm.v1.diffusion.sampling.boost import Boost
+from vllm.v1.generation_loop.plug_ins import is_plug_in
+from vllm.v1.generation_loop.ranks import gathered
 
 logger = init_logger(__name__)
 

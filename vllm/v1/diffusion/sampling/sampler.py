@@ -9,15 +9,15 @@ import torch
 
 from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.sampling.unmasking import settle
-from vllm.v1.diffusion.sampling.early_exits import EarlyExits
+from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.grammar.states import GrammarStates
+from vllm.v1.diffusion.sampling.early_exits import EarlyExits
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline
 from vllm.v1.diffusion.sampling.logprobs import CanvasLogprobs
-from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
 from vllm.v1.diffusion.sampling.statistics import StepStatistics
-from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
+from vllm.v1.diffusion.sampling.unmasking import settle
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput

@@ -9,9 +9,9 @@ import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.sampling.logits import StepLogits, in_parts
-from vllm.v1.diffusion.kernels.library import RowStats, row_stats
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
+from vllm.v1.diffusion.sampling.logits import StepLogits, in_parts
 
 _STEP_BITS = 16
 """Low bits of a random draw's offset; the token's position is above them."""

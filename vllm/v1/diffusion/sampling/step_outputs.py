@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.message.failures import with_failures
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.message.failures import with_failures
 
 
 class StepOutputs(NamedTuple):

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import torch
 
-from vllm.v1.diffusion.sampling.bad_words import BadWords
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.sampling.early_exits import EarlyExits
-from vllm.v1.diffusion.kernels.library import RowStats, unmask
-from vllm.v1.diffusion.kernels.rules import Rule
-from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.kernels.row_stats import RowStats
+from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.kernels.unmask import unmask
+from vllm.v1.diffusion.sampling.bad_words import BadWords
+from vllm.v1.diffusion.sampling.early_exits import EarlyExits
+from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
 
 
 def settle(

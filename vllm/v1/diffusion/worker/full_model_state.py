@@ -11,10 +11,10 @@ import torch
 from vllm.config.compilation import CUDAGraphMode
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
-from vllm.v1.diffusion.config import family_of
-from vllm.v1.diffusion.worker.model_state import DiffusionModelState, padded
-from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.config import family_of
+from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
+from vllm.v1.diffusion.worker.model_state import DiffusionModelState, padded
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
 from vllm.v1.worker.gpu.input_batch import InputBatch

@@ -14,17 +14,17 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.distributed import get_pp_group
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
-from vllm.v1.diffusion.worker.row_adapters import RowAdapters
-from vllm.v1.diffusion.worker.block_sequences import BlockSequences, GraphSequences, make_room
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
-from vllm.v1.diffusion.request.decoding import resolve_decoding
-from vllm.v1.diffusion.layers.fused_attention import fuse_attention
 from vllm.v1.diffusion.grammar.states import GrammarStates
+from vllm.v1.diffusion.layers.fused_attention import fuse_attention
 from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
-from vllm.v1.diffusion.worker.pipeline_relay import CanvasRelay
-from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.layers.skinny_layers import use_skinny_layers
+from vllm.v1.diffusion.request.resolve import resolve_decoding
+from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
+from vllm.v1.diffusion.worker.block_sequences import BlockSequences, GraphSequences, make_room
+from vllm.v1.diffusion.worker.pipeline_relay import CanvasRelay
+from vllm.v1.diffusion.worker.row_adapters import RowAdapters
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
 from vllm.v1.worker.gpu.block_table import BlockTables

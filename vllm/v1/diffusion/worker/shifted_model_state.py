@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.worker.model_state import DiffusionModelState
-from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
+from vllm.v1.diffusion.worker.model_state import DiffusionModelState
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.states import RequestState

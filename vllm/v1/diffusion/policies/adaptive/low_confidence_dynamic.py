@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``low_confidence_dynamic``: every position above a threshold."""
 
-from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 class LowConfidenceDynamic(UnmaskingPolicy):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``entropy_bounded``: positions of lowest entropy, up to a total."""
 
-from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 class EntropyBounded(UnmaskingPolicy):

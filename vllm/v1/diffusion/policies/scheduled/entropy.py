@@ -4,7 +4,7 @@
 import torch
 
 from vllm.v1.diffusion.policies.base import PositionStats
-from vllm.v1.diffusion.policies.linear_time import LinearTimePolicy
+from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 
 
 class Entropy(LinearTimePolicy):

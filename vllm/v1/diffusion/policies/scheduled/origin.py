@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 
-from vllm.v1.diffusion.policies.noise import uniform
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
-from vllm.v1.diffusion.policies.linear_time import EPS, share
+from vllm.v1.diffusion.policies.noise import uniform
+from vllm.v1.diffusion.policies.scheduled.linear_time import EPS, share
 
 
 class Origin(UnmaskingPolicy):

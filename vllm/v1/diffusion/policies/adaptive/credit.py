@@ -3,8 +3,8 @@
 
 import torch
 
-from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 
 DECAY = 0.8
 GAMMA = 0.2

@@ -3,8 +3,8 @@
 
 import torch
 
-from vllm.v1.diffusion.policies.noise import uniform
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, ScheduledPolicy
+from vllm.v1.diffusion.policies.noise import uniform
 
 
 class Random(ScheduledPolicy):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``factor``: the more positions a step settles, the surer each must be."""
 
-from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 class Factor(UnmaskingPolicy):

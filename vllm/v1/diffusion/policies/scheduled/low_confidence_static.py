@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``low_confidence_static``: a fixed number of positions, the most confident."""
 
-from vllm.v1.diffusion.policies.base import ScheduledPolicy
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies.base import ScheduledPolicy
 
 
 class LowConfidenceStatic(ScheduledPolicy):

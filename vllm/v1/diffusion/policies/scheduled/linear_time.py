@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import torch
 
-from vllm.v1.diffusion.policies.noise import gumbel
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.noise import gumbel
 
 EPS = 1e-3
 """Where the published timetable ends."""

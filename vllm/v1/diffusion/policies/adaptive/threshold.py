@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``threshold``: every position that is confident enough."""
 
-from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 class Threshold(UnmaskingPolicy):

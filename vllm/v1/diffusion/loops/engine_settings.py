@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the engine that every diffusion loop chooses, raises or refuses."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import psutil
+import torch
+
+from vllm import envs
+from vllm.platforms import current_platform
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+_CACHE_SLACK = 256
+"""Tokens a request may hold beyond its length: a cache block's rest, look-ahead."""
+
+
+def configure_cpu(vllm_config: VllmConfig) -> None:
+    """Chooses, where the user has not, what suits a CPU; elsewhere nothing."""
+    if not current_platform.is_cpu():
+        return
+    scheduler_config = vllm_config.scheduler_config
+    if scheduler_config.async_scheduling is None:
+        # Nothing overlaps, and a block that settles unforeseen costs a forward.
+        scheduler_config.async_scheduling = False
+    cache_config, model_config = vllm_config.cache_config, vllm_config.model_config
+    if cache_config.kv_cache_memory_bytes is not None or envs.VLLM_CPU_KVCACHE_SPACE:
+        return
+    # Upstream reserves nearly all memory, and fails where it is not free.
+    parallel_config = vllm_config.parallel_config
+    per_token = (
+        2
+        * model_config.get_num_layers(parallel_config)
+        * model_config.get_num_kv_heads(parallel_config)
+        * model_config.get_head_size()
+        * cast(torch.dtype, model_config.dtype).itemsize
+    )
+    tokens = (model_config.max_model_len + _CACHE_SLACK) * scheduler_config.max_num_seqs
+    useful = per_token * tokens
+    if useful < psutil.virtual_memory().available // 2:
+        cache_config.kv_cache_memory_bytes = useful
+
+
+def fit_cache_blocks(vllm_config: VllmConfig, block_length: int) -> None:
+    """Lets cached prefixes end with a block, unless the user has chosen the cache's blocks."""
+    cache_config = vllm_config.cache_config
+    # Upstream's choice, and what attention backends want a multiple of.
+    default, unit = (128, 32) if current_platform.is_cpu() else (cache_config.block_size, 16)
+    if cache_config.user_specified_block_size or default % block_length == 0:
+        return
+    cache_config.block_size = math.lcm(unit, block_length)
+    # As if the user had: upstream would choose again, by the attention backend alone.
+    cache_config.user_specified_block_size = True
+
+
+def fit_warm_up(vllm_config: VllmConfig, block_length: int) -> None:
+    """Does without upstream's warm-up where its requests are too long.
+
+    They have a token more than a block in their prompts, the ids of which are 0, 1, 2 and so on, and five
+    blocks after that, whatever the context and the vocabulary hold.
+    """
+    model_config = vllm_config.model_config
+    longest = 6 * block_length + 1
+    if longest > model_config.max_model_len or block_length >= model_config.get_vocab_size():
+        vllm_config.kernel_config.enable_jit_warmup = False
+
+
+def refuse_unsupported(vllm_config: VllmConfig) -> None:
+    """Raises ValueError for an option of the engine that diffusion models do not support."""
+    parallel = vllm_config.parallel_config
+    unsupported = {
+        "speculative_config": vllm_config.speculative_config is not None,
+        "decode_context_parallel_size > 1": parallel.decode_context_parallel_size > 1,
+        "prefill_context_parallel_size > 1": parallel.prefill_context_parallel_size > 1,
+        "kv_transfer_config": vllm_config.kv_transfer_config is not None,
+        "watermark_config": vllm_config.watermark_config is not None,
+        "logits_processors": bool(vllm_config.model_config.logits_processors),
+        "enable_prompt_embeds": vllm_config.model_config.enable_prompt_embeds,
+    }
+    for name, given in unsupported.items():
+        if given:
+            raise ValueError(f"{name} is not supported with diffusion models.")
+
+
+def check_budget(vllm_config: VllmConfig, widest: int) -> None:
+    """Checks that the widest window fits into a step."""
+    scheduler = vllm_config.scheduler_config
+    budgets = {
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "max_num_scheduled_tokens": scheduler.max_num_scheduled_tokens,
+        "long_prefill_token_threshold": scheduler.long_prefill_token_threshold or None,
+    }
+    for name, value in budgets.items():
+        if value is not None and value < widest:
+            raise ValueError(
+                f"{name}={value} is too small: a step computes up to {widest} tokens for one request."
+            )
