@@ -33,7 +33,7 @@ def _sources(root: Path) -> list[str]:
 def write_sdist(root: Path, pin: Pin, folder: Path) -> str:
     """Write the sdist into ``folder`` and return its file name.
 
-    Its version is the one without a device; which device it becomes is settled where it is built.
+    Its version is the one without a device; which device it becomes is unmasked where it is built.
     """
     base = f"{NAME}-{pin.fork_version('cuda')}"
     with (

@@ -20,7 +20,7 @@ void check_state(const Tensor& tensor, const char* name, ScalarType type, int64_
 // Checks everything and allocates the output; the caller launches.
 Tensor prepare(const Tensor& token, const Tensor& confidence, const Tensor& entropy,
                const std::optional<Tensor>& picked, const Tensor& row_start, const Tensor& slots,
-               const Tensor& canvas, const Tensor& masked, const Tensor& settled_at,
+               const Tensor& canvas, const Tensor& masked, const Tensor& unmasked_at,
                const Tensor& step, const Tensor& rule, const Tensor& steps,
                const Tensor& block_length, const Tensor& threshold, UnmaskArgs& args) {
   STD_TORCH_CHECK(token.dim() == 1 && slots.dim() == 1 && canvas.dim() == 2,
@@ -40,7 +40,7 @@ Tensor prepare(const Tensor& token, const Tensor& confidence, const Tensor& entr
   check_vector(slots, "slots", ScalarType::Long, args.requests, token);
   check_state(canvas, "canvas", ScalarType::Long, args.num_slots, args.width, token);
   check_state(masked, "masked", ScalarType::Bool, args.num_slots, args.width, token);
-  check_state(settled_at, "settled_at", ScalarType::Int, args.num_slots, args.width, token);
+  check_state(unmasked_at, "unmasked_at", ScalarType::Int, args.num_slots, args.width, token);
   check_vector(step, "step", ScalarType::Int, args.num_slots, token);
   check_vector(rule, "rule", ScalarType::Int, args.num_slots, token);
   check_vector(steps, "steps", ScalarType::Int, args.num_slots, token);
@@ -56,7 +56,7 @@ Tensor prepare(const Tensor& token, const Tensor& confidence, const Tensor& entr
   args.slots = data<const int64_t>(slots);
   args.canvas = data<int64_t>(canvas);
   args.masked = data<bool>(masked);
-  args.settled_at = data<int32_t>(settled_at);
+  args.unmasked_at = data<int32_t>(unmasked_at);
   args.step = data<int32_t>(step);
   args.rule = data<const int32_t>(rule);
   args.steps = data<const int32_t>(steps);
@@ -69,11 +69,11 @@ Tensor prepare(const Tensor& token, const Tensor& confidence, const Tensor& entr
 Tensor unmask_on_cpu(const Tensor& token, const Tensor& confidence, const Tensor& entropy,
                      const std::optional<Tensor>& picked, const Tensor& row_start,
                      const Tensor& slots, const Tensor& canvas, const Tensor& masked,
-                     const Tensor& settled_at, const Tensor& step, const Tensor& rule,
+                     const Tensor& unmasked_at, const Tensor& step, const Tensor& rule,
                      const Tensor& steps, const Tensor& block_length, const Tensor& threshold) {
   UnmaskArgs args;
   Tensor remaining = prepare(token, confidence, entropy, picked, row_start, slots, canvas, masked,
-                             settled_at, step, rule, steps, block_length, threshold, args);
+                             unmasked_at, step, rule, steps, block_length, threshold, args);
   if (args.requests == 0) return remaining;
   const char* problem = unmask_problem(args);
   STD_TORCH_CHECK(problem == nullptr, "unmask: ", problem);
@@ -85,12 +85,12 @@ Tensor unmask_on_cpu(const Tensor& token, const Tensor& confidence, const Tensor
 Tensor unmask_on_cuda(const Tensor& token, const Tensor& confidence, const Tensor& entropy,
                       const std::optional<Tensor>& picked, const Tensor& row_start,
                       const Tensor& slots, const Tensor& canvas, const Tensor& masked,
-                      const Tensor& settled_at, const Tensor& step, const Tensor& rule,
+                      const Tensor& unmasked_at, const Tensor& step, const Tensor& rule,
                       const Tensor& steps, const Tensor& block_length, const Tensor& threshold) {
   const CudaScope scope(token);
   UnmaskArgs args;
   Tensor remaining = prepare(token, confidence, entropy, picked, row_start, slots, canvas, masked,
-                             settled_at, step, rule, steps, block_length, threshold, args);
+                             unmasked_at, step, rule, steps, block_length, threshold, args);
   if (args.requests > 0) scope.check(unmask_cuda(args, scope.stream()));
   return remaining;
 }
@@ -101,7 +101,7 @@ Tensor unmask_on_cuda(const Tensor& token, const Tensor& confidence, const Tenso
 STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
   m.def(
       "unmask(Tensor token, Tensor confidence, Tensor entropy, Tensor? picked, Tensor row_start, "
-      "Tensor slots, Tensor(a!) canvas, Tensor(b!) masked, Tensor(c!) settled_at, "
+      "Tensor slots, Tensor(a!) canvas, Tensor(b!) masked, Tensor(c!) unmasked_at, "
       "Tensor(d!) step, Tensor rule, Tensor steps, Tensor block_length, Tensor threshold) "
       "-> Tensor");
 }

@@ -14,7 +14,7 @@ _TEMPLATE = "handed to the chat template, as upstream"
 _PARSERS = "as upstream, where the server is started with the parser"
 _TEXT = "as upstream: how text is made of tokens"
 _PROMPT = "as upstream: how the prompt is made"
-_SETTLED = "of the canvas as it stands: tokens settled so far, in any order"
+_SETTLED = "of the canvas as it stands: tokens unmasked so far, in any order"
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Entry:
 SAMPLING = {
     "allowed_token_ids": Entry(_UPSTREAM, {"allowed_token_ids": [49, 50]}),
     "bad_words": Entry(
-        "a word of several tokens is kept from standing together, in whatever order they settle",
+        "a word of several tokens is kept from standing together, in whatever order they unmask",
         {"bad_words": ["1"]},
     ),
     "frequency_penalty": Entry(f"counts the tokens {_SETTLED}", {"frequency_penalty": 1.0}),
     "ignore_eos": Entry(_UPSTREAM),
     "include_stop_str_in_output": Entry(_TEXT),
     "logit_bias": Entry(_UPSTREAM, {"logit_bias": {"5": 1.0}}),
-    "logprob_token_ids": Entry("at the step that settled the position", {"logprob_token_ids": [5]}),
+    "logprob_token_ids": Entry("at the step that unmasked the position", {"logprob_token_ids": [5]}),
     "logprobs": Entry(
-        "of the token, and the most probable ones, at the step that settled it", {"logprobs": 1}
+        "of the token, and the most probable ones, at the step that unmasked it", {"logprobs": 1}
     ),
     "max_tokens": Entry("any number, no multiple of the block; the canvas of bidirectional models"),
     "min_p": Entry(

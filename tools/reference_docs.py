@@ -77,7 +77,7 @@ def parameters_page() -> str:
             table(["key", "values", "default", "algorithms", "families", "meaning"], fields),
             "## Algorithms",
             "Packages register more of them under the entry-point group `vllm.unmasking_policies`.",
-            table(["`diffusion_algorithm`", "settles in a step", "reads"], algorithms),
+            table(["`diffusion_algorithm`", "unmasks in a step", "reads"], algorithms),
             "## Families' defaults",
             "What neither a request nor `--diffusion-config` nor the checkpoint's configuration says.",
             table(["family", "algorithm", "block length", "threshold", "entropy bound"], families),

@@ -2,7 +2,7 @@
 """LLaDA as its published loop runs it: a plain PyTorch forward of all rows at every step.
 
 Written for comparison: the published ``generate.py`` calls the model on prompt and canvas, takes
-a softmax in float64, gathers, and settles the most confident masks of the block.
+a softmax in float64, gathers, and unmasks the most confident masks of the block.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Step:
         self.slots = torch.randperm(requests, generator=generator).to(device)
         self.canvas = torch.zeros(requests, width, dtype=torch.int64, device=device)
         self.masked = torch.ones(requests, width, dtype=torch.bool, device=device)
-        self.settled_at = torch.zeros(requests, width, dtype=torch.int32, device=device)
+        self.unmasked_at = torch.zeros(requests, width, dtype=torch.int32, device=device)
         self.step = each(0, torch.int32)
         self.settings = (
             each(Rule.STATIC, torch.int32),
@@ -60,7 +60,7 @@ class Step:
             self.slots,
             self.canvas,
             self.masked,
-            self.settled_at,
+            self.unmasked_at,
             self.step,
             *self.settings,
         )
@@ -74,8 +74,8 @@ class Step:
         token = self.token.view(-1, self.width)
         self.canvas[self.slots] = torch.where(picked, token, self.canvas[self.slots])
         step = self.step[self.slots, None]
-        settled = self.settled_at[self.slots]
-        self.settled_at[self.slots] = torch.where(picked, step.expand_as(settled), settled)
+        unmasked = self.unmasked_at[self.slots]
+        self.unmasked_at[self.slots] = torch.where(picked, step.expand_as(unmasked), unmasked)
         self.masked[self.slots] = masked & ~picked
         self.step[self.slots] += masked.any(-1).int()
         return (masked & ~picked).sum(-1)

@@ -16,7 +16,7 @@ bool before(const Ranked& a, const Ranked& b) {
   return a.key != b.key ? a.key > b.key : a.position < b.position;
 }
 
-// One request: which of its masked rows are settled now.
+// One request: which of its masked rows are unmasked now.
 class Request {
  public:
   Request(const UnmaskArgs& args, int64_t index)
@@ -26,7 +26,7 @@ class Request {
         slot_(args.slots[index]),
         state_(args.slots[index] * args.width) {}
 
-  // Settles this step's positions; returns how many masked ones are left.
+  // Unmasks this step's positions; returns how many masked ones are left.
   int32_t run(Ranked* ranked) const {
     int32_t count = 0;
     const bool by_entropy = args_.rule[slot_] == kEntropyBounded;
@@ -37,16 +37,16 @@ class Request {
                          p};
     }
     if (count == 0) return 0;
-    const int32_t settled =
+    const int32_t unmasked =
         args_.rule[slot_] == kGiven ? keep_given(ranked, count) : choose(ranked, count);
-    for (int32_t i = 0; i < settled; ++i) {
+    for (int32_t i = 0; i < unmasked; ++i) {
       const int64_t p = ranked[i].position;
       args_.canvas[state_ + p] = args_.token[first_ + p];
       args_.masked[state_ + p] = false;
-      args_.settled_at[state_ + p] = args_.step[slot_];
+      args_.unmasked_at[state_ + p] = args_.step[slot_];
     }
     args_.step[slot_] += 1;
-    return count - settled;
+    return count - unmasked;
   }
 
  private:

@@ -44,10 +44,10 @@ __device__ int32_t rank_of(const float* keys, int32_t length, float key, int32_t
   return rank;
 }
 
-// How many of the ranked candidates the rule settles; the same number in every thread. All threads
+// How many of the ranked candidates the rule unmasks; the same number in every thread. All threads
 // call it.
 template <int kRows>
-__device__ int32_t count_to_settle(int32_t rule, const Rows<kRows>& rows, int32_t count,
+__device__ int32_t count_to_unmask(int32_t rule, const Rows<kRows>& rows, int32_t count,
                                    int32_t quota, float threshold, float* by_rank,
                                    int32_t* shared_count) {
   quota = quota < count ? quota : count;
@@ -150,10 +150,10 @@ __global__ void __launch_bounds__(kThreads) unmask_kernel(UnmaskArgs args) {
       rows.rank[j] = p < length ? rank_of(keys, length, rows.key[j], p) : 0;
     }
     const int32_t quota = unmask_quota(args.block_length[slot], args.steps[slot], step);
-    const int32_t settle =
-        count_to_settle(rule, rows, count, quota, args.threshold[slot], by_rank, &shared_count);
+    const int32_t unmask =
+        count_to_unmask(rule, rows, count, quota, args.threshold[slot], by_rank, &shared_count);
 #pragma unroll
-    for (int j = 0; j < kRows; ++j) pick[j] = rows.candidate[j] && rows.rank[j] < settle;
+    for (int j = 0; j < kRows; ++j) pick[j] = rows.candidate[j] && rows.rank[j] < unmask;
   }
 
 #pragma unroll
@@ -161,13 +161,13 @@ __global__ void __launch_bounds__(kThreads) unmask_kernel(UnmaskArgs args) {
     if (!pick[j]) continue;
     args.canvas[state + position(j)] = args.token[first + position(j)];
     args.masked[state + position(j)] = false;
-    args.settled_at[state + position(j)] = step;
+    args.unmasked_at[state + position(j)] = step;
   }
   // And nobody still reads the step.
-  const int32_t settled = count_rows<kRows>([&](int j) { return pick[j]; });
+  const int32_t unmasked = count_rows<kRows>([&](int j) { return pick[j]; });
   if (threadIdx.x == 0) {
     args.step[slot] = step + 1;
-    args.remaining[request] = count - settled;
+    args.remaining[request] = count - unmasked;
   }
 }
 

@@ -1,6 +1,6 @@
 // row_stats: one look at each row of logits gives its argmax, a Gumbel sample, three probabilities,
-// the entropy and the log-sum-exp. The Python wrapper (vllm/v1/diffusion/kernels/library.py) documents the
-// meaning; this header is the layer of raw pointers.
+// the entropy and the log-sum-exp. The Python wrapper (vllm/v1/diffusion/kernels/library.py)
+// documents the meaning; this header is the layer of raw pointers.
 #pragma once
 
 #include <cstdint>

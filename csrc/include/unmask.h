@@ -1,5 +1,6 @@
-// unmask: chooses the positions that a denoising step settles, writes them into the canvas and
-// advances the step. The Python wrapper (vllm/v1/diffusion/kernels/library.py) documents the meaning.
+// unmask: chooses the positions that a denoising step unmasks, writes them into the canvas and
+// advances the step. The Python wrapper (vllm/v1/diffusion/kernels/library.py) documents the
+// meaning.
 #pragma once
 
 #include <cmath>
@@ -35,7 +36,7 @@ struct UnmaskArgs {
   int64_t width;                // W
   int64_t* canvas;              // [num_slots, W]
   bool* masked;                 // [num_slots, W]
-  int32_t* settled_at;          // [num_slots, W]
+  int32_t* unmasked_at;         // [num_slots, W]
   int32_t* step;                // [num_slots]
   const int32_t* rule;          // [num_slots]
   const int32_t* steps;         // [num_slots]
@@ -44,7 +45,7 @@ struct UnmaskArgs {
   int32_t* remaining;           // [requests]
 };
 
-// Positions that step `step` of `steps` settles in a block of `block_length`: equal shares, the
+// Positions that step `step` of `steps` unmasks in a block of `block_length`: equal shares, the
 // remainder to the earliest steps, and never none.
 VLLM_DIFFUSION_HD int32_t unmask_quota(int32_t block_length, int32_t steps, int32_t step) {
   if (steps < 1) steps = 1;
@@ -65,7 +66,7 @@ VLLM_DIFFUSION_HD float rank_entropy(float value) {
   return value == value ? value : INFINITY;
 }
 
-// How many of `count` ranked rows FACTOR settles, when the first `passing` of them pass. With all
+// How many of `count` ranked rows FACTOR unmasks, when the first `passing` of them pass. With all
 // but the last one passing, the published loop takes the last one too.
 VLLM_DIFFUSION_HD int32_t factor_count(int32_t passing, int32_t count) {
   if (passing < 1) passing = 1;

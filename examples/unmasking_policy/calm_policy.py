@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``calm``: settles every position whose distribution is calm, the calmest at least."""
+"""``calm``: unmasks every position whose distribution is calm, the calmest at least."""
 
 import torch
 
@@ -7,7 +7,7 @@ from vllm.v1.diffusion.plugins import CanvasView, PositionStats, UnmaskingPolicy
 
 
 class Calm(UnmaskingPolicy):
-    """Settles masked positions whose entropy is below ``diffusion_threshold`` nats."""
+    """Unmasks masked positions whose entropy is below ``diffusion_threshold`` nats."""
 
     parameters = frozenset({"threshold"})
 

@@ -137,11 +137,11 @@ def generate(
         canvas = torch.where(chosen, choice, canvas)
         hidden &= ~chosen
         forwards += ~done
-        settled = ~(hidden & (blocks == current)).any(1)
-        step = torch.where(settled, 0, step + 1)
+        unmasked = ~(hidden & (blocks == current)).any(1)
+        step = torch.where(unmasked, 0, step + 1)
         if causal:
             stopped = (torch.isin(canvas, stops) & answer & (blocks == current)).any(1)
-            done |= settled & stopped
+            done |= unmasked & stopped
         done |= ~hidden.any(1)
     ids = [canvas[i, len(row) : len(row) + max_tokens].tolist() for i, row in enumerate(rows)]
     return Output(ids, forwards.tolist())

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.screen import Screen
 from vllm.v1.diffusion.cli import canvas_view
-from vllm.v1.diffusion.cli.canvas_view import CanvasView, Settled
+from vllm.v1.diffusion.cli.canvas_view import CanvasView, EmittedBlock
 from vllm.v1.diffusion.cli.progress import progress
 from vllm.v1.diffusion.cli.quiet import quiet
 
@@ -36,14 +36,14 @@ def draw(
     return screen
 
 
-def test_masks_settle_in_the_order_of_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_unmask_in_the_order_of_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = draw(
         monkeypatch,
         ["a=", "b="],
         [
-            [Settled(0, ["x", "y", "z"], [1, 0, 2]), Settled(1, ["!"], [0])],
-            [Settled(1, [], [], ("!", "  [done]"))],
-            [Settled(0, ["w"], [3]), Settled(0, [], [], ("xyzw", "  [end]"))],
+            [EmittedBlock(0, ["x", "y", "z"], [1, 0, 2]), EmittedBlock(1, ["!"], [0])],
+            [EmittedBlock(1, [], [], ("!", "  [done]"))],
+            [EmittedBlock(0, ["w"], [3]), EmittedBlock(0, [], [], ("xyzw", "  [end]"))],
         ],
     )
     frames = [f for i, f in enumerate(screen.frames) if i == 0 or f != screen.frames[i - 1]]
@@ -67,7 +67,7 @@ def test_long_lines_and_line_breaks_are_redrawn_in_place(monkeypatch: pytest.Mon
     screen = draw(
         monkeypatch,
         ["p" * 12 + "="],
-        [[Settled(0, cells, list(range(len(cells))))], [Settled(0, [], [], (text, ""))]],
+        [[EmittedBlock(0, cells, list(range(len(cells))))], [EmittedBlock(0, [], [], (text, ""))]],
         columns=10,
     )
     assert screen.text == "pppppppppp\npp=one\ntttttttttt\ntttttttttt\nttttt\n\nend"
@@ -76,7 +76,7 @@ def test_long_lines_and_line_breaks_are_redrawn_in_place(monkeypatch: pytest.Mon
 
 def test_more_rows_than_the_terminal_has(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [f"{i}=" for i in range(9)]
-    batches = [[Settled(i, ["a"], [0]), Settled(i, [], [], ("a", ""))] for i in range(9)]
+    batches = [[EmittedBlock(i, ["a"], [0]), EmittedBlock(i, [], [], ("a", ""))] for i in range(9)]
     screen = draw(monkeypatch, prompts, batches, rows=5)
     assert max(len(f.splitlines()) for f in screen.frames) == 4
     assert screen.text == "\n".join(f"{i}=a" for i in range(9))
@@ -84,7 +84,7 @@ def test_more_rows_than_the_terminal_has(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_answer_cannot_command_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "\x1b[2Jx\x07\r"
-    screen = draw(monkeypatch, ["p="], [[Settled(0, [], [], (evil, ""))]])
+    screen = draw(monkeypatch, ["p="], [[EmittedBlock(0, [], [], (evil, ""))]])
     assert screen.text == "p=·[2Jx··"
 
 
@@ -96,7 +96,7 @@ def test_wide_characters_take_two_columns() -> None:
 def test_giving_up_drawing_is_immediate(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     view = CanvasView(["p="], stream)
-    view.show([Settled(0, ["a"] * 100, list(range(100)))])
+    view.show([EmittedBlock(0, ["a"] * 100, list(range(100)))])
     view.close(at_once=True)
     assert not view._thread.is_alive()
 

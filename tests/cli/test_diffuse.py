@@ -103,13 +103,13 @@ def test_the_page_replays_what_was_printed(printed: Any, browser: Any) -> None:
     assert len(seen["steps"]) == 1 + max(r["steps"] for r in results)
     for step, shown in enumerate(seen["steps"]):
         for result, cells in zip(results, shown, strict=True):
-            assert len(cells) == sum(settled < step for settled, _ in result["trace"])
+            assert len(cells) == sum(unmasked < step for unmasked, _ in result["trace"])
     answers = ["".join(c for c in cells if not c.startswith("<")) for cells in seen["steps"][-1]]
     assert (answers[0], answers[2]) == ("1234", "enots")
 
 
 def test_interactive_on_a_terminal(terminal: Any) -> None:
-    """Masks are drawn, settle, and become the answer; a bad prompt and Ctrl-C end in peace."""
+    """Masks are drawn, unmask, and become the answer; a bad prompt and Ctrl-C end in peace."""
     program = terminal("--interactive", "--algorithm", "sequential", "--steps", "16", "--max-model-len", "64")
     program.read_until("> ")
     assert "starting the engine …" in program.raw

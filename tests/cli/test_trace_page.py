@@ -19,9 +19,9 @@ ARABIC = ["مرحبا", " بالعالم"]
 
 
 def request(prompt: Any, texts: Any, trace: Any, blocks: Any, **changes: Any) -> TracedRequest:
-    settled = {"steps": 1 + max((step for step, _ in trace), default=-1), "end": "stop", **changes}
+    unmasked = {"steps": 1 + max((step for step, _ in trace), default=-1), "end": "stop", **changes}
     cells = [Piece(text, text.startswith("<|")) for text in texts]
-    return TracedRequest(prompt, cells, range(7, 7 + len(texts)), trace, blocks, **settled)
+    return TracedRequest(prompt, cells, range(7, 7 + len(texts)), trace, blocks, **unmasked)
 
 
 PAGE = trace_page(
@@ -42,7 +42,7 @@ PAGE = trace_page(
 READ = """
 const cells = [...document.querySelectorAll(".cell")];
 const read = () => ({
-  settled: cells.filter((c) => !c.classList.contains("masked")).map((c) => c.textContent),
+  unmasked: cells.filter((c) => !c.classList.contains("masked")).map((c) => c.textContent),
   waiting: cells.filter((c) => c.classList.contains("waiting")).map((c) => c.textContent),
   now: cells.filter((c) => c.classList.contains("now")).map((c) => c.textContent),
   status: document.getElementById("status").textContent,
@@ -53,14 +53,14 @@ const read = () => ({
 
 def test_a_step_of_the_address(browser: Any) -> None:
     seen = browser.report(PAGE, READ + "return read();", "step=1")
-    assert seen["status"] == "step 1 of 8 · 3 of 9 tokens settled"
-    assert seen["settled"] == [" two", "‥", HOSTILE]
-    assert seen["now"] == seen["settled"]
+    assert seen["status"] == "step 1 of 8 · 3 of 9 tokens unmasked"
+    assert seen["unmasked"] == [" two", "‥", HOSTILE]
+    assert seen["now"] == seen["unmasked"]
     # The second block of the first request stands on no canvas yet.
     assert seen["waiting"] == [" three", "<|end|>"]
     blank = browser.report(PAGE, READ + "return read();", "step=0&by=confidence")
-    assert (blank["settled"], blank["status"]) == ([], "step 0 of 8 · 0 of 9 tokens settled")
-    # Colours say how sure, not when: tokens settled in the same step differ.
+    assert (blank["unmasked"], blank["status"]) == ([], "step 0 of 8 · 0 of 9 tokens unmasked")
+    # Colours say how sure, not when: tokens unmasked in the same step differ.
     assert seen["paints"][1] == seen["paints"][2]
     assert blank["paints"][1] != blank["paints"][2]
     assert len(set(blank["paints"])) == 9
@@ -128,8 +128,8 @@ def test_it_plays_by_itself_and_under_the_hand(browser: Any) -> None:
     assert [int(s.split()[1]) for s in seen["statuses"]] == list(range(9))
     assert seen["slid"].startswith("step 3 ")
     assert [int(s.split()[1]) for s in seen["keys"]] == [4, 3, 2, 0, 0, 8]
-    assert seen["pointed"] == '" two" · id 8 · settled in step 1 · 100 % sure'
-    assert seen["hidden"] == "not settled yet"
+    assert seen["pointed"] == '" two" · id 8 · unmasked in step 1 · 100 % sure'
+    assert seen["hidden"] == "not unmasked yet"
     assert seen["paused"][0] == seen["paused"][1]
     assert seen["paused"][0].split()[1] not in ("0", "8")
     assert seen["label"] == "Play"
@@ -137,7 +137,7 @@ def test_it_plays_by_itself_and_under_the_hand(browser: Any) -> None:
 
 def test_it_does_not_move_for_whom_that_disturbs(browser: Any) -> None:
     seen = browser.report(PAGE, READ + "return read();", "", "--force-prefers-reduced-motion")
-    assert seen["status"] == "step 8 of 8 · 9 of 9 tokens settled"
+    assert seen["status"] == "step 8 of 8 · 9 of 9 tokens unmasked"
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -64,7 +64,7 @@ def test_the_documented_examples(bundled: Any, prompt: str, answer: str) -> None
 
 
 def test_more_than_one_token_a_forward(bundled: Any) -> None:
-    """What a diffusion model is for: the default decoding settles many tokens at once."""
+    """What a diffusion model is for: the default decoding unmasks many tokens at once."""
     puzzles = puzzles_of("sudoku")[:100]
     outputs = bundled.generate([p.prompt for p in puzzles], defaults(bundled), use_tqdm=False)
     tokens = sum(len(o.outputs[0].token_ids) for o in outputs)

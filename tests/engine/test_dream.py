@@ -130,7 +130,7 @@ def test_steps_that_were_asked_for_stay_where_the_response_is_shorter(dream: Any
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_a_given_first_token_costs_a_cached_block_no_step(dream: Any, cache: str) -> None:
-    """The block's first step settles what its policy chooses, since its first token is there."""
+    """The block's first step unmasks what its policy chooses, since its first token is there."""
     template = (5, *[-1] * 6, 7, *[-1] * 8)
     case = Case(random_prompt(7, 91), 1, "topk_margin", 8, 2, eps=0.5, cache=cache, template=template)
     want = reference().generate(
@@ -138,7 +138,7 @@ def test_a_given_first_token_costs_a_cached_block_no_step(dream: Any, cache: str
     )
     result = run(dream, [case])[0]
     assert result["token_ids"] == want.output_ids
-    # Of the first block both steps settle something; the second's first token takes one of its own.
+    # Of the first block both steps unmask something; the second's first token takes one of its own.
     assert result["unmask_steps"] == [
         s if t < 0 else -1 for s, t in zip(want.unmask_step, template, strict=True)
     ]

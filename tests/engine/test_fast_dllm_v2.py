@@ -98,8 +98,8 @@ def test_without_sub_blocks(llm: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["entropy", "maskgit_plus", "topk_margin", "origin"])
-def test_a_first_token_is_settled_whatever_the_algorithm(llm: Any, folder: Path, algorithm: str) -> None:
-    """Dream's timetables settle nothing in some steps; a block's first token waits for none of them."""
+def test_a_first_token_is_unmasked_whatever_the_algorithm(llm: Any, folder: Path, algorithm: str) -> None:
+    """Dream's timetables unmask nothing in some steps; a block's first token waits for none of them."""
     cases = [Case(random_prompt(64, 86), 20, algorithm, 8, steps=16)]
     cases += [Case(random_prompt(9, 81), 6, algorithm, 1, steps=3)]
     longer, single = (result["token_ids"] for result in run(llm, cases))

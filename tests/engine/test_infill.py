@@ -89,7 +89,7 @@ def test_bidirectional_asynchronous_and_preempted() -> None:
     cases = templates(2, ["low_confidence_static", "threshold"], (8, 16, 5))
     modes = (None, "dual", "prefix")
     cases = [replace(case, cache=modes[i // 2 % 3]) for i, case in enumerate(cases)]
-    # Without a template, when a block settles is known in advance.
+    # Without a template, when a block finishes is known in advance.
     cases += [replace(case, template=None, max_tokens=41 + i) for i, case in enumerate(cases)]
     (results,) = run_elsewhere(
         [cases],

@@ -74,7 +74,7 @@ def _expected_ids(case: Case) -> list[int]:
     return expected(case).output_ids
 
 
-def test_prefix_cache_holds_settled_blocks_only() -> None:
+def test_prefix_cache_holds_unmasked_blocks_only() -> None:
     """A second round hits the cache, over prompts and over generated blocks."""
     prompt = random_prompt(130, 6)
     first = Case(prompt, 60, "low_confidence_dynamic", 8, threshold=0.5)

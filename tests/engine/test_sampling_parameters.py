@@ -76,7 +76,7 @@ class Subject:
     told: list[tuple[SamplingParams, Any]]
 
     def seen_by(self, completion: Any, i: int) -> list[int]:
-        """Prompt, output and masks as they were when output token i settled."""
+        """Prompt, output and masks as they were when output token i unmasked."""
         steps = [s for s, _ in completion.unmask_trace]
         known = [t if s < steps[i] else self.mask for t, s in zip(completion.token_ids, steps, strict=True)]
         if self.bidirectional:
@@ -131,7 +131,7 @@ def test_every_pair_as_the_reference(subject: Subject) -> None:
     for sampling, completion in subject.told:
         stopped = completion.token_ids[-1] in (sampling.stop_token_ids or ())
         if stopped:
-            # What settled behind the stop token is not told, so no step can be replayed.
+            # What unmasked behind the stop token is not told, so no step can be replayed.
             assert len(completion.token_ids) > sampling.min_tokens
             continue
         assert len(completion.token_ids) == 20

@@ -69,7 +69,7 @@ def test_graph_capture_and_replay() -> None:
         stats, remaining = step()
     for seed in range(3):
         logits.copy_(make_logits(rows, 5000, torch.bfloat16, seed=seed))
-        for name in ("canvas", "masked", "settled_at", "step"):
+        for name in ("canvas", "masked", "unmasked_at", "step"):
             getattr(state, name).copy_(getattr(initial, name))
         arguments["offset"].add_(1)
         graph.replay()

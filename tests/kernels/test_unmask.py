@@ -14,8 +14,8 @@ from vllm.v1.diffusion.kernels.unmask import unmask
 NAN, INF = math.nan, math.inf
 
 
-def settled(state: State, device: torch.device) -> list[int]:
-    """Runs one step of `one_request`; returns the positions it settled."""
+def unmasked(state: State, device: torch.device) -> list[int]:
+    """Runs one step of `one_request`; returns the positions it finished."""
     state = state.to(device)
     masked, step = state.masked.clone(), int(state.step[1])
     remaining = unmask(**state.arguments())
@@ -23,9 +23,9 @@ def settled(state: State, device: torch.device) -> list[int]:
     n = len(state.token)
     assert remaining.tolist() == [int(state.masked[1, :n].sum())]
     assert state.canvas[1, changed].tolist() == state.token[changed].tolist()
-    assert state.settled_at[1, changed].tolist() == [step] * len(changed)
+    assert state.unmasked_at[1, changed].tolist() == [step] * len(changed)
     rest = [p for p in range(n + 2) if p not in changed]
-    assert (state.canvas[1, rest] == MASK).all() and (state.settled_at[1, rest] == -1).all()
+    assert (state.canvas[1, rest] == MASK).all() and (state.unmasked_at[1, rest] == -1).all()
     assert state.step.tolist() == [step, step + 1, step]
     assert (state.canvas[[0, 2]] == MASK).all() and state.masked[[0, 2]].all()
     return changed
@@ -70,7 +70,7 @@ def test_rules_by_hand(
     options: dict[str, object],
     expected: list[int],
 ) -> None:
-    assert settled(one_request(rule, confidence, **options), device) == expected  # type: ignore[arg-type]
+    assert unmasked(one_request(rule, confidence, **options), device) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_entropy_bounded_by_hand(
 ) -> None:
     # Confidences in the opposite order: this rule must not look at them.
     state = one_request(Rule.ENTROPY_BOUNDED, list(entropy), entropy=entropy, threshold=bound)
-    assert settled(state, device) == expected
+    assert unmasked(state, device) == expected
 
 
 def test_nothing_masked_changes_nothing(device: torch.device) -> None:

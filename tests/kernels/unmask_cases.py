@@ -26,7 +26,7 @@ class State:
     slots: Tensor
     canvas: Tensor
     masked: Tensor
-    settled_at: Tensor
+    unmasked_at: Tensor
     step: Tensor
     rule: Tensor
     steps: Tensor
@@ -71,7 +71,7 @@ def one_request(
         slots=torch.tensor([1]),
         canvas=torch.full((3, width), MASK),
         masked=is_masked,
-        settled_at=torch.full((3, width), -1, dtype=torch.int32),
+        unmasked_at=torch.full((3, width), -1, dtype=torch.int32),
         step=torch.full((3,), step, dtype=torch.int32),
         rule=torch.full((3,), int(rule), dtype=torch.int32),
         steps=torch.full((3,), steps, dtype=torch.int32),
@@ -83,7 +83,7 @@ def one_request(
 def random_state(
     seed: int, rules: list[int] | None = None, width: int | None = None, requests: int | None = None
 ) -> State:
-    """A mixed call: requests of any length, partly settled, with ties, NaN and infinities."""
+    """A mixed call: requests of any length, partly unmasked, with ties, NaN and infinities."""
     rng = random.Random(seed)
     width = width or rng.choice([1, 4, 8, 32, 33, 100])
     requests = requests or rng.randint(1, 9)
@@ -106,7 +106,7 @@ def random_state(
         canvas=torch.full((every, width), MASK),
         masked=torch.rand(every, width, generator=torch.Generator().manual_seed(seed))
         < rng.choice([0.0, 0.3, 0.9, 1.0]),
-        settled_at=torch.full((every, width), -1, dtype=torch.int32),
+        unmasked_at=torch.full((every, width), -1, dtype=torch.int32),
         step=torch.tensor([rng.randint(0, 12) for _ in range(every)], dtype=torch.int32),
         rule=torch.tensor([rng.choice(rules or range(7)) for _ in range(every)], dtype=torch.int32),
         steps=torch.tensor([rng.randint(1, 40) for _ in range(every)], dtype=torch.int32),
@@ -130,7 +130,7 @@ def oracle(state: State) -> list[int]:
             p = i - starts[r]
             state.canvas[slot, p] = state.token[i]
             state.masked[slot, p] = False
-            state.settled_at[slot, p] = state.step[slot]
+            state.unmasked_at[slot, p] = state.step[slot]
         state.step[slot] += 1
         remaining.append(len(open_rows) - len(chosen))
     return remaining

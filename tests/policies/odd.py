@@ -38,9 +38,9 @@ def install(folder: Path) -> Path:
 
 
 class Paced(UnmaskingPolicy):
-    """Settles ``pace`` positions a step from the left; fails where ``pace`` is negative.
+    """Unmasks ``pace`` positions a step from the left; fails where ``pace`` is negative.
 
-    It counts the steps in its memory, and settles nothing if the count is not the engine's.
+    It counts the steps in its memory, and unmasks nothing if the count is not the engine's.
     """
 
     defaults: ClassVar[Mapping[str, float]] = {"pace": 2}
@@ -119,7 +119,7 @@ class Idle(UnmaskingPolicy):
 
 
 class Restless(UnmaskingPolicy):
-    """Settles everything and always wants another step, in which it rewrites everything."""
+    """Unmasks everything and always wants another step, in which it rewrites everything."""
 
     rewrites = True
 

@@ -75,10 +75,10 @@ def test_edits_are_refused_under_a_grammar() -> None:
 @pytest.mark.parametrize(
     ("extra_args", "foreseen"),
     [
-        ({"steps": 4}, [Outcome.NOTHING] * 3 + [Outcome.SETTLES]),
-        ({"steps": 4, "max_steps": 2}, [Outcome.NOTHING, Outcome.SETTLES]),
-        ({"steps": 2, "max_steps": 4}, [Outcome.NOTHING, Outcome.SETTLES]),
-        ({"algorithm": "random", "steps": 2}, [Outcome.NOTHING, Outcome.SETTLES]),
+        ({"steps": 4}, [Outcome.NOTHING] * 3 + [Outcome.FINISHES]),
+        ({"steps": 4, "max_steps": 2}, [Outcome.NOTHING, Outcome.FINISHES]),
+        ({"steps": 2, "max_steps": 4}, [Outcome.NOTHING, Outcome.FINISHES]),
+        ({"algorithm": "random", "steps": 2}, [Outcome.NOTHING, Outcome.FINISHES]),
         ({"steps": 2, "exit_threshold": 0.9}, [Outcome.UNKNOWN] * 2),
         ({"steps": 2, "eos_early_stop": True}, [Outcome.UNKNOWN] * 2),
         ({"algorithm": "edit", "max_steps": 1}, [Outcome.UNKNOWN]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A canvas that settles in any order and a grammar that reads from left to right."""
+"""A canvas that unmasks in any order and a grammar that reads from left to right."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def cursor_of(backend: Any, regex: str, reasoning: Any = None) -> GrammarCursor:
 def denoise(
     grammar: CanvasGrammar, propose: Any, rng: random.Random, length: int, known: int
 ) -> tuple[list[int], int]:
-    """Denoises blocks, each step settling random positions; the tokens and the steps."""
+    """Denoises blocks, each step unmasking random positions; the tokens and the steps."""
     written: list[int] = []
     steps = 0
     while grammar.cursor.end_token is None and len(written) < 200:
@@ -109,16 +109,16 @@ def test_whatever_the_model_says(backend_of: Any, tokenizer: Any, name: str) -> 
 
 
 def test_a_model_that_agrees_is_left_alone(backend_of: Any) -> None:
-    """In whatever order positions are settled, none is masked again."""
+    """In whatever order positions are unmasked, none is masked again."""
     answer = [*b"1423/2341/3214/4132"]
     rng = random.Random(1)
     for _ in range(30):
         grammar = CanvasGrammar(cursor_of(backend_of("xgrammar"), SUDOKU), 16, 3)
         revise = grammar.revise
-        settled: dict[Any, Any] = {}
+        unmasked: dict[Any, Any] = {}
 
         def watched(
-            tokens: list[int], masked: list[bool], *args: Any, now: Any = revise, seen: Any = settled
+            tokens: list[int], masked: list[bool], *args: Any, now: Any = revise, seen: Any = unmasked
         ) -> bool:
             before = [(t, m) for t, m in zip(tokens, masked, strict=True)]
             done: bool = now(tokens, masked, *args)
@@ -149,7 +149,7 @@ def test_a_clash_masks_what_follows_and_goes_left_to_right(backend_of: Any) -> N
     tokens, masked = [*b"abXcc"] + [MASK] * 3, [False] * 5 + [True] * 3
     assert not grammar.revise(tokens, masked, proposal=ord("a"))
     assert grammar.column == 2 and masked == [False] * 2 + [True] * 6
-    # The policy settles the last position only: the first open one is settled for it.
+    # The policy unmasks the last position only: the first open one is unmasked for it.
     tokens[7], masked[7] = ord("a"), False
     assert not grammar.revise(tokens, masked, proposal=ord("c"))
     assert bytes(tokens[:3]) == b"abc" and masked == [False] * 3 + [True] * 5

@@ -72,13 +72,13 @@ class Rig:
             windows[name] = (begins[name], begins[name] + count, rows)
         return output, windows
 
-    def finish(self, step: SchedulerOutput, **settled: int) -> Any:
-        """A step's output arrives: each request has so many tokens of a block that settled."""
+    def finish(self, step: SchedulerOutput, **unmasked: int) -> Any:
+        """A step's output arrives: each request has so many tokens of a block that finished."""
         names = list(step.num_scheduled_tokens)
         output = ModelRunnerOutput(
             req_ids=names,
             req_id_to_index={name: i for i, name in enumerate(names)},
-            sampled_token_ids=[[7] * settled.get(name, 0) for name in names],
+            sampled_token_ids=[[7] * unmasked.get(name, 0) for name in names],
         )
         return self.scheduler.update_from_output(step, output)
 
@@ -89,12 +89,12 @@ def test_a_fixed_schedule_is_planned_ahead(cache: str) -> None:
     rig = Rig(cache)
     rig.add(algorithm="low_confidence_static", steps=2)
     windows, waiting = [], None
-    for settles in (0, 8, 0, 8, 0, 4):
+    for unmasks in (0, 8, 0, 8, 0, 4):
         step, planned = rig.plan()
         windows.append(planned["a"])
         if waiting is not None:
             rig.finish(waiting[0], a=waiting[1])
-        waiting = (step, settles)
+        waiting = (step, unmasks)
     assert waiting is not None
     assert rig.plan()[1] == {}, "the last step of a request is followed by none"
     (outputs,) = rig.finish(waiting[0], a=4).values()
@@ -112,7 +112,7 @@ def test_a_fixed_schedule_is_planned_ahead(cache: str) -> None:
 
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_where_the_model_decides(cache: str) -> None:
-    """The same block is planned again; what had settled costs a window that counts for nothing."""
+    """The same block is planned again; what had unmasked costs a window that counts for nothing."""
     rig = Rig(cache)
     rig.add(algorithm="threshold", threshold=0.5)
     same = (*FIRST, 8) if cache == "none" else (5, 13, 8)

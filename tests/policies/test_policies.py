@@ -18,7 +18,7 @@ TIMED = {"entropy", "maskgit_plus", "topk_margin"}
 
 
 def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: int) -> int:
-    """Denoising steps that the kernel takes to settle a block."""
+    """Denoising steps that the kernel takes to unmask a block."""
     generator = torch.Generator().manual_seed(masked * 1000 + steps)
     canvas = torch.zeros(1, block_length, dtype=torch.int64)
     open_ = torch.arange(block_length)[None] >= block_length - masked
@@ -44,7 +44,7 @@ def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: 
         )
         if left.item() == 0:
             return taken
-    raise AssertionError("the block never settled")
+    raise AssertionError("the block never unmasked")
 
 
 @pytest.mark.parametrize("name", ["low_confidence_static", "sequential"])
@@ -88,7 +88,7 @@ def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
                 steps=asked,
                 block_length=tokens,
                 threshold=zeros.float(),
-                settled=~masked,
+                unmasked=~masked,
                 seed=zeros,
                 position=torch.arange(length).expand(24, -1),
                 values=values,
@@ -99,7 +99,7 @@ def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
 
 
 def test_tokens_that_are_given_are_no_step_s() -> None:
-    """``confidence_threshold`` counts what its steps settled, not a prompt's or a template's tokens."""
+    """``confidence_threshold`` counts what its steps unmasked, not a prompt's or a template's tokens."""
     policy = get_policy("confidence_threshold")
     masked = torch.arange(16)[None] >= 8
     confidence = torch.linspace(0.9, 0.1, 16)[None]
@@ -115,7 +115,7 @@ def test_tokens_that_are_given_are_no_step_s() -> None:
             steps=torch.tensor([4]),
             block_length=torch.tensor([16]),
             threshold=torch.tensor([0.3]),
-            settled=~masked,
+            unmasked=~masked,
             seed=number,
             position=number,
             memory=memory,

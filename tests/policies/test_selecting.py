@@ -26,7 +26,7 @@ def view(masked: torch.Tensor, **given: Any) -> CanvasView:
             "steps": torch.full((requests,), 4, dtype=torch.int32),
             "block_length": torch.full((requests,), width, dtype=torch.int32),
             "threshold": torch.full((requests,), 0.8),
-            "settled": torch.zeros_like(masked),
+            "unmasked": torch.zeros_like(masked),
             "seed": torch.arange(requests),
             "position": column.expand(requests, width),
         }
@@ -165,29 +165,29 @@ def test_edit() -> None:
         canvas = view(
             masked,
             tokens=tokens,
-            settled=response & ~masked,
+            unmasked=response & ~masked,
             threshold=threshold,
             values={"edit_threshold": edit_threshold, "max_post_steps": most.float()},
             memory=memory,
         )
         choice = policy.select(stats(confidence, proposed), canvas)
         assert isinstance(choice, Choice) and choice.rewrite is not None and choice.unfinished is not None
-        settle = choice.settle & masked
+        unmask = choice.unmask & masked
         for i in open_.nonzero()[:, 0].tolist():
             want = references[i].step(
                 proposed[i].tolist(), confidence[i].tolist(), tokens[i].tolist(), masked[i].tolist(),
                 response[i].tolist(),
             )  # fmt: skip
-            assert set(settle[i].nonzero()[:, 0].tolist()) == want[0]
+            assert set(unmask[i].nonzero()[:, 0].tolist()) == want[0]
             assert set(choice.rewrite[i].nonzero()[:, 0].tolist()) == want[1]
-            full = not (masked[i] & ~settle[i]).any()
+            full = not (masked[i] & ~unmask[i]).any()
             assert bool(choice.unfinished[i]) | (not full) == want[2]
             rewrites += len(want[1])
             ended_early += not want[2] and references[i].post_steps < int(most[i])
             ended_late += not want[2] and references[i].post_steps == int(most[i])
-        write = (settle | choice.rewrite) & open_[:, None]
+        write = (unmask | choice.rewrite) & open_[:, None]
         tokens = torch.where(write, proposed, tokens)
-        masked = masked & ~(settle & open_[:, None])
+        masked = masked & ~(unmask & open_[:, None])
         open_ = open_ & (masked.any(dim=1) | choice.unfinished)
     assert not open_.any()
     assert rewrites > 100 and ended_early > 5 and ended_late > 5

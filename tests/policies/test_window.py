@@ -23,7 +23,7 @@ def test_only_whole_known_blocks_stay_computed() -> None:
 def test_a_fixed_schedule_is_foreseen() -> None:
     request = plan("low_confidence_static", steps=2)
     request.push(8, known=6, denoises=True)  # Two masks, two a step.
-    assert request.windows[-1].outcome is Outcome.SETTLES
+    assert request.windows[-1].outcome is Outcome.FINISHES
     assert request.next_known(6) == 8
     assert request.window_end(8) == 12
     request.push(12, known=6, denoises=True)
@@ -39,7 +39,7 @@ def test_what_the_model_decides_becomes_a_commit() -> None:
     assert request.windows[-1].outcome is Outcome.UNKNOWN
     assert request.next_known(4) == 4
     request.push(8, known=4, denoises=True)
-    assert request.pop(known=8) == 8  # It had settled.
+    assert request.pop(known=8) == 8  # It had unmasked.
     request.push(12, known=8, denoises=True)
     assert request.pop(known=8) == 8
 
@@ -54,5 +54,5 @@ def test_a_preempted_request_starts_its_block_again() -> None:
         assert request.pop(known=0) is None
     for step in range(1, 5):
         request.push(4, known=0, denoises=True)
-        settles = request.windows[-1].outcome is Outcome.SETTLES
-        assert settles == (step == 4)
+        unmasks = request.windows[-1].outcome is Outcome.FINISHES
+        assert unmasks == (step == 4)

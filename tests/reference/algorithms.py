@@ -38,13 +38,13 @@ class Request:
 def decode(model: SdarReference, request: Request) -> Decoded:
     """Decodes a request; stops behind a block that holds a stop token."""
     prompt, length = list(request.prompt), request.block_length
-    known, settled_at, total = list(prompt), [], 0
+    known, unmasked_at, total = list(prompt), [], 0
     while len(known) < len(prompt) + request.max_tokens:
         start = len(known) // length * length
         block = _Block(model, request, known[:start], known[start:], total)
         block.run()
         total = block.total
-        settled_at += block.at[len(known) - start :]
+        unmasked_at += block.at[len(known) - start :]
         known = known[:start] + block.tokens
         if set(known[len(prompt) :]) & set(request.stop_token_ids):
             break
@@ -53,7 +53,7 @@ def decode(model: SdarReference, request: Request) -> Decoded:
         if token in request.stop_token_ids:
             output = output[: i + 1]
             break
-    return Decoded(output, total, settled_at[: len(output)])
+    return Decoded(output, total, unmasked_at[: len(output)])
 
 
 class _Block:
@@ -96,16 +96,16 @@ class _Block:
         confidence = probability.gather(1, token[:, None])[:, 0].tolist()
         proposed = token.tolist()
         open_ = [i for i, is_open in enumerate(self.masked) if is_open]
-        settled, rewritten, more = self._chosen(step, proposed, confidence, open_)
+        unmasked, rewritten, more = self._chosen(step, proposed, confidence, open_)
         certain = request.exit_threshold is not None and all(
             confidence[i] >= request.exit_threshold for i in open_
         )
         if capped or certain:
-            settled = set(open_)
-        for i in settled:
+            unmasked = set(open_)
+        for i in unmasked:
             self.masked[i] = False
             self.at[i] = self.total
-        for i in settled | rewritten:
+        for i in unmasked | rewritten:
             self.tokens[i] = proposed[i]
         if request.algorithm == "edit":
             # A block filled at once may still be rewritten.

@@ -57,7 +57,7 @@ class BidirectionalReference:
         template = template or [-1] * gen_length
         ids = prompt + [self.mask_id if token < 0 else token for token in template]
         masked = torch.tensor([False] * len(prompt) + [token < 0 for token in template])
-        settled = [-1] * end
+        unmasked = [-1] * end
         total = 0
         for first in range(len(prompt), end, block_length):
             block = range(first, min(first + block_length, end))
@@ -84,10 +84,10 @@ class BidirectionalReference:
                 for i in chosen:
                     ids[first + i] = int(token[i])
                     masked[first + i] = False
-                    settled[first + i] = total
+                    unmasked[first + i] = total
                 step += 1
                 total += 1
-        return Decoded(ids[len(prompt) :], total, settled[len(prompt) :])
+        return Decoded(ids[len(prompt) :], total, unmasked[len(prompt) :])
 
 
 class LladaReference(BidirectionalReference):
@@ -270,7 +270,7 @@ def select(
 
 
 def count(algorithm: str, falling: torch.Tensor, n: int, threshold: float | None) -> int:
-    """How many of the best positions a step settles, by falling confidence."""
+    """How many of the best positions a step unmasks, by falling confidence."""
     if algorithm == "low_confidence_static":
         return n
     assert threshold is not None

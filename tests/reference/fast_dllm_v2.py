@@ -38,10 +38,10 @@ class FastDllmV2Reference:
         threshold: float,
         stop_ids: tuple[int, ...] = (),
     ) -> Decoded:
-        """Greedy decoding; a step is a forward pass that settles something.
+        """Greedy decoding; a step is a forward pass that unmasks something.
 
         A block's first token is the autoregressive prediction behind the finished
-        blocks. The rest is settled sub-block after sub-block, with the whole block in
+        blocks. The rest is unmasked sub-block after sub-block, with the whole block in
         view: everything above the threshold, and always the most confident position.
         """
         known = list(prompt)
@@ -57,7 +57,7 @@ class FastDllmV2Reference:
             start = len(known) // block_length * block_length
             canvas = known[start:] + [self.mask_id] * (start + block_length - len(known))
             open_ = set(range(len(known) - start, block_length))
-            settled = dict.fromkeys(open_, -1)
+            unmasked = dict.fromkeys(open_, -1)
             for first in range(0, block_length, sub_block_length):
                 while here := sorted(open_ & set(range(first, first + sub_block_length))):
                     logits = self._logits(known[:start] + canvas, block_length)[start:]
@@ -69,10 +69,10 @@ class FastDllmV2Reference:
                         if n == best or score[n] > threshold:
                             canvas[i] = tokens[n]
                             open_.remove(i)
-                            settled[i] = step
+                            unmasked[i] = step
                     step += 1
             known = known[:start] + canvas
-            at += [settled[i] for i in sorted(settled)]
+            at += [unmasked[i] for i in sorted(unmasked)]
         output = known[len(prompt) :][:gen_length]
         for i, token in enumerate(output):
             if token in stop_ids:

@@ -28,7 +28,7 @@ class Decoded:
     denoising_steps: int
     """Forward passes that unmasked something."""
     unmask_step: list[int]
-    """The step, counted over all blocks, that settled each output token."""
+    """The step, counted over all blocks, that unmasked each output token."""
 
 
 class SdarReference:
@@ -96,7 +96,7 @@ class SdarReference:
         blocks = -(-(len(prompt) + gen_length) // block_length)
         whole = [*prompt, *template, *[-1] * (gen_length + block_length)]
         known = list(prompt)
-        settled: list[int] = []
+        unmasked: list[int] = []
         total = 0
         for number in range(len(prompt) // block_length, blocks):
             start = number * block_length
@@ -129,7 +129,7 @@ class SdarReference:
                     at[i] = total
                 step += 1
                 total += 1
-            settled += at[len(known) - start :]
+            unmasked += at[len(known) - start :]
             known = known[:start] + canvas
             if set(known[len(prompt) :]) & set(stop_ids):
                 break
@@ -138,7 +138,7 @@ class SdarReference:
             if last in stop_ids:
                 output = output[: i + 1]
                 break
-        return Decoded(output, total, settled[: len(output)])
+        return Decoded(output, total, unmasked[: len(output)])
 
 
 def _select(
@@ -150,7 +150,7 @@ def _select(
     threshold: float,
     entropy_bound: float,
 ) -> list[int]:
-    """The masked positions that a step settles."""
+    """The masked positions that a step unmasks."""
     open_ = masked.nonzero()[:, 0].tolist()
     best = sorted(open_, key=lambda i: (-float(confidence[i]), i))
     if algorithm == "sequential":

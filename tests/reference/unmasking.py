@@ -29,7 +29,7 @@ def best(positions: list[int], confidence: list[float]) -> int:
 
 
 def hierarchical(confidence: list[float], masked: list[bool], threshold: float, low: float) -> set[int]:
-    """What a step of ``hierarchical`` settles."""
+    """What a step of ``hierarchical`` unmasks."""
     open_ = [i for i, is_open in enumerate(masked) if is_open]
     chosen = {i for i in open_ if confidence[i] > threshold}
     for run in runs(masked):
@@ -40,7 +40,7 @@ def hierarchical(confidence: list[float], masked: list[bool], threshold: float, 
 
 
 def threshold_or_best(confidence: list[float], masked: list[bool], threshold: float) -> set[int]:
-    """What a step of ``threshold`` settles."""
+    """What a step of ``threshold`` unmasks."""
     open_ = [i for i, is_open in enumerate(masked) if is_open]
     return {i for i in open_ if confidence[i] >= threshold} | {best(open_, confidence)}
 
@@ -101,12 +101,12 @@ class Edit:
             response: Which are no prompt tokens.
 
         Returns:
-            Positions settled, positions rewritten, and whether another step follows.
+            Positions unmasked, positions rewritten, and whether another step follows.
         """
         open_ = [i for i, is_open in enumerate(masked) if is_open]
-        settled = {i for i in open_ if confidence[i] > self.threshold}
-        if open_ and not settled:
-            settled = {best(open_, confidence)}
+        unmasked = {i for i in open_ if confidence[i] > self.threshold}
+        if open_ and not unmasked:
+            unmasked = {best(open_, confidence)}
         rewritten = {
             i
             for i, is_open in enumerate(masked)
@@ -117,8 +117,8 @@ class Edit:
         }
         if not open_:
             self.post_steps += 1
-        if len(settled) < len(open_):
-            return settled, rewritten, True
+        if len(unmasked) < len(open_):
+            return unmasked, rewritten, True
         if not open_ and not rewritten:
-            return settled, rewritten, False
-        return settled, rewritten, self.post_steps < self.max_post_steps
+            return unmasked, rewritten, False
+        return unmasked, rewritten, self.post_steps < self.max_post_steps

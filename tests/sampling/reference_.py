@@ -74,7 +74,7 @@ def decode(wish: Wish, num_tokens: int, aligned: bool = True) -> Told:
     while len(told.tokens) < num_tokens:
         start = len(known) // size * size if aligned else len(known)
         sequence: list[int | None] = [*known, *[None] * (start + size - len(known))]
-        step, settled = 0, {}
+        step, unmasked = 0, {}
         while None in sequence:
             rows = {}
             for p in (p for p, t in enumerate(sequence) if t is None):
@@ -95,11 +95,11 @@ def decode(wish: Wish, num_tokens: int, aligned: bool = True) -> Told:
                 sequence[min(fresh, key=lambda p: rows[p])] = None
             for p in chosen:
                 if sequence[p] is not None:
-                    settled[p] = (step, rows[p][0])
+                    unmasked[p] = (step, rows[p][0])
             step += 1
         fresh_tokens = [t for t in sequence[len(known) :] if t is not None]
         told.tokens += fresh_tokens
-        told.steps += [settled[p][0] for p in range(len(known), len(sequence))]
-        told.confidence += [settled[p][1] for p in range(len(known), len(sequence))]
+        told.steps += [unmasked[p][0] for p in range(len(known), len(sequence))]
+        told.confidence += [unmasked[p][1] for p in range(len(known), len(sequence))]
         known += fresh_tokens
     return told

@@ -57,7 +57,7 @@ class Told:
 
     tokens: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
-    """The step of its block that settled each token."""
+    """The step of its block that finished each token."""
     confidence: list[float] = field(default_factory=list)
     logprobs: list[tuple[list[int], list[float], int]] = field(default_factory=list)
     """Ids and scores, the token's own first, and its rank."""
@@ -153,7 +153,7 @@ class Rig:
             if not self.live:
                 return told
             self.step()
-        raise AssertionError("a block never settled")
+        raise AssertionError("a block never unmasked")
 
     def _emit(self, output: Any, steps: list[int]) -> None:
         """What the runner and the scheduler do with a step's output.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log probabilities are those of the step that settled the token."""
+"""Log probabilities are those of the step that unmasked the token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.sampling.test_parameters import PROMPT, params
 
 
 def row(wish: Wish, told: Told, i: int, mode: str) -> torch.Tensor:
-    """Scores of all tokens at the step that settled output token i, float64."""
+    """Scores of all tokens at the step that unmasked output token i, float64."""
     position = len(wish.prompt) + i
     raw = model(wish.key, position, told.steps[i]).double()
     if mode.startswith("processed"):

@@ -72,7 +72,7 @@ def test_in_mixed_batches() -> None:
         batch = all_wishes[i : i + 6]
         for wish, told in zip(batch, rig.run(batch, 12), strict=True):
             assert_same(told, decode(wish, 12), wish)
-        # Where nobody asks how it settled, nothing is kept of that.
+        # Where nobody asks how it finished, nothing is kept of that.
         for wish, told in zip(batch, rig.run([replace(w, trace=False) for w in batch], 12), strict=True):
             assert told.tokens == decode(wish, 12).tokens
             assert told.steps == []
@@ -134,7 +134,7 @@ def test_the_mask_token_is_never_chosen() -> None:
 
 @pytest.mark.parametrize("rewrites", [False, True])
 def test_no_bad_word_stands_in_the_text(rewrites: bool) -> None:
-    """Words of 5 tokens, everything settled at once, borders included; also with rewriting."""
+    """Words of 5 tokens, everything unmasked at once, borders included; also with rewriting."""
     how: dict[str, Any] = {"steps": 1}
     if rewrites:
         how = {
@@ -181,8 +181,8 @@ def test_after_a_preemption(name: str) -> None:
     assert head.tokens + told.tokens == whole.tokens
 
 
-def test_a_settled_token_is_not_penalised_for_itself() -> None:
-    """A rewriting policy sees a settled position as if its own token were not there."""
+def test_a_unmasked_token_is_not_penalised_for_itself() -> None:
+    """A rewriting policy sees an unmasked position as if its own token were not there."""
     wish = Wish(
         params(presence_penalty=2.0, repetition_penalty=2.0, frequency_penalty=2.0),
         PROMPT,

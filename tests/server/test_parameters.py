@@ -31,7 +31,7 @@ def steps_of(client: Any, server: Any) -> Any:
 
 def test_decoding_parameters_have_an_effect(steps_of: Any) -> None:
     assert steps_of(**diffusion(algorithm="low_confidence_static", steps=1)) == 2
-    # 5 masks are left in the first block, 16 stand in the second; one is settled a step.
+    # 5 masks are left in the first block, 16 stand in the second; one is unmasked a step.
     assert steps_of(**diffusion(algorithm="low_confidence_static", steps=16)) == 5 + 16
     assert steps_of(**diffusion(algorithm="sequential", steps=4)) == 2 + 4
     assert steps_of(**diffusion(algorithm="low_confidence_dynamic", threshold=1.0)) > 2

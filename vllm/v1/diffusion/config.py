@@ -40,7 +40,7 @@ class MaskedDiffusionConfig(DiffusionConfig):
     """Default bound on the summed entropy of a step's tokens, in nats."""
 
     edit_threshold: float | None = Field(default=None, ge=0, le=1)
-    """Default probability above which ``edit`` rewrites a settled token."""
+    """Default probability above which ``edit`` rewrites an unmasked token."""
 
     low_threshold: float | None = Field(default=None, ge=0, le=1)
     """Default second threshold of ``hierarchical``."""
@@ -60,7 +60,7 @@ class MaskedDiffusionConfig(DiffusionConfig):
     returned, unless ``stop_token_ids`` or ``stop`` of a request end it."""
 
     end_token_ids: list[int] | None = None
-    """Ids that ``diffusion_confidence_eos_eot_inf`` keeps from being settled early."""
+    """Ids that ``diffusion_confidence_eos_eot_inf`` keeps from being unmasked early."""
 
 
 class Setting(NamedTuple):

@@ -27,9 +27,9 @@ from vllm.v1.generation_loop.guarded_classes import (
 )
 from vllm.v1.generation_loop.interface import GenerationLoop
 from vllm.v1.generation_loop.plug_ins import is_plug_in
-from vllm.v1.generation_loop.ranks import together, vocabulary, watch
+from vllm.v1.generation_loop.ranks import call_on_all_ranks, vocabulary, watch
 from vllm.v1.generation_loop.recovery import fail_batch, fail_refused
-from vllm.v1.generation_loop.stages import hidden_instead
+from vllm.v1.generation_loop.stages import hidden_fallback
 
 if TYPE_CHECKING:
     import torch.nn as nn
@@ -191,7 +191,9 @@ class GuardedLoop(GenerationLoop):
             check_forward(output, num_tokens)
             return output
 
-        return together(self.name, "forward", call, lambda: hidden_instead(model, inputs["positions"]))
+        return call_on_all_ranks(
+            self.name, "forward", call, lambda: hidden_fallback(model, inputs["positions"])
+        )
 
     def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
         """See :meth:`GenerationLoop.compute_logits`."""
@@ -205,10 +207,10 @@ class GuardedLoop(GenerationLoop):
                 raise TypeError(f"logits of {logits.dtype} returned, not of float32, float16 or bfloat16")
             return logits
 
-        def instead() -> torch.Tensor:
+        def fallback() -> torch.Tensor:
             return torch.zeros(len(hidden_states), vocabulary(model) or 1, device=hidden_states.device)
 
-        return together(self.name, "compute_logits", call, instead)
+        return call_on_all_ranks(self.name, "compute_logits", call, fallback)
 
 
 class _naming:

@@ -12,7 +12,7 @@ import torch
 from vllm.logger import init_logger
 from vllm.v1.generation_loop.errors import GenerationLoopError, describe
 from vllm.v1.generation_loop.plug_ins import is_plug_in
-from vllm.v1.generation_loop.ranks import together
+from vllm.v1.generation_loop.ranks import call_on_all_ranks
 from vllm.v1.request import Request, RequestStatus
 
 logger = init_logger(__name__)
@@ -33,7 +33,7 @@ def guarded(cls: type[T], loop: str, *mixins: type) -> type[T]:
     if not is_plug_in(cls):
         return cls
     methods = {
-        name: (_ending if name == "remove_request" else _naming)(
+        name: (_logging if name == "remove_request" else _naming)(
             getattr(cls, name), f"{cls.__name__}.{name}", loop
         )
         for owner in cls.__mro__
@@ -49,8 +49,8 @@ def _naming(method: Any, name: str, loop: str) -> Any:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return together(
-                loop, name, lambda: _checked(name, method(*args, **kwargs)), lambda: _instead(name, args)
+            return call_on_all_ranks(
+                loop, name, lambda: _checked(name, method(*args, **kwargs)), lambda: _fallback(name, args)
             )
         except GenerationLoopError:
             raise
@@ -60,7 +60,7 @@ def _naming(method: Any, name: str, loop: str) -> Any:
     return call
 
 
-def _ending(method: Any, name: str, loop: str) -> Any:
+def _logging(method: Any, name: str, loop: str) -> Any:
     """Of a request that has ended: no other fails for it, and the runner takes its slot back."""
 
     @functools.wraps(method)
@@ -80,7 +80,7 @@ def _checked(name: str, result: Any) -> Any:
     return result
 
 
-def _instead(name: str, arguments: tuple[Any, ...]) -> Any:
+def _fallback(name: str, arguments: tuple[Any, ...]) -> Any:
     """What stands for a method's result in a step that has failed and goes on; see ``stages``."""
     if name.endswith(".prepare_inputs"):
         return {}

@@ -31,25 +31,25 @@ _ALWAYS = ".remove_request"
 """Called after a failure too: what a request held must be given back."""
 
 
-def together(loop: str, method: str, call: Callable[[], T], instead: Callable[[], T]) -> T:
+def call_on_all_ranks(loop: str, method: str, call: Callable[[], T], fallback: Callable[[], T]) -> T:
     """Calls into a plug-in on every rank.
 
     Args:
         loop: The loop's name.
         method: The method that is called.
         call: Calls it.
-        instead: What the step goes on with where it has failed and other pipeline stages wait.
+        fallback: What the step goes on with where it has failed and other pipeline stages wait.
 
     Raises:
         GenerationLoopError: It raised, on whichever rank; or the ranks made different calls of
             the model.
     """
-    global _visit
-    if _visit is not None:  # A plug-in calls a method of its own.
+    global _current
+    if _current is not None:  # A plug-in calls a method of its own.
         return call()
     if stages.failed() and not method.endswith(_ALWAYS):
-        return instead()
-    visit = _visit = _Visit(loop, method)
+        return fallback()
+    plugin_call = _current = _PluginCall(loop, method)
     failure = None
     try:
         result = call()
@@ -57,12 +57,12 @@ def together(loop: str, method: str, call: Callable[[], T], instead: Callable[[]
         logger.exception("A plug-in failed.")
         failure = message_of(error) or describe(loop, method, error)
     finally:
-        _visit = None
-    visit.meet(_RETURNS if failure is None else _FAILED, failure)
-    if visit.failure is not None:
-        if stages.put_off(visit.failure):
-            return instead()
-        raise GenerationLoopError(visit.failure)
+        _current = None
+    plugin_call.agree(_RETURNS if failure is None else _FAILED, failure)
+    if plugin_call.failure is not None:
+        if stages.defer_failure(plugin_call.failure):
+            return fallback()
+        raise GenerationLoopError(plugin_call.failure)
     return result
 
 
@@ -93,7 +93,7 @@ def gathered(failures: dict[int, str]) -> dict[int, str]:
     return {request: why for some in reversed(theirs) for request, why in some.items()}
 
 
-class _Visit:
+class _PluginCall:
     """One call into a plug-in, on this rank.
 
     Attributes:
@@ -108,7 +108,7 @@ class _Visit:
         self.failure: str | None = None
         self.depth = 0
 
-    def meet(self, intent: int, failure: str | None = None) -> None:
+    def agree(self, intent: int, failure: str | None = None) -> None:
         """Tells the other ranks what this one is about to do, and hears of theirs.
 
         Once a failure is known, all ranks are on their way out and nothing is told any more.
@@ -132,22 +132,22 @@ class _Visit:
             )
 
 
-_visit: _Visit | None = None
+_current: _PluginCall | None = None
 """The call into a plug-in that this process is in."""
 
 
 def _before(module: nn.Module, arguments: Any) -> None:
-    if (visit := _visit) is not None:
-        visit.depth += 1
-        if visit.depth == 1:
-            visit.meet(_CALLS)
-            if visit.failure is not None:
-                raise GenerationLoopError(visit.failure)
+    if (plugin_call := _current) is not None:
+        plugin_call.depth += 1
+        if plugin_call.depth == 1:
+            plugin_call.agree(_CALLS)
+            if plugin_call.failure is not None:
+                raise GenerationLoopError(plugin_call.failure)
 
 
 def _after(module: nn.Module, arguments: Any, output: Any) -> None:
-    if (visit := _visit) is not None:
-        visit.depth -= 1
+    if (plugin_call := _current) is not None:
+        plugin_call.depth -= 1
 
 
 def _outer(module: nn.Module) -> Iterator[nn.Module]:

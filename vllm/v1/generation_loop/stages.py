@@ -43,7 +43,7 @@ def begin_step() -> None:
     _step.running = several_stages()
 
 
-def hear(tensors: Any) -> None:
+def receive_failure(tensors: Any) -> None:
     """Reads what the stage before this one sent; called by the runner.
 
     Args:
@@ -71,14 +71,14 @@ def failed() -> bool:
     return _step.failure is not None
 
 
-def put_off(failure: str) -> bool:
+def defer_failure(failure: str) -> bool:
     """Whether a failure waits for the end of the step, rather than being raised at once."""
     if _step.running:
         _step.failure = _step.failure or failure
     return _step.running
 
 
-def hidden_instead(model: nn.Module, positions: torch.Tensor) -> Any:
+def hidden_fallback(model: nn.Module, positions: torch.Tensor) -> Any:
     """What a stage that failed returns from its forward.
 
     Args:

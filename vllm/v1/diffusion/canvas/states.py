@@ -22,11 +22,11 @@ class CanvasStates:
     """One block's canvas for each of S request slots, W positions wide.
 
     Attributes:
-        tokens: Token ids of the block, known, settled or mask, int64 ``[S, W]``.
+        tokens: Token ids of the block, known, unmasked or mask, int64 ``[S, W]``.
         masked: Positions still masked, bool ``[S, W]``. A mask token in a prompt
             is a known token: only this tells what is open.
-        settled_at: The step that settled a position, -1 for none, int32 ``[S, W]``.
-        confidence: Probability of a settled token in that step, float32 ``[S, W]``.
+        unmasked_at: The step that unmasked a position, -1 for none, int32 ``[S, W]``.
+        confidence: Probability of an unmasked token in that step, float32 ``[S, W]``.
         step: Denoising steps made on the block, int32 ``[S]``.
         start: Position of the block's first token, int64 ``[S]``.
         length: Tokens of the block, int32 ``[S]``: the request's block length, or
@@ -60,10 +60,10 @@ class CanvasStates:
         self.mask_token_id = mask_token_id
         self.device = device
         # One slot more, of nobody: what a step writes for some of its requests goes there for the others.
-        self._nobody = num_slots
+        self._scratch = num_slots
         self._tables = SlotTables(num_slots + 1, width, device)
         tables = [table[:num_slots] for table in self._tables]
-        self.tokens, self.masked, self.settled_at, self.confidence, self.step, self.start, self.length = (
+        self.tokens, self.masked, self.unmasked_at, self.confidence, self.step, self.start, self.length = (
             tables
         )
         self.block_length = UvaBackedTensor(num_slots, dtype=torch.int32)
@@ -138,7 +138,7 @@ class CanvasStates:
         masked = ~is_known & open_ & (self.columns < length[:, None])
         self.tokens[slots] = tokens
         self.masked[slots] = masked
-        self.settled_at[slots] = -1
+        self.unmasked_at[slots] = -1
         self.confidence[slots] = 1.0
         self.step[slots] = 0
 
@@ -178,7 +178,7 @@ class CanvasStates:
         if self.aligned:
             return start + self.length[slots] <= window_end
         # A window is the whole canvas or begins at the block. One that was planned for a block
-        # that had settled is neither: it begins at 0 and is as long as the rest of the canvas.
+        # that had finished is neither: it begins at 0 and is as long as the rest of the canvas.
         begin = requests.num_computed_tokens.gpu[slots]
         return (begin == start) | (window_end == self.end.gpu[slots])
 
@@ -186,24 +186,24 @@ class CanvasStates:
         self,
         requests: RequestState,
         slots: torch.Tensor,
-        settled: torch.Tensor,
+        finished: torch.Tensor,
         start: torch.Tensor,
         whole: bool = False,
     ) -> None:
-        """Turns to the next block where the current one has settled.
+        """Turns to the next block where the current one is finished.
 
         Args:
             requests: The runner's request state.
             slots: int64 ``[R]``, distinct.
-            settled: bool ``[R]``.
+            finished: bool ``[R]``.
             start: Where their next blocks begin, int64 ``[R]``.
             whole: Whether the blocks are as wide as the canvas.
         """
         tables = self._tables
-        turned = torch.where(settled, slots, self._nobody)
+        turned = torch.where(finished, slots, self._scratch)
         tables.start.index_copy_(0, turned, start)
         tables.step.index_fill_(0, turned, 0)
-        tables.settled_at.index_fill_(0, turned, -1)
+        tables.unmasked_at.index_fill_(0, turned, -1)
         if self.flags.graded.any():
             tables.confidence.index_fill_(0, turned, 1.0)
         templates = self.template_end.np.any()

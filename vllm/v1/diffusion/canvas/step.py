@@ -29,9 +29,9 @@ class DenoisingStep:
         row_column: Column of the canvas that a row belongs to, int64 ``[N]``.
         whole: Whether every request has a row for each column of the canvas.
         covered: Whether the window covers the request's block, bool ``[R]``. Where
-            it does not, the block has settled in the step before: this step only
+            it does not, the block has finished in the step before: this step only
             commits it, and the canvas, of the next block, waits.
-        falls_short: Whether some windows may not cover their blocks.
+        may_miss_block: Whether some windows may not cover their blocks.
         active: Rows whose position is still masked and covered, bool ``[N]``.
     """
 
@@ -44,7 +44,7 @@ class DenoisingStep:
     row_slot: torch.Tensor
     whole: bool
     covered: torch.Tensor
-    falls_short: bool
+    may_miss_block: bool
     active: torch.Tensor
     _local_pos: torch.Tensor
 
@@ -55,7 +55,7 @@ class DenoisingStep:
         canvases: CanvasStates,
         request_states: RequestState,
         overlaps: bool,
-        falls_short: bool,
+        may_miss_block: bool,
     ) -> DenoisingStep | None:
         """Reads a batch; None where no request denoises.
 
@@ -64,8 +64,8 @@ class DenoisingStep:
             canvases: The canvases of this worker's requests.
             request_states: The runner's request state.
             overlaps: Whether a window may have been scheduled before it was known
-                that the step before it settles the block.
-            falls_short: Whether a window may not cover its block, for that reason or another.
+                that the step before it finishes the block.
+            may_miss_block: Whether a window may not cover its block, for that reason or another.
         """
         num_reqs = input_batch.num_reqs
         counts = np.diff(input_batch.cu_num_logits_np[: num_reqs + 1])
@@ -84,7 +84,7 @@ class DenoisingStep:
         row_slot = input_batch.expanded_idx_mapping
         row_counts = counts[requests]
         whole = bool((row_counts == canvases.width).all())
-        if falls_short:
+        if may_miss_block:
             covered = canvases.covers(request_states, slots, input_batch.seq_lens[index])
         else:
             covered = canvases.always[: len(requests)]
@@ -104,7 +104,7 @@ class DenoisingStep:
             row_slot=row_slot,
             whole=whole,
             covered=covered,
-            falls_short=falls_short,
+            may_miss_block=may_miss_block,
             active=active,
             _local_pos=input_batch.expanded_local_pos,
         )
@@ -114,7 +114,7 @@ class DenoisingStep:
         """See above; most steps do without."""
         return self._local_pos.to(torch.int64)
 
-    def among(self, values: torch.Tensor) -> torch.Tensor:
+    def for_requests(self, values: torch.Tensor) -> torch.Tensor:
         """Those of the R requests, ``[R, ...]``, of values of the batch's."""
         return values if len(values) == len(self.requests) else values[self.index]
 

@@ -18,7 +18,7 @@ class SlotTables:
         shape = (rows, width)
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.masked = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.settled_at = torch.full(shape, -1, dtype=torch.int32, device=device)
+        self.unmasked_at = torch.full(shape, -1, dtype=torch.int32, device=device)
         self.confidence = torch.zeros(shape, dtype=torch.float32, device=device)
         self.step = torch.zeros(rows, dtype=torch.int32, device=device)
         self.start = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -32,10 +32,10 @@ class SlotFlags:
     """What a step has to know of its requests on the host, bool ``[S]`` each.
 
     Attributes:
-        unforeseen: The model decides when a block settles.
-        traced: The request wants to be told which step settled a position.
-        graded: Somebody reads how sure the step was that settled it.
-        late: End tokens are settled last.
+        unforeseen: The model decides when a block finishes.
+        traced: The request wants to be told which step unmasked a position.
+        graded: Somebody reads how sure the step was that unmasked it.
+        late: End tokens are unmasked last.
     """
 
     def __init__(self, num_slots: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws canvases as they settle, on a terminal."""
+"""Draws canvases as they unmask, on a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST_FRAME, _SHORTEST_FRAME = 0.25, 0.04
 
 @dataclass
 class CanvasLine:
-    """One request: its prompt, its answer's cells and when each was settled."""
+    """One request: its prompt, its answer's cells and when each was unmasked."""
 
     prompt: str
     cells: list[str] = field(default_factory=list)
@@ -31,20 +31,20 @@ class CanvasLine:
     def pieces(self, step: int | None) -> list[tuple[str, str]]:
         """Styled text as it stood after a denoising step; None stands for the last."""
         cells = [
-            (_BOLD, cell) if step is None or settled <= step else (_DIM, _MASK)
-            for cell, settled in zip(self.cells, self.steps, strict=True)
+            (_BOLD, cell) if step is None or unmasked <= step else (_DIM, _MASK)
+            for cell, unmasked in zip(self.cells, self.steps, strict=True)
         ]
         return [(_DIM, self.prompt), *cells, (_PLAIN, self.note)]
 
 
 @dataclass(frozen=True)
-class Settled:
+class EmittedBlock:
     """A request's next block, or its end.
 
     Attributes:
         index: Index of the line.
         cells: Text of each token of the block.
-        steps: The denoising step that settled each.
+        steps: The denoising step that unmasked each.
         end: The whole answer and a note on it, if it is complete.
     """
 
@@ -57,7 +57,7 @@ class Settled:
 class CanvasView:
     """Several canvases, one below the other, drawn by a thread of its own.
 
-    Blocks arrive when they are settled. The order in which their positions were
+    Blocks arrive when they are unmasked. The order in which their positions were
     unmasked is replayed, at a speed that the eye can follow: it may lag behind a
     fast model, and holds nothing up.
     """
@@ -67,13 +67,13 @@ class CanvasView:
         self.lines = [CanvasLine(prompt) for prompt in prompts]
         self.stream = stream
         self._height = 0
-        self._queue: SimpleQueue[list[Settled] | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[EmittedBlock] | None] = SimpleQueue()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def show(self, blocks: list[Settled]) -> None:
-        """Queues blocks that one engine step settled; returns at once."""
+    def show(self, blocks: list[EmittedBlock]) -> None:
+        """Queues blocks that one engine step unmasked; returns at once."""
         self._queue.put(blocks)
 
     def close(self, at_once: bool = False) -> None:
@@ -88,7 +88,7 @@ class CanvasView:
             self._replay(blocks)
         self._draw({}, whole=True)
 
-    def _replay(self, blocks: list[Settled]) -> None:
+    def _replay(self, blocks: list[EmittedBlock]) -> None:
         frames: dict[int, list[int]] = {}
         for block in blocks:
             line = self.lines[block.index]
@@ -102,7 +102,7 @@ class CanvasView:
         for frame in range(count):
             if self._stopped:
                 break
-            # All blocks start masked and settle with the last frame.
+            # All blocks start masked and unmask with the last frame.
             self._draw({i: order[max(frame - count + len(order), 0)] for i, order in frames.items()})
             time.sleep(pause)
         for block in blocks:

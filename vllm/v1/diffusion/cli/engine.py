@@ -73,7 +73,7 @@ class Engine:
         """Runs prompts in one batch.
 
         Yields:
-            What an engine step gave: for every request of which a block settled its
+            What an engine step gave: for every request of which a block finished its
             index in ``prompts``, and its output so far.
 
         Raises:

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from vllm.v1.diffusion.cli.canvas_view import CanvasView, Settled
+from vllm.v1.diffusion.cli.canvas_view import CanvasView, EmittedBlock
 from vllm.v1.diffusion.cli.describe import describe
 from vllm.v1.diffusion.cli.engine import Engine, UsageError
 from vllm.v1.diffusion.cli.progress import progress
@@ -35,8 +35,8 @@ class Result:
 
     Attributes:
         steps: Denoising steps, the forwards that the answer took.
-        trace: For every token the step that settled it and its probability then.
-        blocks: Tokens of each block that settled, in order.
+        trace: For every token the step that unmasked it and its probability then.
+        blocks: Tokens of each block that finished, in order.
         right: Whether the answer is right, where that can be checked.
     """
 
@@ -193,19 +193,19 @@ def _generate(
     begun = time.perf_counter()
     try:
         for outputs in engine.stream(prompts):
-            settled = []
+            unmasked = []
             for index, output in outputs:
                 seen = sum(blocks[index])
-                settled.append(_settled(engine, index, output, seen))
+                unmasked.append(_emitted_block(engine, index, output, seen))
                 if length := len(output.outputs[0].token_ids) - seen:
                     blocks[index].append(length)
                 if output.finished:
                     puzzle = puzzles[index] if puzzles else None
                     result = Result.of(output, prompts[index], blocks[index], puzzle)
                     results[index] = result
-                    settled.append(Settled(index, [], [], (result.text, result.note)))
+                    unmasked.append(EmittedBlock(index, [], [], (result.text, result.note)))
             if view:
-                view.show(settled)
+                view.show(unmasked)
             while not view and printed in results:  # in the order of the prompts
                 _print(results[printed], args)
                 printed += 1
@@ -233,9 +233,9 @@ def _traced(engine: Engine, result: Result) -> TracedRequest:
     )
 
 
-def _settled(engine: Engine, index: int, output: RequestOutput, seen: int) -> Settled:
+def _emitted_block(engine: Engine, index: int, output: RequestOutput, seen: int) -> EmittedBlock:
     completion = output.outputs[0]
-    return Settled(
+    return EmittedBlock(
         index,
         ["" if p.special else p.text for p in engine.pieces(completion.token_ids)[seen:]],
         [step for step, _ in list(completion.unmask_trace or ())[seen:]],

@@ -22,7 +22,7 @@ class TracedRequest:
         prompt: Its prompt.
         pieces: Its tokens' texts.
         token_ids: Their ids.
-        trace: For every token the step that settled it, from 0, and its probability then.
+        trace: For every token the step that unmasked it, from 0, and its probability then.
         blocks: Tokens of each block, in order.
         steps: Denoising steps in all.
         end: Why it ended.

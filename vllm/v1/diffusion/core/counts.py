@@ -27,7 +27,7 @@ class DenoisingRecord:
         self._num_spec_tokens = num_spec_tokens
         self._log_stats = log_stats
         self._stats: SpecDecodingStats | None = None
-        self.told: dict[str, RequestSpecDecodeMetrics] = {}
+        self.reports: dict[str, RequestSpecDecodeMetrics] = {}
         """Counts of requests that ask for them, since the scheduler last handed them on."""
         self._steps: Counter[tuple[int, int]] = Counter()
         """Requests' steps since the last ``take``, by the positions they had and the tokens they emitted."""
@@ -43,7 +43,7 @@ class DenoisingRecord:
             runner_output: The step's output.
 
         Returns:
-            The trace of the block, if it settled and the request wants one.
+            The trace of the block, if it finished and the request wants one.
         """
         index = runner_output.req_id_to_index[request.request_id]
         committed = len(runner_output.sampled_token_ids[index])
@@ -52,7 +52,7 @@ class DenoisingRecord:
         trace = None
         if committed and plan.decoding.trace:
             assert runner_output.unmask_trace is not None
-            trace = _told(plan, runner_output.unmask_trace[index, :committed])
+            trace = _trace_of(plan, runner_output.unmask_trace[index, :committed])
         self._count(request, plan.block_length, committed, plan.decoding.stats)
         if committed:
             if self._log_stats:
@@ -79,7 +79,7 @@ class DenoisingRecord:
             return None
         assert runner_output.unmask_trace is not None
         index = runner_output.req_id_to_index[request.request_id]
-        return _told(plan, runner_output.unmask_trace[index, :1])
+        return _trace_of(plan, runner_output.unmask_trace[index, :1])
 
     def ended(self, request: Request, plan: RequestPlan) -> None:
         """Notes the tokens a forward of a request that has ended."""
@@ -108,7 +108,7 @@ class DenoisingRecord:
             num_draft_tokens=drafted, num_accepted=committed, detailed=detailed
         )
         if detailed:
-            self.told[request.request_id] = request.spec_decode_metrics
+            self.reports[request.request_id] = request.spec_decode_metrics
         if self._log_stats:
             self._steps[drafted, committed] += 1
 
@@ -119,6 +119,6 @@ class DenoisingRecord:
         return self._stats
 
 
-def _told(plan: RequestPlan, rows: np.ndarray) -> list[tuple[int, float]]:
-    """The trace of tokens, from their rows of the worker's; what a template gave was never settled: -1."""
+def _trace_of(plan: RequestPlan, rows: np.ndarray) -> list[tuple[int, float]]:
+    """The trace of tokens, from their rows of the worker's; what a template gave was never unmasked: -1."""
     return [(plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p in rows.tolist()]

@@ -32,7 +32,7 @@ def computed_after(window_end: int, known: int, block_length: int) -> int:
     """Positions whose keys and values are final after a window was run.
 
     Whole blocks of tokens that were known *before* the step are final. A block
-    that held masks is not, even if the step settled it: its tokens were not in
+    that held masks is not, even if the step unmasked it: its tokens were not in
     the window.
 
     Args:
@@ -46,8 +46,8 @@ def computed_after(window_end: int, known: int, block_length: int) -> int:
 class Outcome(Enum):
     """What is known in advance of a scheduled window."""
 
-    NOTHING = "it settles no block"
-    SETTLES = "it settles a block"
+    NOTHING = "it finishes no block"
+    FINISHES = "it finishes a block"
     UNKNOWN = "the model decides"
 
 
@@ -82,7 +82,7 @@ class RequestPlan:
     denoised: int = 0
     """Denoising steps of the request whose output was processed."""
     block_denoised: int = 0
-    """Those of them since a block settled."""
+    """Those of them since a block finished."""
     held: tuple[int, int] | None = None
     """Cache blocks that were asked for last, and how many of them were full; see ``held_slots.py``."""
 
@@ -106,7 +106,7 @@ class RequestPlan:
         """
         if self.windows:
             last = self.windows[-1]
-            if last.outcome is Outcome.SETTLES and not last.stale:
+            if last.outcome is Outcome.FINISHES and not last.stale:
                 return self.window_end(known)
         return known
 
@@ -115,8 +115,8 @@ class RequestPlan:
         return block_start(known, self.block_length)
 
     @property
-    def may_have_settled(self) -> bool:
-        """Whether the window in flight settles its block is for the model to say."""
+    def may_have_finished(self) -> bool:
+        """Whether the window in flight finishes its block is for the model to say."""
         last = self.windows[-1] if self.windows else None
         return last is not None and not last.stale and last.outcome is Outcome.UNKNOWN
 
@@ -129,7 +129,7 @@ class RequestPlan:
         return computed_after(end, known, self.block_length)
 
     def denoised_nothing(self, window: InFlight, known: int) -> bool:
-        """Whether a window whose block had settled before it ran did no more than commit it.
+        """Whether a window whose block had finished before it ran did no more than commit it.
 
         Args:
             window: The window.
@@ -178,7 +178,7 @@ class RequestPlan:
     def _outcome(self) -> Outcome:
         if self.steps is None:
             return Outcome.UNKNOWN
-        return Outcome.SETTLES if self.step >= self.steps else Outcome.NOTHING
+        return Outcome.FINISHES if self.step >= self.steps else Outcome.NOTHING
 
 
 @dataclass(kw_only=True, slots=True)
@@ -186,15 +186,15 @@ class CanvasPlan(RequestPlan):
     """The same of a bidirectional model, whose blocks begin where the prompt ends.
 
     A window begins at 0, or at its block if the cache mode keeps what is before it. Planned
-    while a step is in flight that may settle the block, it is for the same block again: if that
-    has settled, the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises
+    while a step is in flight that may finish the block, it is for the same block again: if that
+    has finished, the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises
     the next block, whose window is the same (``none``).
     """
 
     canvas_end: int
     """Where the answer ends."""
     first_alone: bool = False
-    """Whether a block's first step settles its first position and no other."""
+    """Whether a block's first step unmasks its first position and no other."""
 
     def begin(self, known: int) -> int:
         """See :meth:`RequestPlan.begin`: blocks are known as a whole or not at all."""
@@ -218,7 +218,7 @@ class CanvasPlan(RequestPlan):
         Args:
             known: Tokens known by the outputs processed so far.
         """
-        unsure = self.may_have_settled
+        unsure = self.may_have_finished
         known = self.next_known(known)
         block_end = self.window_end(known)
         if known >= self.canvas_end:

@@ -63,7 +63,7 @@ class DiffusionScheduler(Scheduler):
             slots = HeldSlots(self.kv_cache_manager, self._plans, self.hash_block_size)
             self.kv_cache_manager.allocate_slots = slots  # type: ignore[method-assign,assignment]
         self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
-        self._reaches_over = False
+        self._plans_two_blocks = False
         self._stages = self.parallel_config.pipeline_parallel_size
         self._record = DenoisingRecord(self.num_spec_tokens, self.log_stats)
 
@@ -106,7 +106,7 @@ class DiffusionScheduler(Scheduler):
         """Plans one window a request, then lets upstream schedule them."""
         budget = self.max_num_scheduled_tokens
         widest = 2 * self.num_lookahead_tokens * (len(self.running) + len(self.waiting))
-        self._reaches_over = widest <= self._free_rows
+        self._plans_two_blocks = widest <= self._free_rows
         postponed = []
         for request in self.running:
             if request.is_prefill_chunk and self._has_whole_chunks_left(request):
@@ -167,7 +167,7 @@ class DiffusionScheduler(Scheduler):
         ):
             return None
         end = plan.window_end(known)
-        if self._reaches_over and plan.may_have_settled and self._wants_more(request, end):
+        if self._plans_two_blocks and plan.may_have_finished and self._wants_more(request, end):
             # The worker denoises whichever of the two blocks is open.
             end = plan.window_end(end)
         request.spec_token_ids = [DRAFT] * (end - now_known)
@@ -238,7 +238,7 @@ class DiffusionScheduler(Scheduler):
             computed = plan.pop(request.num_tokens)
             if computed is not None:
                 request.num_computed_tokens = computed
-        told = self._record.told
+        told = self._record.reports
         if not failed and not traces and not told:
             return outputs
         for output in (o for client in outputs.values() for o in client.outputs):
@@ -271,7 +271,7 @@ class DiffusionScheduler(Scheduler):
         """Counts denoising steps and committed tokens.
 
         Returns:
-            The settled blocks' traces, by request, of those that want one.
+            The finished blocks' traces, by request, of those that want one.
         """
         traces: dict[str, list[tuple[int, float]]] = {}
         requests, plans = self.requests, self._plans
@@ -280,7 +280,7 @@ class DiffusionScheduler(Scheduler):
             if request is None or plan is None:
                 continue
             if plan.denoised_nothing(plan.windows[0], request.num_tokens):
-                continue  # The block had settled: a plain commit.
+                continue  # The block had finished: a plain commit.
             trace = self._record.observe(request, plan, runner_output)
             if trace is not None:
                 traces[request_id] = trace

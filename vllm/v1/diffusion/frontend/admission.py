@@ -25,7 +25,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "routed_experts_prompt_start": ((0,), "is not supported with diffusion models"),
     "thinking_token_budget": (
         (None, -1),
-        "is not supported: a block's tokens settle in any order, so none of them is the last thought",
+        "is not supported: a block's tokens unmask in any order, so none of them is the last thought",
     ),
     "trace_decode_token_ids": ((None, []), "is not supported with diffusion models"),
     "watermarking": ((None, False), "is not supported with diffusion models"),

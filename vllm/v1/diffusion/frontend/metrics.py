@@ -47,7 +47,7 @@ class DiffusionProm:
             )
             return create_metric_per_engine(made, per_engine_labelvalues)
 
-        self._steps = histogram("steps_per_block", "Denoising steps of each block that settled.", _STEPS)
+        self._steps = histogram("steps_per_block", "Denoising steps of each block that finished.", _STEPS)
         self._tokens = histogram(
             "tokens_per_forward", "Output tokens of each ended request by its denoising steps.", _TOKENS
         )

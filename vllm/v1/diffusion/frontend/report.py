@@ -20,7 +20,7 @@ def report_denoising(
     ``diffusion_stats`` asks for ``steps``, ``tokens_per_forward`` and
     ``steps_per_block``, which a stream has in the choice that ends it;
     ``diffusion_trace`` for ``trace``: for each of the choice's tokens the step that
-    settled it, from 0, and its probability in that step. Without either nothing is
+    unmasked it, from 0, and its probability in that step. Without either nothing is
     added, so other responses stay as they are.
 
     Args:
@@ -44,7 +44,7 @@ def report_denoising(
 
 
 def steps_per_block(emitted: Iterable[int]) -> list[int]:
-    """Steps of each block that settled.
+    """Steps of each block that finished.
 
     Args:
         emitted: Tokens that each denoising step emitted: a block's, or none.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps what a request writes inside its grammar: the part that needs no device.
 
-A grammar reads from left to right, a canvas settles in any order. So what a policy
-settles behind the first mask is tentative: it is read once all before it is settled,
+A grammar reads from left to right, a canvas unmasks in any order. So what a policy
+unmasks behind the first mask is tentative: it is read once all before it is finished,
 and what the grammar then does not admit is masked again, with all behind it. A model
 that agrees with its grammar is therefore denoised exactly as without one.
 """
@@ -158,11 +158,11 @@ class CanvasGrammar:
         self._left_to_right = False
 
     def revise(self, tokens: list[int], masked: list[bool], proposal: int, covered: bool = True) -> bool:
-        """Reads a block as far as it is settled, after a step; corrects what is not admitted.
+        """Reads a block as far as it is finished, after a step; corrects what is not admitted.
 
         In a block where something had to be masked again the model and the grammar
-        disagree. From then on, the block is settled from left to right: in each step one
-        position at least, and as many more as the policy settled without a gap.
+        disagree. From then on, the block is finished from left to right: in each step one
+        position at least, and as many more as the policy unmasked without a gap.
 
         Args:
             tokens: The block's tokens that have rows of logits, changed.

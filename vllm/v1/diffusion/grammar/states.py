@@ -19,7 +19,7 @@ from vllm.v1.diffusion.kernels.row_stats import RowStats
 
 
 class GrammarStates:
-    """Restricts logits before a step settles positions, corrects canvases after it.
+    """Restricts logits before a step unmasks positions, corrects canvases after it.
 
     A step that holds a request with a grammar waits for the device once; no other does.
     """
@@ -69,18 +69,18 @@ class GrammarStates:
         forbidden[:, : allowed.shape[1]] = ~allowed
         logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)
 
-    def revise(self, settled: torch.Tensor, stats: RowStats, step: DenoisingStep, overlaps: bool) -> None:
-        """Reads what a step has settled: masks again, fills in, corrects.
+    def revise(self, finished: torch.Tensor, stats: RowStats, step: DenoisingStep, overlaps: bool) -> None:
+        """Reads what a step has unmasked: masks again, fills in, corrects.
 
         Args:
-            settled: Which requests' blocks have no mask left, bool ``[R]``, changed.
+            finished: Which requests' blocks have no mask left, bool ``[R]``, changed.
             stats: The rows' statistics and tokens.
             step: The step.
             overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
         """
         if not (members := self._members(step)):
             return
-        canvases, device, width = self.canvases, settled.device, self.canvases.width
+        canvases, device, width = self.canvases, finished.device, self.canvases.width
         which = async_tensor_h2d([i for i, _ in members], dtype=torch.int64, device=device)
         slots = step.slots[which]
         rows = step.row_start[which].to(torch.int64)[:, None] + torch.arange(width, device=device)
@@ -104,12 +104,12 @@ class GrammarStates:
         # A token that was written in the place of the model's had no alternative.
         certain = torch.where(sample == new_tokens, stats.sample_prob[rows], 1.0)
         step_now = canvases.step[slots][:, None] - 1
-        settled_at = torch.where(still_masked, -1, canvases.settled_at[slots])
-        canvases.settled_at[slots] = torch.where(written, step_now, settled_at)
+        unmasked_at = torch.where(still_masked, -1, canvases.unmasked_at[slots])
+        canvases.unmasked_at[slots] = torch.where(written, step_now, unmasked_at)
         canvases.confidence[slots] = torch.where(written, certain, canvases.confidence[slots])
         canvases.tokens[slots] = torch.where(still_masked, canvases.mask_token_id, new_tokens)
         canvases.masked[slots] = still_masked
-        settled[which] = revised[:, -1] != 0
+        finished[which] = revised[:, -1] != 0
 
     def _members(self, step: DenoisingStep) -> list[tuple[int, CanvasGrammar]]:
         """The requests with a grammar: their place among the step's R, and it."""

@@ -128,7 +128,7 @@ def row_stats(
 
 
 def _count(rule: Rule, ranked: Tensor, quota: int, threshold: Tensor) -> int:
-    """How many of the ranked candidates a rule settles.
+    """How many of the ranked candidates a rule unmasks.
 
     ``ranked`` is float32: confidences descending, or entropies ascending for ENTROPY_BOUNDED.
     """
@@ -161,7 +161,7 @@ def unmask(
     slots: Tensor,
     canvas: Tensor,
     masked: Tensor,
-    settled_at: Tensor,
+    unmasked_at: Tensor,
     step: Tensor,
     rule: Tensor,
     steps: Tensor,
@@ -195,7 +195,7 @@ def unmask(
             chosen = candidates[order[: _count(kind, values[order], quota, threshold[slot])]]
         canvas[slot, chosen] = token[first:end][chosen]
         masked[slot, chosen] = False
-        settled_at[slot, chosen] = now
+        unmasked_at[slot, chosen] = now
         step[slot] += 1
         remaining[r] = len(candidates) - len(chosen)
     return remaining

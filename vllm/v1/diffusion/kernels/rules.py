@@ -9,11 +9,11 @@ MAX_CANVAS = 4096
 
 
 class Rule(IntEnum):
-    """How a denoising step chooses the masked positions it settles.
+    """How a denoising step chooses the masked positions it unmasks.
 
     The value of ``threshold`` in the per-slot state is named after each rule. ``n`` is the step's
     quota: ``B // T``, one more while ``step < B % T``, and never less than one. Equal confidences
-    or entropies go to the lower position; NaN ranks last. Every rule but ``GIVEN`` settles at
+    or entropies go to the lower position; NaN ranks last. Every rule but ``GIVEN`` unmasks at
     least one position. Mirrors ``UnmaskRule`` in ``csrc/include/unmask.h``.
     """
 
@@ -39,5 +39,5 @@ class Rule(IntEnum):
 
     FACTOR = 6
     """Confidences descending: rank r (from 1) passes while it is >= ``1 - f / (r + 1)``, f being the
-    threshold; at least one. When the last rank alone fails, it is settled too: so does the
+    threshold; at least one. When the last rank alone fails, it is finished too: so does the
     published loop (Fast-dLLM ``get_transfer_index_dynamic``), and its golden ids need it."""

@@ -16,14 +16,14 @@ def unmask(
     slots: Tensor,
     canvas: Tensor,
     masked: Tensor,
-    settled_at: Tensor,
+    unmasked_at: Tensor,
     step: Tensor,
     rule: Tensor,
     steps: Tensor,
     block_length: Tensor,
     threshold: Tensor,
 ) -> Tensor:
-    """Settles one denoising step's positions in the canvases of R requests, in place.
+    """Unmasks one denoising step's positions in the canvases of R requests, in place.
 
     Row ``row_start[r] + p`` belongs to position ``p`` of request r's canvas. Among its masked
     positions the request's rule (:class:`~vllm.v1.diffusion.kernels.rules.Rule`) picks some; each gets
@@ -42,7 +42,7 @@ def unmask(
         canvas: ``[S, W]`` int64, written.
         masked: ``[S, W]`` bool, written. Positions beyond the request's rows are neither read nor
             counted.
-        settled_at: ``[S, W]`` int32, written: the step at which each position was settled.
+        unmasked_at: ``[S, W]`` int32, written: the step at which each position was unmasked.
         step: ``[S]`` int32, written.
         rule: ``[S]`` int32.
         steps: ``[S]`` int32, denoising steps per block (T).
@@ -66,7 +66,7 @@ def unmask(
         slots,
         canvas,
         masked,
-        settled_at,
+        unmasked_at,
         step,
         rule,
         steps,
@@ -86,7 +86,7 @@ def _unmask_fake(
     slots: Tensor,
     canvas: Tensor,
     masked: Tensor,
-    settled_at: Tensor,
+    unmasked_at: Tensor,
     step: Tensor,
     rule: Tensor,
     steps: Tensor,

@@ -25,7 +25,7 @@ def configure_cpu(vllm_config: VllmConfig) -> None:
         return
     scheduler_config = vllm_config.scheduler_config
     if scheduler_config.async_scheduling is None:
-        # Nothing overlaps, and a block that settles unforeseen costs a forward.
+        # Nothing overlaps, and a block that finishes unforeseen costs a forward.
         scheduler_config.async_scheduling = False
     cache_config, model_config = vllm_config.cache_config, vllm_config.model_config
     if cache_config.kv_cache_memory_bytes is not None or envs.VLLM_CPU_KVCACHE_SPACE:

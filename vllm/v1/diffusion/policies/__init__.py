@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unmasking policies: which masked positions a denoising step settles."""
+"""Unmasking policies: which masked positions a denoising step unmasks."""
 
 from vllm.v1.diffusion.policies.base import (
     CanvasView,

@@ -24,14 +24,14 @@ def checked_boost(
 
 
 def checked_choice(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> Choice:
-    """Asks a policy what to settle.
+    """Asks a policy what to unmask.
 
     Raises:
         ValueError: It returned other shapes or types than it must.
     """
     answer = policy.select(stats, canvas)
     choice = answer if isinstance(answer, Choice) else Choice(answer)
-    _check("settle", choice.settle, canvas.masked.shape, torch.bool)
+    _check("unmask", choice.unmask, canvas.masked.shape, torch.bool)
     if choice.rewrite is not None:
         if not policy.rewrites:
             raise ValueError("rewrite was given, but the policy does not say that it rewrites.")

@@ -44,7 +44,7 @@ class CanvasView:
         steps: Denoising steps asked for, int32 ``[requests]``.
         block_length: Tokens of the block, int32 ``[requests]``.
         threshold: The policy's threshold, float32 ``[requests]``.
-        settled: Positions of the response that earlier steps settled and that have not
+        unmasked: Positions of the response that earlier steps unmasked and that have not
             been emitted: what may be rewritten. bool ``[requests, width]``.
         seed: The requests' seeds, int64 ``[requests]``; see ``noise.py``.
         position: Positions of the tokens in the sequence, int64 ``[requests, width]``.
@@ -59,7 +59,7 @@ class CanvasView:
     steps: torch.Tensor
     block_length: torch.Tensor
     threshold: torch.Tensor
-    settled: torch.Tensor
+    unmasked: torch.Tensor
     seed: torch.Tensor
     position: torch.Tensor
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -68,23 +68,23 @@ class CanvasView:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a step does to the canvases, where it is more than settling positions.
+    """What a step does to the canvases, where it is more than unmasking positions.
 
     Attributes:
-        settle: Masked positions that get their token, bool ``[requests, width]``.
-        rewrite: Settled positions that get their token, likewise; None for none.
+        unmask: Masked positions that get their token, bool ``[requests, width]``.
+        rewrite: Unmasked positions that get their token, likewise; None for none.
             Only of a policy that ``rewrites``.
         unfinished: Blocks that want another step though no mask is left, bool
             ``[requests]``; None for none.
     """
 
-    settle: torch.Tensor
+    unmask: torch.Tensor
     rewrite: torch.Tensor | None = None
     unfinished: torch.Tensor | None = None
 
 
 class UnmaskingPolicy:
-    """Chooses which masked positions of a block are settled in a step.
+    """Chooses which masked positions of a block are finished in a step.
 
     A policy is made once a process and has no attributes that change: what it remembers
     of a request is in the request's ``memory``. It either names a built-in ``rule``, which
@@ -92,7 +92,7 @@ class UnmaskingPolicy:
     run on the device and must not wait for it.
 
     Whatever a policy does, a block ends: where nothing was chosen for too long, the most
-    confident position is settled (``selection.py``). A policy that raises, or returns what
+    confident position is unmasked (``selection.py``). A policy that raises, or returns what
     it must not, fails the requests that use it and no others.
     """
 
@@ -115,7 +115,7 @@ class UnmaskingPolicy:
     """Steps a block where none are asked for; None: as many as the block has tokens."""
 
     rewrites: ClassVar[bool] = False
-    """Whether the policy rewrites settled positions: they get statistics too."""
+    """Whether the policy rewrites unmasked positions: they get statistics too."""
 
     boosts: ClassVar[bool] = False
     """Whether the policy adds to logits: :meth:`boost`."""
@@ -156,7 +156,7 @@ class UnmaskingPolicy:
         raise NotImplementedError(f"{type(self).__name__} boosts nothing")
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor | Choice:
-        """Chooses positions to settle, for a batch of requests.
+        """Chooses positions to unmask, for a batch of requests.
 
         Positions that are not masked are ignored.
 
@@ -185,7 +185,7 @@ class UnmaskingPolicy:
 
 
 def scheduled_count(step: int, steps: int, block_length: int) -> int:
-    """Positions that a fixed schedule settles in a step, at least 1.
+    """Positions that a fixed schedule unmasks in a step, at least 1.
 
     ``block_length // steps``, and one more in the first
     ``block_length % steps`` steps (SDAR's ``get_num_transfer_tokens``).
@@ -194,7 +194,7 @@ def scheduled_count(step: int, steps: int, block_length: int) -> int:
 
 
 class ScheduledPolicy(UnmaskingPolicy):
-    """A policy that settles a fixed number of positions a step, those of highest score."""
+    """A policy that unmasks a fixed number of positions a step, those of highest score."""
 
     parameters = frozenset({"steps"})
 
@@ -203,7 +203,7 @@ class ScheduledPolicy(UnmaskingPolicy):
         raise NotImplementedError(f"{type(self).__name__} names a rule")
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        """Settles the scheduled number; see :meth:`UnmaskingPolicy.select`."""
+        """Unmasks the scheduled number; see :meth:`UnmaskingPolicy.select`."""
         lowest = torch.finfo(torch.float64).min
         score = self.score(stats, canvas)
         if score.shape != canvas.masked.shape:

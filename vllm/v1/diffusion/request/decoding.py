@@ -20,12 +20,12 @@ class Decoding:
     Attributes:
         values: The further numbers that the algorithm reads.
         max_steps: Most denoising steps a block; None for no limit.
-        exit_threshold: Confidence at which a whole block is settled; None for never.
+        exit_threshold: Confidence at which a whole block is finished; None for never.
         stop_ids: Tokens that end a block, as they end the text; empty for none.
-        constrained: Whether a grammar decides along which positions settle.
-        vetoes: Whether a step may take back what it settled (bad words of several
+        constrained: Whether a grammar decides along which positions unmask.
+        vetoes: Whether a step may take back what it finished (bad words of several
             tokens).
-        late_ids: Tokens that are settled last; empty for none.
+        late_ids: Tokens that are unmasked last; empty for none.
         template: The whole answer, ``infill.HOLE`` where a token is to be written.
         stepwise: Whether a block takes as many steps as it has tokens, since nobody asked for
             another number.
@@ -79,7 +79,7 @@ def foreseen_steps(
         decoding: How the request is denoised.
         masked: Masks that the block begins with.
         block_length: Tokens of the block, where a canvas ends inside it.
-        first_alone: Whether the first step settles the first mask and no other.
+        first_alone: Whether the first step unmasks the first mask and no other.
     """
     policy = get_policy(decoding.algorithm)
     if not decoding.foreseeable or (decoding.cache in CACHED and is_plug_in(type(policy))):

@@ -41,7 +41,7 @@ class DiffusionParams:
     """
 
     algorithm: str | None = parameter(
-        "The unmasking policy: which positions a step settles.",
+        "The unmasking policy: which positions a step unmasks.",
         Text("the name of an unmasking policy"),
         default="`--diffusion-config`, else the family's",
     )
@@ -56,17 +56,17 @@ class DiffusionParams:
         default="the served block length",
     )
     threshold: float | None = parameter(
-        "Confidence from which a position is settled.",
+        "Confidence from which a position is unmasked.",
         Number(low=0, high=1),
         default="`--diffusion-config`, else the family's",
     )
     factor: float | None = parameter(
-        "Fast-dLLM's factor: the more positions a step settles, the surer each must be.",
+        "Fast-dLLM's factor: the more positions a step unmasks, the surer each must be.",
         Number(above=0),
         default="must be given",
     )
     entropy_bound: float | None = parameter(
-        "Bound on the summed entropy of the positions that a step settles, in nats.",
+        "Bound on the summed entropy of the positions that a step unmasks, in nats.",
         Number(above=0),
         default="`--diffusion-config`, else the family's",
     )
@@ -88,12 +88,12 @@ class DiffusionParams:
         families=BIDIRECTIONAL,
     )
     edit_threshold: float | None = parameter(
-        "Probability above which a settled token is rewritten.",
+        "Probability above which an unmasked token is rewritten.",
         Number(low=0, high=1),
         default="`--diffusion-config`, else 0.9",
     )
     low_threshold: float | None = parameter(
-        "Confidence above which the best position of a run of masks is settled.",
+        "Confidence above which the best position of a run of masks is unmasked.",
         Number(low=0, high=1),
         default="`--diffusion-config`, else 0.4",
     )
@@ -103,12 +103,12 @@ class DiffusionParams:
         default="`--diffusion-config`, else 16",
     )
     max_steps: int | None = parameter(
-        "Most denoising steps a block; the last of them settles all that is left.",
+        "Most denoising steps a block; the last of them unmasks all that is left.",
         Number(low=1, high=_MOST_STEPS, whole=True),
         default="no limit",
     )
     exit_threshold: float | None = parameter(
-        "Early exit: a block whose masked positions all reach this confidence is settled at once.",
+        "Early exit: a block whose masked positions all reach this confidence is unmasked at once.",
         Number(low=0, high=1),
         default="no early exit",
     )
@@ -119,16 +119,16 @@ class DiffusionParams:
         default="false",
     )
     confidence_eos_eot_inf: bool | None = parameter(
-        "End tokens are settled last: their confidence is zero, and the others' is that of the softmax "
+        "End tokens are unmasked last: their confidence is zero, and the others' is that of the softmax "
         "without them.",
         Flag(),
         default="false",
         families=END_OF_TURN,
     )
     trace: bool | None = parameter(
-        "Tell for every token which denoising step of the request settled it, and its probability "
+        "Tell for every token which denoising step of the request unmasked it, and its probability "
         "in that step: `CompletionOutput.unmask_trace`, and a choice's `diffusion.trace` in a response. "
-        "A token that `edit` rewrote has the step that first settled its position, and the probability "
+        "A token that `edit` rewrote has the step that first unmasked its position, and the probability "
         "of the step that wrote it last.",
         Flag(),
         default="false",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad words on a canvas: they stay out of the output in whatever order it settles.
+"""Bad words on a canvas: they stay out of the output in whatever order it unmasks.
 
 A word is a sequence of tokens. A position may not take the token that would complete a
 word whose other tokens are all known, on either side. Two positions of one word may still
@@ -26,7 +26,7 @@ class Snapshot(NamedTuple):
 
     tokens: torch.Tensor
     masked: torch.Tensor
-    settled_at: torch.Tensor
+    unmasked_at: torch.Tensor
     confidence: torch.Tensor
 
 
@@ -90,7 +90,7 @@ class BadWords:
         return Snapshot(
             canvases.tokens[slots],
             canvases.masked[slots],
-            canvases.settled_at[slots],
+            canvases.unmasked_at[slots],
             canvases.confidence[slots],
         )
 
@@ -145,7 +145,7 @@ class BadWords:
 
     def _restore(self, positions: torch.Tensor, step: DenoisingStep, before: Snapshot) -> None:
         canvases = self.canvases
-        now = (canvases.tokens, canvases.masked, canvases.settled_at, canvases.confidence)
+        now = (canvases.tokens, canvases.masked, canvases.unmasked_at, canvases.confidence)
         for values, old in zip(now, before, strict=True):
             values[step.slots] = torch.where(positions, old, values[step.slots])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the step that settled a position said about its token, kept until the block leaves."""
+"""What the step that unmasked a position said about its token, kept until the block leaves."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CanvasLogprobs:
         """Makes the noted token ids visible to the device."""
         self.token_ids_state.apply_staged_writes()
 
-    def look(self, step: DenoisingStep) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def snapshot(self, step: DenoisingStep) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The step's positions before it writes: whether masked, and the token, ``[N]``.
 
         None where no request wants log probabilities.
@@ -87,18 +87,18 @@ class CanvasLogprobs:
         Args:
             logits: The step's logits.
             step: The step.
-            before: What :meth:`look` saw.
+            before: What :meth:`snapshot` saw.
         """
         if before is None:
             return
         cell = (step.row_slot, step.row_column)
         masked, tokens = before
-        settled = ~self.canvases.masked[cell] & (masked | (self.canvases.tokens[cell] != tokens))
-        # What a template gave is never settled: what each step says of it will do.
-        settled |= ~masked & (self.canvases.settled_at[cell] < 0)
+        unmasked = ~self.canvases.masked[cell] & (masked | (self.canvases.tokens[cell] != tokens))
+        # What a template gave is never unmasked: what each step says of it will do.
+        unmasked |= ~masked & (self.canvases.unmasked_at[cell] < 0)
         wanted = self._wanted[step.slots_np] > 0
         for rows_np in in_parts(step.rows_of(wanted), logits.raw.shape[1]):
-            self._keep(logits, step, rows_np, settled)
+            self._keep(logits, step, rows_np, unmasked)
 
     def read(self, step: DenoisingStep, first: torch.Tensor, num_requests: int) -> LogprobsTensors | None:
         """The tables of a step's requests, from each block's first new position.
@@ -128,15 +128,15 @@ class CanvasLogprobs:
         return LogprobsTensors(ids, scores, ranks, cu_num_generated_tokens=rows.cumsum().tolist())
 
     def _keep(
-        self, logits: StepLogits, step: DenoisingStep, rows_np: np.ndarray, settled: torch.Tensor
+        self, logits: StepLogits, step: DenoisingStep, rows_np: np.ndarray, unmasked: torch.Tensor
     ) -> None:
-        """Writes what some rows say to the tables, where they were settled."""
+        """Writes what some rows say to the tables, where they were unmasked."""
         request_np = step.request_np[rows_np]
         rows, lane = (
-            async_tensor_h2d(values, dtype=torch.int64, device=settled.device)
+            async_tensor_h2d(values, dtype=torch.int64, device=unmasked.device)
             for values in (rows_np, self._lanes[step.slots_np[request_np]])
         )
-        slot, column, now = step.row_slot[rows], step.row_column[rows], settled[rows]
+        slot, column, now = step.row_slot[rows], step.row_column[rows], unmasked[rows]
         scores = self._scored(
             self._rows(logits, rows, rows_np, slot),
             self.canvases.tokens[slot, column],

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Repetition, frequency and presence penalties on a canvas.
 
-Upstream's state counts the prompt and the emitted output. What has settled in the open
+Upstream's state counts the prompt and the emitted output. What has unmasked in the open
 block counts as output too, for every open position, whichever side of it. Tokens that
-settle in one step do not see each other: all rows are drawn from one forward pass.
+unmask in one step do not see each other: all rows are drawn from one forward pass.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def _forget_own(
     state: PenaltiesState,
     canvases: CanvasStates,
 ) -> None:
-    """A settled position that may be rewritten is not penalised for its own token."""
+    """An unmasked position that may be rewritten is not penalised for its own token."""
     slot = row_slot.to(torch.int64)[:, None]
-    settled = ~canvases.masked[row_slot, row_column][:, None]
+    unmasked = ~canvases.masked[row_slot, row_column][:, None]
     repetition, frequency, presence = (
         penalty.gpu[slot]
         for penalty in (state.repetition_penalty, state.frequency_penalty, state.presence_penalty)
@@ -85,4 +85,4 @@ def _forget_own(
     scale = torch.where((others > 0) | (prompted > 0), repetition, 1.0)
     value = unpenalized * torch.where(unpenalized > 0, 1.0 / scale, scale)
     value = value - frequency * others - presence * (others > 0)
-    logits.scatter_(1, own, torch.where(settled, value, logits.gather(1, own)))
+    logits.scatter_(1, own, torch.where(unmasked, value, logits.gather(1, own)))

@@ -3,7 +3,7 @@
 
 A policy may come from any package. What it returns is checked; if it raises or returns
 what it must not, its requests fail; if it chooses nothing for too long, the most confident
-position is settled for it. So every block ends, and the engine lives.
+position is unmasked for it. So every block ends, and the engine lives.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Selection(NamedTuple):
     """What the policies chose for the N rows and R requests of a step.
 
     Attributes:
-        settle: Rows whose masked position is settled, bool ``[N]``.
-        rewrite: Rows whose settled position is written again, bool ``[N]``.
+        unmask: Rows whose masked position is unmasked, bool ``[N]``.
+        rewrite: Rows whose unmasked position is written again, bool ``[N]``.
         unfinished: Requests whose block wants another step, bool ``[R]``.
     """
 
-    settle: torch.Tensor
+    unmask: torch.Tensor
     rewrite: torch.Tensor
     unfinished: torch.Tensor
 
@@ -93,7 +93,7 @@ class PolicySelection:
             step: The step, changed.
             first: Column of each request's first position that has not been emitted,
                 int64 ``[R]``.
-            rewritable: Column from which settled positions may be rewritten, likewise.
+            rewritable: Column from which unmasked positions may be rewritten, likewise.
         """
         self.failed = {}
         self.first, self._rewritable = first, rewritable
@@ -104,7 +104,7 @@ class PolicySelection:
         self._groups = [self._group(step, policy, which) for policy, which in members.items()]
         for group in self._groups:
             if group.policy.rewrites:
-                active = _marked(step.active, group.rows, self._settled(step, group))
+                active = _marked(step.active, group.rows, self._unmasked(step, group))
                 step.active.copy_(step.active | active)
 
     @property
@@ -149,12 +149,12 @@ class PolicySelection:
             for part, choice in self._ask(group, stats, step, "select", checked_choice):
                 masked = self._masked(step, part)
                 late = self._late(step, part)
-                settle = choice.settle & masked
+                unmask = choice.unmask & masked
                 best = _best(stats.sample_prob[part.rows.clamp(max=len(step.active) - 1)], masked)
-                settle |= best & (late & ~settle.any(dim=1))[:, None]
-                chosen.settle.logical_or_(_marked(step.active, part.rows, settle))
+                unmask |= best & (late & ~unmask.any(dim=1))[:, None]
+                chosen.unmask.logical_or_(_marked(step.active, part.rows, unmask))
                 if choice.rewrite is not None:
-                    rewrite = choice.rewrite & self._settled(step, part)
+                    rewrite = choice.rewrite & self._unmasked(step, part)
                     chosen.rewrite.logical_or_(_marked(step.active, part.rows, rewrite))
                 if choice.unfinished is not None:
                     chosen.unfinished[part.which] = choice.unfinished & ~late
@@ -222,7 +222,7 @@ class PolicySelection:
             steps=canvases.block_steps(slots),
             block_length=canvases.length[slots],
             threshold=canvases.threshold.gpu[slots],
-            settled=self._settled(step, group),
+            unmasked=self._unmasked(step, group),
             seed=self.sampling_states.seeds.gpu[slots],
             position=canvases.start[slots, None] + self._columns,
             values={name: self._value(step, group, name) for name in group.policy.defaults},
@@ -244,12 +244,12 @@ class PolicySelection:
         active = torch.nn.functional.pad(step.active, (0, 1))
         return self.canvases.masked[group.slots] & active[group.rows]
 
-    def _settled(self, step: DenoisingStep, group: _Group) -> torch.Tensor:
-        """Settled positions that may be rewritten, bool ``[n, W]``."""
+    def _unmasked(self, step: DenoisingStep, group: _Group) -> torch.Tensor:
+        """Unmasked positions that may be rewritten, bool ``[n, W]``."""
         canvases, slots = self.canvases, group.slots
-        settled = (canvases.settled_at[slots] >= 0) & ~canvases.masked[slots]
-        settled &= self._columns >= self._rewritable[group.which, None]
-        return settled & (group.rows < len(step.active))
+        unmasked = (canvases.unmasked_at[slots] >= 0) & ~canvases.masked[slots]
+        unmasked &= self._columns >= self._rewritable[group.which, None]
+        return unmasked & (group.rows < len(step.active))
 
     def _value(self, step: DenoisingStep, group: _Group, name: str) -> torch.Tensor:
         """A number that the policy reads, float32 ``[n]``."""

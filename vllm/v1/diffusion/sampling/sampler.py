@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a step's logits into settled canvas positions and emitted blocks."""
+"""Turns a step's logits into unmasked canvas positions and emitted blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm.v1.diffusion.sampling.logprobs import CanvasLogprobs
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
 from vllm.v1.diffusion.sampling.statistics import StepStatistics
 from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
-from vllm.v1.diffusion.sampling.unmasking import settle
+from vllm.v1.diffusion.sampling.unmasking import unmask_positions
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
@@ -50,7 +50,7 @@ class DenoisingSampler:
             canvases: The canvases of this worker's requests.
             grammars: The grammars of those that have one.
             overlaps: Whether a window may have been scheduled before it was known
-                that the step before it settles the block.
+                that the step before it finishes the block.
             tempered_confidence: Whether confidence is the probability in the
                 distribution that is sampled (SDAR), not in the plain softmax
                 (LLaDA).
@@ -101,7 +101,7 @@ class DenoisingSampler:
             draft_logits: Unused; upstream's interface.
 
         Returns:
-            The tokens of blocks that settled, ``[requests, W]``, how many they
+            The tokens of blocks that finished, ``[requests, W]``, how many they
             are, and how many of the window's positions stay uncomputed.
         """
         if logits.is_cuda and len(logits) and not input_batch.num_draft_tokens:
@@ -117,21 +117,21 @@ class DenoisingSampler:
         start = canvases.start.index_select(0, slots)
         block_end = start + canvases.length.index_select(0, slots)
         overlaps = self.overlaps and canvases.flags.unforeseen[input_batch.idx_mapping_np].any()
-        falls_short = overlaps or self._has_anchors(input_batch)
-        step = DenoisingStep.of(input_batch, canvases, self.req_states, overlaps, falls_short)
+        may_miss_block = overlaps or self._has_anchors(input_batch)
+        step = DenoisingStep.of(input_batch, canvases, self.req_states, overlaps, may_miss_block)
         if step is None:
-            settled = slots.new_zeros(num_reqs, dtype=torch.bool)
+            finished = slots.new_zeros(num_reqs, dtype=torch.bool)
             outputs, logprobs = StepOutputs(slots.new_zeros(num_reqs, canvases.width)), None
         else:
             done, outputs, logprobs = self._denoise(
                 logits, step, num_reqs, known - start, block_end, overlaps
             )
-            settled = done
+            finished = done
             if len(done) < num_reqs:
-                settled = slots.new_zeros(num_reqs, dtype=torch.bool)
-                settled[step.index] = done
-        num_sampled = torch.where(settled, block_end - known, 0).to(torch.int32)
-        computed = self._computed(input_batch, slots, window_end, known, start, settled)
+                finished = slots.new_zeros(num_reqs, dtype=torch.bool)
+                finished[step.index] = done
+        num_sampled = torch.where(finished, block_end - known, 0).to(torch.int32)
+        computed = self._computed(input_batch, slots, window_end, known, start, finished)
         return SamplerOutput(
             sampled_token_ids=outputs.tokens,
             logprobs_tensors=logprobs,
@@ -150,7 +150,7 @@ class DenoisingSampler:
         block_end: torch.Tensor,
         overlaps: bool,
     ) -> tuple[torch.Tensor, StepOutputs, LogprobsTensors | None]:
-        """Settles positions of the R requests that denoise.
+        """Unmasks positions of the R requests that denoise.
 
         Args:
             logits: The step's logits.
@@ -164,13 +164,13 @@ class DenoisingSampler:
             Whose blocks are done, bool ``[R]``; what leaves; its log probabilities.
         """
         canvases = self.canvases
-        first = step.among(first).clamp(min=0)
+        first = step.for_requests(first).clamp(min=0)
         self.policies.begin(step, first, self._rewritable(step.slots, first))
         self.grammars.restrict(logits, step)
         processed = self.logits(logits, step, keep=self.logprobs.reads_processed(step))
         stats = self.statistics(processed, step)
-        before = self.logprobs.look(step)
-        done = settle(
+        before = self.logprobs.snapshot(step)
+        done = unmask_positions(
             stats,
             step,
             canvases,
@@ -184,7 +184,7 @@ class DenoisingSampler:
         self.logprobs.record(processed, step, before)
         outputs = StepOutputs.of(canvases, step, first, num_reqs, self.policies.failures())
         logprobs = self.logprobs.read(step, first, num_reqs)
-        canvases.next_block(self.req_states, step.slots, done, step.among(block_end), step.whole)
+        canvases.next_block(self.req_states, step.slots, done, step.for_requests(block_end), step.whole)
         return done, outputs, logprobs
 
     def _has_anchors(self, input_batch: InputBatch) -> bool:
@@ -192,14 +192,14 @@ class DenoisingSampler:
         return False
 
     def _takes_first_only(self, step: DenoisingStep) -> torch.Tensor | None:
-        """Requests of which this step settles the block's first position, bool ``[R]``.
+        """Requests of which this step unmasks the block's first position, bool ``[R]``.
 
         None stands for none of them, whatever the step.
         """
         return None
 
     def _rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """Column from which settled positions have a row of their own, int64 ``[R]``.
+        """Column from which unmasked positions have a row of their own, int64 ``[R]``.
 
         Args:
             slots: The requests' slots.
@@ -214,7 +214,7 @@ class DenoisingSampler:
         window_end: torch.Tensor,
         known: torch.Tensor,
         start: torch.Tensor,
-        settled: torch.Tensor,
+        finished: torch.Tensor,
     ) -> torch.Tensor:
         """Positions that are computed for good after this step, integers ``[requests]``.
 
@@ -226,7 +226,7 @@ class DenoisingSampler:
             window_end: Ends of their windows.
             known: Tokens known when the step began.
             start: Starts of their blocks, likewise.
-            settled: Whether the step settled the block.
+            finished: Whether the step finished the block.
         """
         lengths = self.canvases.block_length.np[input_batch.idx_mapping_np]
         length: int | torch.Tensor = int(lengths[0])

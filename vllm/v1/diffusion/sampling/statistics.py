@@ -45,7 +45,7 @@ class StepStatistics:
         At temperature 0 the probabilities are those of the plain softmax.
         """
         stats = self._all_rows(logits, step)
-        self._settle_late(stats, logits, step)
+        self._unmask_late(stats, logits, step)
         return stats
 
     def _all_rows(self, logits: StepLogits, step: DenoisingStep) -> RowStats:
@@ -63,7 +63,7 @@ class StepStatistics:
                 all_rows.index_copy_(0, rows, new)
         return stats
 
-    def _settle_late(self, stats: RowStats, logits: StepLogits, step: DenoisingStep) -> None:
+    def _unmask_late(self, stats: RowStats, logits: StepLogits, step: DenoisingStep) -> None:
         """Takes the end tokens out of the confidences of requests that ask for it, in place.
 
         The token is chosen as ever; then the end tokens' logits become minus infinity, so

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step hands to the runner: settled blocks and how they settled."""
+"""What a step hands to the runner: finished blocks and how they unmasked."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class StepOutputs(NamedTuple):
     """Tokens and traces of a step's requests, from each block's first new position.
 
     Attributes:
-        tokens: int64 ``[requests, W]``; valid where the block settled.
-        trace: The step that settled each position, counted back from the block's steps
+        tokens: int64 ``[requests, W]``; valid where the block finished.
+        trace: The step that unmasked each position, counted back from the block's steps
             so far (-1 for the last, 0 for none), and its token's probability when it was
             written, float32 ``[requests, W, 2]``; None where nobody asks and nothing failed.
     """
@@ -53,9 +53,9 @@ class StepOutputs(NamedTuple):
         tokens = _spread(tokens, step, num_requests)
         if not failed and not canvases.flags.traced[step.slots_np].any():
             return cls(tokens)
-        settled_at = canvases.settled_at[slots]
-        settled_at = torch.where(settled_at < 0, 0, settled_at - canvases.step[slots, None])
-        fields = torch.stack((settled_at.to(torch.float32), canvases.confidence[slots]), dim=-1)
+        unmasked_at = canvases.unmasked_at[slots]
+        unmasked_at = torch.where(unmasked_at < 0, 0, unmasked_at - canvases.step[slots, None])
+        fields = torch.stack((unmasked_at.to(torch.float32), canvases.confidence[slots]), dim=-1)
         trace = _spread(from_column(fields, first), step, num_requests)
         if failed:
             trace = with_failures(trace, {int(step.requests[i]): why for i, why in failed.items()})

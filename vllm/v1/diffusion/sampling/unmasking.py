@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which masked positions a step settles."""
+"""Which masked positions a step unmasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllm.v1.diffusion.sampling.early_exits import EarlyExits
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
 
 
-def settle(
+def unmask_positions(
     stats: RowStats,
     step: DenoisingStep,
     canvases: CanvasStates,
@@ -35,7 +35,7 @@ def settle(
         exits: What ends a block before its rule or policy does.
         overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
         bad_words: May take back what was written.
-        first_only: Requests whose block's first position is settled and no other,
+        first_only: Requests whose block's first position is unmasked and no other,
             whatever their policy, bool ``[R]``; None for none.
 
     Returns:
@@ -55,7 +55,7 @@ def settle(
     if overlaps:
         rule[slots] = torch.where(step.covered, rule[slots], int(Rule.GIVEN))
     selection = policies.select(stats, step)
-    picked = selection.settle if selection is not None else None
+    picked = selection.unmask if selection is not None else None
     if picked is None and (overlaps or first_only is not None):
         picked = torch.zeros_like(step.active)
     if first_only is not None and picked is not None:
@@ -77,7 +77,7 @@ def settle(
         slots,
         canvases.tokens,
         canvases.masked,
-        canvases.settled_at,
+        canvases.unmasked_at,
         canvases.step,
         rule,
         steps,
@@ -86,7 +86,7 @@ def settle(
     )
     written = None if masked is None else masked & ~canvases.masked[step.row_slot, step.row_column]
     done = remaining == 0
-    if step.falls_short:
+    if step.may_miss_block:
         done &= step.covered
     if selection is not None:
         assert made is not None

@@ -30,11 +30,11 @@ class FullDenoisingSampler(DenoisingSampler):
 
     def _takes_first_only(self, step: DenoisingStep) -> torch.Tensor | None:
         # Inside a cached block the row before it is not computed any more, so the step
-        # that does compute it settles the token it predicts, and no other (Fast-dLLM).
+        # that does compute it unmasks the token it predicts, and no other (Fast-dLLM).
         if not self.shifted:
             return None
         canvases, slots = self.canvases, step.slots
-        # A template may have given that token: then the step settles what its policy chooses.
+        # A template may have given that token: then the step unmasks what its policy chooses.
         return canvases.cached.gpu[slots] & (canvases.step[slots] == 0) & canvases.masked[slots, 0]
 
     def _rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
@@ -49,13 +49,13 @@ class FullDenoisingSampler(DenoisingSampler):
         window_end: torch.Tensor,
         known: torch.Tensor,
         start: torch.Tensor,
-        settled: torch.Tensor,
+        finished: torch.Tensor,
     ) -> torch.Tensor:
         slots_np, rows = input_batch.idx_mapping_np, input_batch.cu_num_logits_np[: len(slots) + 1]
         cached = self.canvases.cached.np[slots_np]
         if not cached.any():
             return torch.zeros_like(start)
-        begins = ~settled
+        begins = ~finished
         if not cached.all():
             begins &= self.canvases.cached.gpu[slots]
         if self.canvases.flags.unforeseen[slots_np].any() or not np.diff(rows).all():
@@ -64,7 +64,7 @@ class FullDenoisingSampler(DenoisingSampler):
 
 
 class FullDiffusionModelState(DiffusionModelState):
-    """Feeds prompt, settled tokens, canvas and masks, all seeing each other.
+    """Feeds prompt, unmasked tokens, canvas and masks, all seeing each other.
 
     A window's queries attend to the keys and values of the whole canvas. Those
     outside the window are what the block's first step left in the cache.

@@ -32,7 +32,7 @@ class ShiftedSampler(DenoisingSampler):
         return self._anchored
 
     def _takes_first_only(self, step: DenoisingStep) -> torch.Tensor | None:
-        # A policy may settle nothing in a step; an anchor is settled whatever its policy.
+        # A policy may unmask nothing in a step; an anchor is unmasked whatever its policy.
         return step.row_start.diff() == 1 if self._anchored else None
 
     def __call__(
@@ -43,7 +43,7 @@ class ShiftedSampler(DenoisingSampler):
     ) -> SamplerOutput:
         """See :class:`DenoisingSampler`.
 
-        An anchor's one row belongs to the first position of the canvas, which is settled
+        An anchor's one row belongs to the first position of the canvas, which is unmasked
         whatever the rule. Its block is not yet covered by the window: to the
         base, nothing is emitted.
         """

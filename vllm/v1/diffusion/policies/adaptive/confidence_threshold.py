@@ -7,7 +7,7 @@ from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, Unmasking
 
 
 class ConfidenceThreshold(UnmaskingPolicy):
-    """Settles all at or above the threshold among the scheduled best, and the best (Fast-dLLM on Dream).
+    """Unmasks all at or above the threshold among the scheduled best, and the best (Fast-dLLM on Dream).
 
     The schedule allows ``block_length // steps`` more positions with every step; what the
     threshold held back stays allowed. Without ``steps`` everything is allowed at once.

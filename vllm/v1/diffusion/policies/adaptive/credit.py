@@ -15,7 +15,7 @@ adding 1 in float32 loses."""
 
 
 class Credit(UnmaskingPolicy):
-    """Settles all at or above the threshold, and the best, with credit for past leaders (dInfer).
+    """Unmasks all at or above the threshold, and the best, with credit for past leaders (dInfer).
 
     The credit C of a position's token is ``0.8 * C``, plus ``p1 ** 0.2`` in a step in which it
     leads; logits grow by ``0.7 * log(C + 1)``. C is kept as the leaders of past steps.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edit``: settled tokens are rewritten while the model is sure of others."""
+"""``edit``: unmasked tokens are rewritten while the model is sure of others."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -10,9 +10,9 @@ from vllm.v1.diffusion.policies.base import CanvasView, Choice, PositionStats, U
 
 
 class Edit(UnmaskingPolicy):
-    """Settles all above the threshold, else the best, and rewrites settled tokens (LLaDA2.1).
+    """Unmasks all above the threshold, else the best, and rewrites unmasked tokens (LLaDA2.1).
 
-    A settled token of the open block is rewritten where another is proposed with a probability
+    An unmasked token of the open block is rewritten where another is proposed with a probability
     above ``edit_threshold``. Once no mask is left, the block takes further steps until one of
     them rewrites nothing, at most ``max_post_steps``. A prompt's tokens stay.
     """
@@ -28,13 +28,13 @@ class Edit(UnmaskingPolicy):
     def select(self, stats: PositionStats, canvas: CanvasView) -> Choice:
         """See :meth:`UnmaskingPolicy.select`."""
         confidence = torch.where(canvas.masked, stats.confidence, -1.0)
-        settle = confidence > canvas.threshold[:, None]
-        best = torch.zeros_like(settle).scatter_(1, confidence.argmax(dim=1, keepdim=True), True)
-        settle = torch.where(settle.any(dim=1, keepdim=True), settle, best)
-        rewrite = canvas.settled & (stats.token != canvas.tokens)
+        unmask = confidence > canvas.threshold[:, None]
+        best = torch.zeros_like(unmask).scatter_(1, confidence.argmax(dim=1, keepdim=True), True)
+        unmask = torch.where(unmask.any(dim=1, keepdim=True), unmask, best)
+        rewrite = canvas.unmasked & (stats.token != canvas.tokens)
         rewrite &= stats.confidence > canvas.values["edit_threshold"][:, None]
         full = ~canvas.masked.any(dim=1)
         post_steps = canvas.memory["post_steps"]
         post_steps += full
         more = post_steps < canvas.values["max_post_steps"]
-        return Choice(settle, rewrite, unfinished=more & (rewrite.any(dim=1) | ~full))
+        return Choice(unmask, rewrite, unfinished=more & (rewrite.any(dim=1) | ~full))

@@ -6,7 +6,7 @@ from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 class EntropyBounded(UnmaskingPolicy):
-    """Settles positions by rising entropy while its sum stays below a bound (SDAR)."""
+    """Unmasks positions by rising entropy while its sum stays below a bound (SDAR)."""
 
     rule = Rule.ENTROPY_BOUNDED
     parameters = frozenset({"entropy_bound"})

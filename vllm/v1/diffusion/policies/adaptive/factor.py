@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``factor``: the more positions a step settles, the surer each must be."""
+"""``factor``: the more positions a step unmasks, the surer each must be."""
 
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 class Factor(UnmaskingPolicy):
-    """Settles the n-th best while p >= 1 - factor / (n + 1), and a last one that fails alone (Fast-dLLM)."""
+    """Unmasks the n-th best while p >= 1 - factor / (n + 1), and a last one that fails alone (Fast-dLLM)."""
 
     rule = Rule.FACTOR
     parameters = frozenset({"factor"})

@@ -10,7 +10,7 @@ from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, Unmasking
 
 
 class Hierarchical(UnmaskingPolicy):
-    """Settles all above the threshold, the best of each masked run above a lower one, and the best (dInfer).
+    """Unmasks all above the threshold, the best of each masked run above a lower one, and the best (dInfer).
 
     A run is a stretch of neighbouring masked positions.
     """

@@ -6,7 +6,7 @@ from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 class LowConfidenceDynamic(UnmaskingPolicy):
-    """Settles all positions above the threshold, at least the scheduled n (SDAR)."""
+    """Unmasks all positions above the threshold, at least the scheduled n (SDAR)."""
 
     rule = Rule.DYNAMIC
     parameters = frozenset({"steps", "threshold"})

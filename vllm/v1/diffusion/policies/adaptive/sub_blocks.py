@@ -10,7 +10,7 @@ SUB_BLOCK = 8
 
 
 class SubBlocks(UnmaskingPolicy):
-    """Settles all above the threshold in the first open sub-block, and the best (Fast-dLLM v2)."""
+    """Unmasks all above the threshold in the first open sub-block, and the best (Fast-dLLM v2)."""
 
     parameters = frozenset({"threshold"})
 

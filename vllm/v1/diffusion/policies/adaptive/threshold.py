@@ -6,7 +6,7 @@ from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 class Threshold(UnmaskingPolicy):
-    """Settles all positions at or above the threshold, and the best (Fast-dLLM)."""
+    """Unmasks all positions at or above the threshold, and the best (Fast-dLLM)."""
 
     rule = Rule.THRESHOLD
     parameters = frozenset({"threshold"})

@@ -8,7 +8,7 @@ from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 
 
 class Entropy(LinearTimePolicy):
-    """Settles a step's share of positions, the lowest entropies first (Dream)."""
+    """Unmasks a step's share of positions, the lowest entropies first (Dream)."""
 
     def score(self, stats: PositionStats) -> torch.Tensor:
         """See :meth:`LinearTimePolicy.score`."""

@@ -2,7 +2,7 @@
 """What Dream's policies share: its timetable, and how it takes the best positions.
 
 As in the published ``generation_utils.py`` (Dream 7B, arXiv 2508.15487): time falls
-linearly from 1 to ``eps`` over a block's steps, and a step from time t to time s settles
+linearly from 1 to ``eps`` over a block's steps, and a step from time t to time s unmasks
 the share ``1 - s / t`` of what is masked, all in the last step.
 """
 
@@ -21,7 +21,7 @@ EPS = 1e-3
 
 
 class LinearTimePolicy(UnmaskingPolicy):
-    """Settles the share of a step, those of highest score.
+    """Unmasks the share of a step, those of highest score.
 
     With ``alg_temperature`` above 0 the positions are drawn instead, without
     replacement, from ``softmax(score / alg_temperature)`` over the masked positions.
@@ -54,10 +54,10 @@ class LinearTimePolicy(UnmaskingPolicy):
 
 
 def share(canvas: CanvasView) -> torch.Tensor:
-    """The share of masked positions that the step settles, float32 ``[requests]``.
+    """The share of masked positions that the step unmasks, float32 ``[requests]``.
 
     Times are those of ``torch.linspace(1, eps, steps + 1)``, rounded as it rounds them:
-    one unit in the last place decides how many positions a step settles.
+    one unit in the last place decides how many positions a step unmasks.
     """
     now, then = (_time(canvas, canvas.step + ahead) for ahead in (0, 1))
     return 1 - then / now

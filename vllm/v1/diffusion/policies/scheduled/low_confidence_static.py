@@ -6,6 +6,6 @@ from vllm.v1.diffusion.policies.base import ScheduledPolicy
 
 
 class LowConfidenceStatic(ScheduledPolicy):
-    """Settles the n most confident positions (SDAR, LLaDA ``low_confidence``)."""
+    """Unmasks the n most confident positions (SDAR, LLaDA ``low_confidence``)."""
 
     rule = Rule.STATIC

@@ -12,7 +12,7 @@ from vllm.v1.diffusion.policies.scheduled.linear_time import EPS, share
 
 
 class Origin(UnmaskingPolicy):
-    """Settles each position with the step's share as probability (Dream's default)."""
+    """Unmasks each position with the step's share as probability (Dream's default)."""
 
     defaults: ClassVar[Mapping[str, float]] = {"eps": EPS}
     parameters = frozenset({"steps"})

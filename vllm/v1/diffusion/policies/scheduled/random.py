@@ -8,7 +8,7 @@ from vllm.v1.diffusion.policies.noise import uniform
 
 
 class Random(ScheduledPolicy):
-    """Settles n positions drawn at random (LLaDA ``remasking="random"``)."""
+    """Unmasks n positions drawn at random (LLaDA ``remasking="random"``)."""
 
     def score(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`ScheduledPolicy.score`."""

@@ -6,6 +6,6 @@ from vllm.v1.diffusion.policies.base import ScheduledPolicy
 
 
 class Sequential(ScheduledPolicy):
-    """Settles the n leftmost masked positions (SDAR)."""
+    """Unmasks the n leftmost masked positions (SDAR)."""
 
     rule = Rule.SEQUENTIAL

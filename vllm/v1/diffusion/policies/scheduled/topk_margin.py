@@ -8,7 +8,7 @@ from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 
 
 class TopkMargin(LinearTimePolicy):
-    """Settles a step's share of positions, by top probability less the second (Dream)."""
+    """Unmasks a step's share of positions, by top probability less the second (Dream)."""
 
     def score(self, stats: PositionStats) -> torch.Tensor:
         """See :meth:`LinearTimePolicy.score`."""
