@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tools.compatibility_fields import KINDS, LATER, PYTHON_ONLY, SAMPLING, Entry
+from tools.compatibility_fields import KINDS, LATER, MESSAGES, PYTHON_ONLY, SAMPLING, Entry
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,18 @@ def request_rows(kind: str) -> list[Row]:
     return list(_rows(fields, entries, lambda example: request_refusal(kind, example)))
 
 
+def messages_rows() -> list[Row]:
+    """Every field of Anthropic's messages, but those of the render endpoints and of key-value transfer.
+
+    Raises:
+        LookupError: A field has no entry, or an entry no field.
+    """
+    module = importlib.import_module("vllm.entrypoints.anthropic.protocol")
+    elsewhere = {"mm_payload", "return_mm_kwargs", "kv_transfer_params", "ec_transfer_params", "watermarking"}
+    fields = [name for name in module.AnthropicMessagesRequest.model_fields if name not in elsewhere]
+    return list(_rows(fields, MESSAGES, lambda example: None))
+
+
 def _table(rows: list[Row]) -> str:
     lines = ["| field | | |", "| --- | --- | --- |"]
     for row in rows:
@@ -173,11 +185,18 @@ def page() -> str:
     for kind in KINDS:
         parts += [f"## OpenAI {kind}", _table(request_rows(kind))]
     parts += [
+        "## Anthropic messages",
+        _wrapped(
+            "Upstream rewrites the body of `/v1/messages` as a chat, so its fields mean what they mean "
+            "there. It drops an unknown field before a loop sees the request, and its response has no member "
+            "for `diffusion_stats` and `diffusion_trace`."
+        ),
+        _table(messages_rows()),
         "## Other fields",
         _wrapped(
-            f"OpenAI's fields that vLLM lacks: {labels} say who asks and change nothing of the answer; these "
-            f"values ask for what happens anyway: {values}. Any other unknown field is refused: `NAME is no "
-            "field that this server knows.`"
+            f"OpenAI's fields that vLLM lacks: {labels} say who asks or what OpenAI keeps, and change "
+            f"nothing of the answer; these values ask for what happens anyway: {values}. Any other unknown "
+            "field is refused: `NAME is no field that this server knows.`"
         ),
     ]
     return "\n\n".join(parts)

@@ -103,7 +103,7 @@ PYTHON_ONLY = {
 
 REQUEST = {
     "model": Entry(_UPSTREAM),
-    "echo": Entry("as upstream; beside `logprobs` it asks for `prompt_logprobs`, which are refused"),
+    "echo": Entry("as upstream; refused beside `logprobs`, which asks for those of the prompt"),
     "stream": Entry("a block at a time"),
     "stream_options": Entry("`include_usage` and `continuous_usage_stats`, as upstream"),
     "user": Entry(_LABEL),
@@ -122,9 +122,7 @@ REQUEST = {
         "`json_object`, `json_schema` and `structural_tag`, enforced on the canvas",
         {"response_format": {"type": "json_object"}},
     ),
-    "return_tokens_as_token_ids": Entry(
-        "with `logprobs`, as upstream", {"return_tokens_as_token_ids": True}, partly=True
-    ),
+    "return_tokens_as_token_ids": Entry("with `logprobs`, as upstream; without, it asks for nothing"),
     "return_token_ids": Entry(_UPSTREAM),
     "return_token_offsets": Entry(_UPSTREAM, {"return_token_offsets": True}),
     "return_weight_versions": Entry(_UPSTREAM),
@@ -178,6 +176,89 @@ CHAT = {
     "return_prompt_text": Entry(_UPSTREAM),
 }
 
+RESPONSES = {
+    **{
+        name: REQUEST[name]
+        for name in (
+            "cache_salt",
+            "mm_payload",
+            "model",
+            "priority",
+            "request_id",
+            "return_mm_kwargs",
+            "session_id",
+        )
+    },
+    **{
+        name: SAMPLING[name]
+        for name in (
+            "frequency_penalty",
+            "ignore_eos",
+            "include_stop_str_in_output",
+            "logit_bias",
+            "min_p",
+            "presence_penalty",
+            "repetition_penalty",
+            "seed",
+            "skip_special_tokens",
+            "stop",
+            "stop_token_ids",
+            "structured_outputs",
+            "temperature",
+            "top_k",
+            "top_p",
+            "watermarking",
+        )
+    },
+    **{name: CHAT[name] for name in ("include_reasoning", "media_io_kwargs", "mm_processor_kwargs")},
+    **{name: REQUEST[name] for name in ("ec_transfer_params", "kv_transfer_params", "vllm_xargs")},
+    "user": Entry(_LABEL),
+    "background": Entry("as upstream, which needs its store of responses"),
+    "chat_template_kwargs": Entry(_TEMPLATE),
+    "enable_response_messages": Entry(_UPSTREAM),
+    "include": Entry(_UPSTREAM),
+    "input": Entry(_UPSTREAM),
+    "instructions": Entry(_UPSTREAM),
+    "max_output_tokens": Entry("as `max_tokens`"),
+    "max_tool_calls": Entry(_UPSTREAM, {"max_tool_calls": 3}),
+    "metadata": Entry(_LABEL),
+    "parallel_tool_calls": Entry(_UPSTREAM),
+    "previous_input_messages": Entry(_UPSTREAM),
+    "previous_response_id": Entry("as upstream, which needs its store of responses"),
+    "prompt": Entry("as upstream, which does not support OpenAI's prompt templates"),
+    "prompt_cache_key": Entry(_LABEL),
+    "reasoning": Entry(_TEMPLATE),
+    "service_tier": Entry(_LABEL),
+    "store": Entry("as upstream: kept only with `VLLM_ENABLE_RESPONSES_API_STORE=1`"),
+    "stream": Entry("a block at a time"),
+    "text": Entry("formats are enforced on the canvas", {"text": {"verbosity": "low"}}, partly=True),
+    "tool_choice": Entry("refused where the server has no `--tool-call-parser`, as in a chat"),
+    "tools": Entry(
+        "functions, and what a `--tool-server` has", {"tools": [{"type": "web_search_preview"}]}, partly=True
+    ),
+    "top_logprobs": Entry(
+        "with `include=['message.output_text.logprobs']`", {"top_logprobs": 2}, partly=True
+    ),
+    "truncation": Entry(_UPSTREAM),
+}
+"""Fields of a response; upstream hands what reaches ``SamplingParams`` on."""
+
+MESSAGES = {
+    **{name: REQUEST[name] for name in ("cache_salt", "model", "stream", "vllm_xargs")},
+    **{name: SAMPLING[name] for name in ("temperature", "top_k", "top_p")},
+    "chat_template_kwargs": Entry(_TEMPLATE),
+    "max_tokens": Entry(SAMPLING["max_tokens"].note),
+    "messages": Entry(_UPSTREAM),
+    "metadata": Entry(_LABEL),
+    "output_config": Entry("a JSON schema is enforced on the canvas; the effort goes to the chat template"),
+    "stop_sequences": Entry(SAMPLING["stop"].note),
+    "system": Entry(_UPSTREAM),
+    "thinking": Entry(_TEMPLATE),
+    "tool_choice": Entry(_PARSERS),
+    "tools": Entry(_PARSERS),
+}
+"""Fields of Anthropic's messages, which upstream rewrites as a chat."""
+
 KINDS: dict[str, tuple[str, str, dict[str, Any], dict[str, Entry]]] = {
     "completions": (
         "vllm.entrypoints.openai.completion.protocol",
@@ -190,5 +271,11 @@ KINDS: dict[str, tuple[str, str, dict[str, Any], dict[str, Entry]]] = {
         "ChatCompletionRequest",
         {"model": "m", "messages": [{"role": "user", "content": "p"}]},
         {**SAMPLING, **REQUEST, **CHAT},
+    ),
+    "responses": (
+        "vllm.entrypoints.openai.responses.protocol",
+        "ResponsesRequest",
+        {"model": "m", "input": "p"},
+        RESPONSES,
     ),
 }

@@ -86,10 +86,10 @@ class GuardedLoop(GenerationLoop):
         with self._refusing("validate_prompt"):
             self.loop.validate_prompt(prompt_len, params, vllm_config)
 
-    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
+    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig, server: Any = None) -> None:
         """See :meth:`GenerationLoop.validate_request`."""
         with self._refusing("validate_request"):
-            self.loop.validate_request(request, vllm_config)
+            self.loop.validate_request(request, vllm_config, server)
 
     @contextmanager
     def _refusing(self, method: str) -> Iterator[None]:

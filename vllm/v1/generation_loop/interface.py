@@ -114,7 +114,7 @@ class GenerationLoop:
             ValueError: They do not. Name the parameter, its value and what is allowed.
         """
 
-    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
+    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig, server: Any = None) -> None:
         """Checks a request of the HTTP server before it is run.
 
         For fields that never reach the sampling parameters; :meth:`validate_params` is called too,
@@ -125,6 +125,7 @@ class GenerationLoop:
         Args:
             request: The body: of a completion, a chat completion, a response or another.
             vllm_config: The engine's configuration.
+            server: Upstream's object that serves the endpoint, such as ``OpenAIServingResponses``.
 
         Raises:
             ValueError: A field is out of range or would have no effect. Name it, its value and

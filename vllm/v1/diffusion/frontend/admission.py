@@ -63,6 +63,7 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
                 "is not supported with structured outputs: a grammar may have to write a token of its own"
             )
             raise _error(name, getattr(params, name), reason)
+    _check_mask_token(params, vllm_config)
     if params.bad_words or params.min_tokens or params.allowed_token_ids or params.logit_bias:
         _check_bans(params, vllm_config)
 
@@ -128,6 +129,15 @@ def _of_beam_search(params: SamplingParams) -> bool:
     return made and logprobs > 0 and logprobs % 2 == 0
 
 
+def _check_mask_token(params: SamplingParams, vllm_config: VllmConfig) -> None:
+    """Refuses lists of tokens that name the mask token, which is never generated: it has no effect there."""
+    mask = resolve_diffusion_config(vllm_config).mask_token_id
+    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
+        value = getattr(params, name)
+        if value and mask in value:
+            raise _error(name, value, f"names the mask token, {mask}, which is never generated")
+
+
 def _check_bans(params: SamplingParams, vllm_config: VllmConfig) -> None:
     """Refuses a request some of whose positions could be left without a token."""
     mask = resolve_diffusion_config(vllm_config).mask_token_id
@@ -145,6 +155,8 @@ def _check_bans(params: SamplingParams, vllm_config: VllmConfig) -> None:
     for word in words:
         if max(word) >= vocab_size:
             raise _error("bad_words", params.bad_words, f"has tokens beyond the model's {vocab_size}")
+        if mask in word:
+            raise _error("bad_words", params.bad_words, "has the mask token, which is never generated")
         # A longer word bans any of its tokens in some neighbourhood.
         banned.update(word)
     if params.min_tokens:

@@ -10,23 +10,45 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from vllm.v1.diffusion.frontend.responses import check_response
 from vllm.v1.diffusion.request.fields import PREFIX, ParameterError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
 
-LABELS = ("metadata", "prompt_cache_key", "safety_identifier")
-"""OpenAI's fields that say who asks, like ``user``: they ask nothing of the answer."""
+LABELS = (
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "store",
+)
+"""OpenAI's fields that say who asks or what OpenAI keeps, like ``user``: they ask nothing of the answer."""
 
 ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
-    "metadata": ({},),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
     "modalities": (["text"],),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
+    "n": (1,),
+    "service_tier": ("auto", "default", "flex", "scale", "priority"),
+    "stream_options": ({}, {"include_obfuscation": False}),
+    "stream_options.include_obfuscation": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": ({},),
 }
 """OpenAI's fields that vLLM does not have, and values that ask for what happens anyway."""
+
+_HINTS = {
+    **dict.fromkeys(("enable_thinking", "thinking", "reasoning"), "Use chat_template_kwargs."),
+    "functions": "Use tools.",
+    "function_call": "Use tool_choice.",
+}
+"""What takes the place of a field that is refused."""
 
 
 def _never(request: Any, config: VllmConfig) -> bool:
@@ -63,11 +85,6 @@ RULES = {
         lambda request, config: config.scheduler_config.policy == "priority",
         "has no effect without --scheduling-policy priority",
     ),
-    "return_tokens_as_token_ids": Rule(
-        (None, False),
-        lambda request, config: request.logprobs not in (None, False),
-        "has no effect without logprobs",
-    ),
     "stream_interval": Rule(
         (None,), lambda request, config: bool(request.stream), "has no effect without stream"
     ),
@@ -88,8 +105,13 @@ RULES = {
 _TOLD_IN_CHOICES = ("stats", "trace")
 
 
-def check_request(request: OpenAIBaseModel, config: VllmConfig) -> None:
+def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = None) -> None:
     """Refuses what would be ignored.
+
+    Args:
+        request: The request's body, parsed.
+        config: The engine's configuration.
+        server: Upstream's object that serves the endpoint; None where there is none.
 
     Raises:
         ParameterError: Names the first such field.
@@ -100,8 +122,17 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig) -> None:
         if value is not None and value not in rule.neutral and not rule.has_effect(request, config):
             raise ParameterError(f"{name}={value!r} {rule.reason}.", parameter=name, value=value)
     _check_unknown(request, "")
-    if stream_options := getattr(request, "stream_options", None):
-        _check_unknown(stream_options, "stream_options.")
+    if isinstance(options := getattr(request, "stream_options", None), BaseModel):
+        _check_unknown(options, "stream_options.")
+    if getattr(request, "echo", False) and getattr(request, "logprobs", None) is not None:
+        raise ParameterError(
+            f"logprobs={request.logprobs!r} beside echo=True asks for the prompt's log probabilities, "  # type: ignore[attr-defined]
+            "which diffusion models do not have: none of a prompt's positions is masked.",
+            parameter="echo",
+            value=True,
+        )
+    if "max_tool_calls" in known:
+        check_response(request, server)
     if "use_beam_search" not in known:  # neither a completion nor a chat
         asked = getattr(request, "vllm_xargs", None) or {}
         if params := getattr(request, "sampling_params", None):  # token ids in and out
@@ -114,15 +145,28 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig) -> None:
                 )
 
 
-def _check_unknown(model: OpenAIBaseModel, where: str) -> None:
+def _check_unknown(model: BaseModel, where: str) -> None:
     for name, value in (model.model_extra or {}).items():
-        if value is None or name in LABELS or value in ASKS_NOTHING.get(name, ()):
+        field = where + name
+        neutral = ASKS_NOTHING.get(field, ())
+        if value is None or field in LABELS or any(_same(value, one) for one in neutral):
             continue
-        hint = ""
+        hint = _HINTS.get(field, "")
         if name.startswith(PREFIX):
-            hint = " Diffusion parameters are members of vllm_xargs."
+            hint = "Diffusion parameters are members of vllm_xargs."
         elif name.startswith("guided_"):
-            hint = " Use structured_outputs or response_format."
-        raise ParameterError(
-            f"{where}{name} is no field that this server knows.{hint}", parameter=where + name, value=value
-        )
+            hint = "Use structured_outputs or response_format."
+        why = "is no field that this server knows."
+        if neutral:
+            allowed = " or ".join(repr(one) for one in neutral)
+            why = f"is not supported: only {allowed} asks for what happens anyway."
+            field_and_value = f"{field}={value!r}"
+        else:
+            field_and_value = field
+        message = f"{field_and_value} {why} {hint}".rstrip()
+        raise ParameterError(message, parameter=field, value=value)
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Whether both are equal and of one type: ``True`` is not 1."""
+    return type(value) is type(neutral) and bool(value == neutral)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vllm.logger import init_logger
 from vllm.v1.diffusion.config import resolve_diffusion_config
@@ -79,9 +79,9 @@ class BlockDiffusionLoop(GenerationLoop):
         """See :meth:`GenerationLoop.validate_prompt`."""
         check_room(params, prompt_len, vllm_config.model_config.max_model_len)
 
-    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig) -> None:
+    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig, server: Any = None) -> None:
         """See :meth:`GenerationLoop.validate_request`."""
-        check_request(request, vllm_config)
+        check_request(request, vllm_config, server)
 
     def scheduler_cls(self, vllm_config: VllmConfig) -> str:
         """See :meth:`GenerationLoop.scheduler_cls`."""

@@ -49,8 +49,11 @@ class CanvasLogprobs:
         self._wanted[slot] = 0
         if params.num_logprobs is None:
             return
+        counts = self.sampling_states.num_logprobs
+        # All ids but the mask token, which is never generated and has no rank.
+        counts[slot] = min(counts[slot], self.sampling_states.vocab_size - 1)
         listed = len(params.logprob_token_ids or ())
-        self._wanted[slot] = 1 + max(int(self.sampling_states.num_logprobs[slot]), listed)
+        self._wanted[slot] = 1 + max(int(counts[slot]), listed)
         holders = np.flatnonzero(self._wanted)
         taken = set(self._lanes[holders[holders != slot]].tolist())
         self._lanes[slot] = next(lane for lane in range(len(taken) + 1) if lane not in taken)
@@ -171,6 +174,9 @@ class CanvasLogprobs:
         """
         mask = self.canvases.mask_token_id
         held = logits[:, mask].clone()
+        if self.mode in PROCESSED_LOGPROBS_MODES:
+            # Ids that a request excludes are -inf as well; the mask token must rank behind them.
+            logits.clamp_(min=torch.finfo(logits.dtype).min)
         logits[:, mask] = -torch.inf
         scores = compute_topk_scores(
             logits,
@@ -181,11 +187,12 @@ class CanvasLogprobs:
             max_per_req_token_ids=self.token_ids_state.max_num_token_ids(slots_np),
             logits_mode=True,
         )
+        excluded = scores.logprobs <= torch.finfo(logits.dtype).min
         if self.mode.endswith("logits"):
-            return scores
+            return scores._replace(logprobs=scores.logprobs.masked_fill(excluded, -torch.inf))
         logits[:, mask] = held
         values = compute_token_logprobs(logits, scores.logprob_token_ids)
-        return scores._replace(logprobs=values.masked_fill_(scores.logprobs == -torch.inf, -torch.inf))
+        return scores._replace(logprobs=values.masked_fill_(excluded, -torch.inf))
 
     def _resize(self, lanes: int, columns: int) -> None:
         """Makes tables of another size, with what the old ones held."""

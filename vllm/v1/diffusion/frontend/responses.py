@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request of ``/v1/responses`` may ask for: refused where the answer would silently lack it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.diffusion.request.fields import ParameterError
+
+_LOGPROBS = "message.output_text.logprobs"
+_HOSTED = {"web_search_preview": "browser", "code_interpreter": "python", "container": "container"}
+"""Types of tools that OpenAI runs, and what a ``--tool-server`` calls them."""
+
+
+def check_response(request: Any, server: Any) -> None:
+    """Refuses tools that nobody would call and limits that nobody would keep.
+
+    Args:
+        request: Upstream's ``ResponsesRequest``.
+        server: Upstream's ``OpenAIServingResponses``; None where the endpoint has no server.
+
+    Raises:
+        ParameterError: Names the first such field.
+    """
+    if request.max_tool_calls is not None:
+        raise _error("max_tool_calls", request.max_tool_calls, "is not supported: the client makes the calls")
+    if request.top_logprobs and _LOGPROBS not in (request.include or ()):
+        raise _error("top_logprobs", request.top_logprobs, f"has no effect without include=[{_LOGPROBS!r}]")
+    verbosity = request.text.verbosity if request.text is not None else None
+    if verbosity not in (None, "medium"):
+        raise _error(
+            "text.verbosity", verbosity, "is not supported: only 'medium' asks for what happens anyway"
+        )
+    hosted = getattr(server, "tool_server", None)
+    for tool in request.tools:
+        if tool.type != "function" and not (hosted and hosted.has_tool(_HOSTED.get(tool.type, ""))):
+            raise _error(
+                "tools",
+                [tool.type],
+                "is a tool that OpenAI hosts; this server calls none: use type 'function'",
+            )
+    renderer = getattr(server, "online_renderer", None)
+    if renderer is not None and any(tool.type == "function" for tool in request.tools):
+        _check_tool_choice(request, renderer)
+
+
+def _check_tool_choice(request: Any, renderer: Any) -> None:
+    """Refuses what the chat endpoint refuses, in its words."""
+    parses = renderer.parser is not None and renderer.parser.tool_parser_cls is not None
+    choice = request.tool_choice
+    if choice == "none" or (parses and (choice != "auto" or renderer.enable_auto_tools)):
+        return
+    wanted = "--enable-auto-tool-choice and --tool-call-parser" if choice == "auto" else "--tool-call-parser"
+    shown = choice if isinstance(choice, str) else getattr(choice, "name", choice)
+    raise _error("tool_choice", shown, f"requires {wanted} to be set when tools are given")
+
+
+def _error(name: str, value: Any, reason: str) -> ParameterError:
+    return ParameterError(f"{name}={value!r} {reason}.", parameter=name, value=value)
