@@ -157,3 +157,12 @@ def test_the_loop_package_has_no_circle() -> None:
                 rest.extend(graph.get(other, ()))
         reached[name] = found
     assert not [name for name, found in reached.items() if name in found]
+
+
+def test_the_design_lists_every_patch_of_the_series() -> None:
+    text = (paths.ROOT / "docs" / "design.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`[\w`, -]+`) \|", text, re.M)
+    listed = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    lines = (paths.ROOT / "patches" / "series").read_text("utf-8").splitlines()
+    series = {line.removesuffix(".patch") for line in lines if line and not line.startswith("#")}
+    assert series <= listed, f"docs/design.md does not list {sorted(series - listed)}"
