@@ -45,7 +45,7 @@ def test_links_lead_somewhere() -> None:
 
 DIFFUSION = paths.ROOT / "vllm" / "v1" / "diffusion"
 LEVELS = (
-    ("kernels", "message", "families", "bundled", "demo"),
+    ("kernels", "message", "modes", "families", "bundled", "demo"),
     ("policies", "layers"),
     ("config",),
     ("request",),
@@ -75,7 +75,7 @@ def room_of(path: Path) -> str:
 
 def forbidden(room: str, target: str) -> str | None:
     """Why a module in ``room`` may not import ``target``; None if it may."""
-    if target.split(".")[0] == "torch" and room in ("core", "request"):
+    if target.split(".")[0] == "torch" and room in ("core", "request", "modes"):
         return "needs no torch"
     if not target.startswith("vllm.v1.diffusion."):
         return None
@@ -121,6 +121,7 @@ def test_imports_go_down_only() -> None:
         ("kernels", "vllm.v1.diffusion.families.FAMILIES"),
         ("policies", "vllm.v1.diffusion.kernels.row_stats.RowStats"),
         ("request", "torch"),
+        ("modes", "vllm.v1.diffusion.core.causal.BlockPlanner"),
         ("loops", "vllm.v1.diffusion.plugins.GenerationLoop"),
     ],
 )

@@ -31,13 +31,13 @@ def test_a_gpu_s_block_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Upstream's is 16 there, also after the attention backend was chosen."""
     from vllm.platforms import current_platform
     from vllm.platforms.interface import Platform
-    from vllm.v1.diffusion.loops import block as loop
+    from vllm.v1.diffusion.loops.engine_settings import fit_cache_blocks
 
     config = configured(diffusion_config={"block_length": 32})
     cache_config = config.cache_config
     cache_config.block_size, cache_config.user_specified_block_size = 16, False
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda _: False)
-    loop._fit_cache_blocks(config, 32)
+    fit_cache_blocks(config, 32)
     monkeypatch.undo()
     Platform.update_block_size_for_backend(config)
     assert cache_config.block_size == 32

@@ -10,6 +10,7 @@ import pytest
 from vllm import SamplingParams
 from vllm.v1.diffusion.config import MaskedDiffusionConfig
 from vllm.v1.diffusion.core.plan import Outcome, RequestPlan
+from vllm.v1.diffusion.modes import BlockGrid
 from vllm.v1.diffusion.request.decoding import Decoding, foreseen_steps
 from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.request.params import DiffusionParams, check_extra_args
@@ -85,7 +86,8 @@ def test_edits_are_refused_under_a_grammar() -> None:
     ],
 )
 def test_what_the_scheduler_foresees(extra_args: dict[str, Any], foreseen: list[Outcome]) -> None:
-    plan = RequestPlan(resolved(extra_args, stop_token_ids=[1]))
+    decoding = resolved(extra_args, stop_token_ids=[1])
+    plan = RequestPlan(decoding, BlockGrid(decoding.block_length))
     for want in foreseen:
         plan.push(8, known=0, denoises=True)
         assert plan.windows[-1].outcome is want

@@ -7,6 +7,7 @@ from typing import Any
 
 from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import RequestPlan
+from vllm.v1.diffusion.modes import BlockGrid
 
 NOTHING = object()
 
@@ -26,7 +27,7 @@ class Manager:
 
 
 def test_a_request_asks_for_what_it_does_not_hold() -> None:
-    plan = RequestPlan(SimpleNamespace(block_length=4))  # type: ignore[arg-type]
+    plan = RequestPlan(SimpleNamespace(), BlockGrid(4))  # type: ignore[arg-type]
     manager = Manager()
     slots = HeldSlots(manager, {"a": plan}, block_size=16)  # type: ignore[arg-type]
 

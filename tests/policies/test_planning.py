@@ -12,7 +12,7 @@ import torch
 from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.diffusion.core.full_scheduler import FullDiffusionScheduler
+from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
 from vllm.v1.diffusion.loops.full import FullDiffusionLoop
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -43,7 +43,7 @@ class Rig:
         assert config.scheduler_config.async_scheduling
         config.cache_config.num_gpu_blocks = num_blocks
         spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=32, dtype=torch.float32)
-        self.scheduler = FullDiffusionScheduler(
+        self.scheduler = DiffusionScheduler(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(num_blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
             structured_output_manager=StructuredOutputManager(config),

@@ -3,21 +3,51 @@
 
 from __future__ import annotations
 
-from vllm.v1.diffusion.core.plan import Outcome, RequestPlan, computed_after
+from vllm.v1.diffusion.core.plan import Outcome, RequestPlan
+from vllm.v1.diffusion.modes import BlockGrid, BlockRule
+from vllm.v1.diffusion.modes.grid import nothing
 from vllm.v1.diffusion.request.decoding import Decoding
 
 
 def plan(algorithm: str, steps: int = 2, block_length: int = 4) -> RequestPlan:
-    return RequestPlan(
-        Decoding(algorithm, steps=steps, block_length=block_length, threshold=0.9, trace=False)
-    )
+    decoding = Decoding(algorithm, steps=steps, block_length=block_length, threshold=0.9, trace=False)
+    return RequestPlan(decoding, BlockGrid(block_length))
 
 
 def test_only_whole_known_blocks_stay_computed() -> None:
-    assert computed_after(window_end=8, known=5, block_length=4) == 4
-    assert computed_after(window_end=8, known=8, block_length=4) == 8
-    assert computed_after(window_end=7, known=20, block_length=4) == 4
-    assert computed_after(window_end=3, known=3, block_length=4) == 0
+    grid = BlockGrid(4)
+    assert grid.computed(window_end=8, known=5) == 4
+    assert grid.computed(window_end=8, known=8) == 8
+    assert grid.computed(window_end=7, known=20) == 4
+    assert grid.computed(window_end=3, known=3) == 0
+
+
+def test_blocks_count_from_the_prompt_s_end_or_from_the_beginning() -> None:
+    """The prompt's first block is short; the last block ends with the answer, or with a block."""
+    rounded, cut = BlockRule(from_prompt=True), BlockRule(from_prompt=True, cut=True)
+    for grid in (rounded.grid(4, 6, 16), cut.grid(4, 6, 16)):
+        assert [grid.begin(p) for p in range(12)] == [0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 10, 10]
+        assert [grid.end(p) for p in range(8)] == [2, 2, 6, 6, 6, 6, 10, 10]
+        assert [grid.starts_block(p) for p in (0, 1, 2, 6, 10)] == [True, False, True, True, True]
+    assert (rounded.grid(4, 6, 16).end(14), cut.grid(4, 6, 16).end(14)) == (18, 16)
+    assert BlockRule(cut=True).grid(4, 6, 15).end(13) == 15
+
+
+def test_several_blocks_are_open() -> None:
+    grid = BlockRule(open_blocks=3, cut=True).grid(4, 6, 30)
+    assert [grid.reach(p) for p in (6, 8, 20, 28)] == [16, 20, 30, 30]
+    assert BlockRule().grid(4, 6, 30).reach(6) == 8
+
+
+def test_a_mode_says_what_stays_computed() -> None:
+    """By token: a causal pass over known tokens keeps them all; one that denoises keeps whole blocks."""
+
+    def by_token(grid: BlockGrid, window_end: int, known: int) -> int:
+        return window_end if window_end <= known else grid.begin(known)
+
+    grid = BlockRule(from_prompt=True, final=by_token).grid(4, 6, 30)
+    assert [grid.computed(end, 6) for end in (3, 6, 10)] == [3, 6, 6]
+    assert BlockRule(final=nothing).grid(4, 6, 30).computed(8, 8) == 0
 
 
 def test_a_fixed_schedule_is_foreseen() -> None:
@@ -25,7 +55,7 @@ def test_a_fixed_schedule_is_foreseen() -> None:
     request.push(8, known=6, denoises=True)  # Two masks, two a step.
     assert request.windows[-1].outcome is Outcome.FINISHES
     assert request.next_known(6) == 8
-    assert request.window_end(8) == 12
+    assert request.grid.end(8) == 12
     request.push(12, known=6, denoises=True)
     assert request.windows[-1].outcome is Outcome.NOTHING  # type: ignore[comparison-overlap]  # pushed since
     # The first window's output comes: the one in flight has committed a block.

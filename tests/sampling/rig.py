@@ -12,6 +12,8 @@ import torch
 
 from vllm import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
+from vllm.v1.diffusion.families import FAMILIES
+from vllm.v1.diffusion.modes import BIDIRECTIONAL, CAUSAL
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.worker.gpu.sample.sampler import Sampler
@@ -75,6 +77,8 @@ class Rig:
         num_slots: int = 6,
     ) -> None:
         device = torch.device("cpu")
+        kind = CAUSAL if aligned else BIDIRECTIONAL
+        self.blocks = kind.blocks
         self.dtype = dtype
         self.requests = RequestState(num_slots, MAX_LENGTH, 256, WIDTH, VOCABULARY, device)
         sampler = Sampler(
@@ -85,10 +89,11 @@ class Rig:
             self.requests,
             logprobs_mode=mode,  # type: ignore[arg-type]
         )
-        self.canvases = CanvasStates(num_slots, WIDTH, MASK, device, aligned)
+        self.canvases = CanvasStates(num_slots, WIDTH, MASK, device, self.blocks)
         no_grammars: Any = SimpleNamespace(restrict=lambda *_: None, revise=lambda *_: None)
+        rows = kind.rows.load()(self.canvases, FAMILIES[0])
         self.sampler = DenoisingSampler(
-            sampler, self.canvases, no_grammars, False, tempered, False, num_slots * WIDTH
+            sampler, self.canvases, no_grammars, rows, False, tempered, False, num_slots * WIDTH
         )
         self.live: dict[str, tuple[int, Wish, Told]] = {}
         self._count = 0
@@ -100,7 +105,8 @@ class Rig:
         tokens = wish.prompt + (output or [])
         self.requests.add_request(name, len(wish.prompt), tokens, 0, 64)
         slot = self.requests.req_id_to_index[name]
-        self.canvases.add(slot, wish.decoding())
+        grid = self.blocks.grid(wish.block_length, len(wish.prompt), MAX_LENGTH)
+        self.canvases.add(slot, wish.decoding(), grid, len(wish.prompt))
         self.sampler.add_request(slot, wish.params)
         self.requests.apply_staged_writes()
         self.sampler.apply_staged_writes()

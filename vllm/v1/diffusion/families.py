@@ -32,7 +32,7 @@ class Family:
         stops_at_eos: Whether the published decoder ends a response at its end token; else
             the whole canvas is returned.
         end_of_turn: A further end token: its text, and its id where there is no tokenizer.
-        shifted: Whether row i of a bidirectional model's logits predicts token i + 1.
+        shifted: Whether row i of the logits predicts token i + 1.
         keeps_filters: Whether top-k and top-p act at temperature 0 too.
         tempered_confidence: Whether confidence is the probability in the
             distribution that is sampled, not in the plain softmax.
@@ -112,6 +112,7 @@ FAMILIES = (
         block_length=32,
         algorithm="sub_blocks",
         threshold=0.9,
+        shifted=True,
     ),
     # Defaults of the published generate.py (ML-GSAI/LLaDA), block as in its examples.
     Family(

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.families import Family, family_of_architectures, register_family
     from vllm.v1.diffusion.kernels.rules import Rule
     from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
+    from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
     from vllm.v1.diffusion.loops.full import FullDiffusionLoop
     from vllm.v1.diffusion.loops.shifted import ShiftedBlockDiffusionLoop
+    from vllm.v1.diffusion.modes import ANCHORED, BIDIRECTIONAL, CAUSAL, BlockRule, Mode, Part
     from vllm.v1.diffusion.policies.base import (
         CanvasView,
         Choice,
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.request.decoding import Decoding
     from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.request.resolve import resolve_decoding
-    from vllm.v1.diffusion.worker.full_model_state import FullDiffusionModelState
-    from vllm.v1.diffusion.worker.model_state import DiffusionModelState
+    from vllm.v1.diffusion.worker.model_state import DiffusionModelState, FullDiffusionModelState
     from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
 
 _HOME = {
@@ -39,8 +40,15 @@ _HOME = {
     "BlockDiffusionLoop": "vllm.v1.diffusion.loops.block",
     "FullDiffusionLoop": "vllm.v1.diffusion.loops.full",
     "ShiftedBlockDiffusionLoop": "vllm.v1.diffusion.loops.shifted",
+    "DiffusionLoop": "vllm.v1.diffusion.loops.diffusion",
+    "Mode": "vllm.v1.diffusion.modes",
+    "Part": "vllm.v1.diffusion.modes",
+    "BlockRule": "vllm.v1.diffusion.modes",
+    "CAUSAL": "vllm.v1.diffusion.modes",
+    "BIDIRECTIONAL": "vllm.v1.diffusion.modes",
+    "ANCHORED": "vllm.v1.diffusion.modes",
     "DiffusionModelState": "vllm.v1.diffusion.worker.model_state",
-    "FullDiffusionModelState": "vllm.v1.diffusion.worker.full_model_state",
+    "FullDiffusionModelState": "vllm.v1.diffusion.worker.model_state",
     "CanvasView": "vllm.v1.diffusion.policies.base",
     "Choice": "vllm.v1.diffusion.policies.base",
     "PositionStats": "vllm.v1.diffusion.policies.base",
@@ -59,17 +67,24 @@ _HOME = {
 }
 
 __all__ = [
+    "ANCHORED",
+    "BIDIRECTIONAL",
+    "CAUSAL",
     "GENERATION_LOOP_API",
     "BlockDiffusionLoop",
+    "BlockRule",
     "CanvasView",
     "Choice",
     "Decoding",
+    "DiffusionLoop",
     "DiffusionModelState",
     "DiffusionParams",
     "Family",
     "FullDiffusionLoop",
     "FullDiffusionModelState",
     "GenerationLoop",
+    "Mode",
+    "Part",
     "PositionStats",
     "Rule",
     "ScheduledPolicy",

@@ -7,19 +7,24 @@ import numpy as np
 import torch
 
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.noise import MaskNoise
 from vllm.v1.diffusion.canvas.tables import SlotFlags, SlotTables
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.modes.grid import NO_LIMIT, BlockGrid, BlockRule
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.template import HOLE
 from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.states import RequestState
 
-_NO_END = 2**62
+_MULTIPLES = BlockRule()
+"""Blocks begin at multiples of their length."""
 
 
 class CanvasStates:
-    """One block's canvas for each of S request slots, W positions wide.
+    """The open block of each of S request slots, on a canvas W positions wide.
+
+    Where a mode opens several blocks, "the block" is all of them.
 
     Attributes:
         tokens: Token ids of the block, known, unmasked or mask, int64 ``[S, W]``.
@@ -30,11 +35,13 @@ class CanvasStates:
         step: Denoising steps made on the block, int32 ``[S]``.
         start: Position of the block's first token, int64 ``[S]``.
         length: Tokens of the block, int32 ``[S]``: the request's block length, or
-            what is left of a canvas that ends.
-        block_length: Tokens a block, int32 ``[S]``; also ``steps``, ``rule``,
-            ``threshold`` (float32), ``end``, where the canvas ends, ``cached`` (bool),
+            what is left of an answer that ends.
+        block_length: Tokens per block, int32 ``[S]``; also ``steps``, ``rule``,
+            ``threshold`` (float32), ``origin``, a position at which a block begins, ``span``, tokens
+            of all open blocks, ``end``, where the last block ends, ``cached`` (bool),
             whether the steps of a block after its first begin at the block, and
             ``template_end``, where the request's template ends, 0 for none.
+        grid: By slot, where the request's blocks lie.
     """
 
     def __init__(
@@ -43,20 +50,22 @@ class CanvasStates:
         width: int,
         mask_token_id: int,
         device: torch.device,
-        aligned: bool = True,
+        rule: BlockRule = _MULTIPLES,
+        noise: MaskNoise | None = None,
     ) -> None:
         """Makes the states.
 
         Args:
             num_slots: Requests that may run at a time.
-            width: Longest block.
+            width: Longest block, or all blocks that are open at once.
             mask_token_id: Id of the mask token.
             device: Where the states live.
-            aligned: Whether blocks begin at multiples of their length; else they
-                begin where the prompt ends.
+            rule: How the mode's blocks lie.
+            noise: What stands at positions that are not unmasked; by default the mask token.
         """
         self.width = width
-        self.aligned = aligned
+        self.noise = noise or MaskNoise(mask_token_id)
+        self._cut = rule.cut
         self.mask_token_id = mask_token_id
         self.device = device
         # One slot more, of nobody: what a step writes for some of its requests goes there for the others.
@@ -67,6 +76,8 @@ class CanvasStates:
             tables
         )
         self.block_length = UvaBackedTensor(num_slots, dtype=torch.int32)
+        self.span = UvaBackedTensor(num_slots, dtype=torch.int32)
+        self.origin = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.steps = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.stepwise = UvaBackedTensor(num_slots, dtype=torch.bool)
@@ -75,11 +86,13 @@ class CanvasStates:
         self.cached = UvaBackedTensor(num_slots, dtype=torch.bool)
         # Slots of which no request was ever told (warm-up batches) hold a block.
         self.block_length.np.fill(width)
+        self.span.np.fill(width)
         self.steps.np.fill(width)
-        self.end.np.fill(_NO_END)
+        self.end.np.fill(NO_LIMIT)
         self.rule.np.fill(Rule.STATIC)
         self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self._copy_parameters()
+        self.grid: dict[int, BlockGrid] = {}
         self.decoding: dict[int, Decoding] = {}
         """How each slot's request is denoised."""
         self.exiting: set[int] = set()
@@ -93,23 +106,26 @@ class CanvasStates:
         self.flags = SlotFlags(num_slots)
         self._added: list[int] = []
 
-    def add(self, slot: int, decoding: Decoding, end: int | None = None, prompt_len: int = 0) -> None:
+    def add(self, slot: int, decoding: Decoding, grid: BlockGrid, prompt_len: int) -> None:
         """Takes a slot for a request; effective with :meth:`apply_added`.
 
         Args:
             slot: The slot.
             decoding: How the request is denoised.
-            end: Position where the canvas ends; None: with whatever block.
+            grid: Where its blocks lie.
             prompt_len: Position where the answer, and its template, begins.
         """
         policy = get_policy(decoding.algorithm)
-        self.block_length.np[slot] = decoding.block_length
+        self.grid[slot] = grid
+        self.block_length.np[slot] = grid.block_length
+        self.span.np[slot] = grid.block_length * grid.open_blocks
+        self.origin.np[slot] = grid.origin
+        self.end.np[slot] = grid.limit
         self.steps.np[slot] = decoding.steps
         self.stepwise.np[slot] = decoding.stepwise
         self.rule.np[slot] = policy.rule
         self.threshold.np[slot] = decoding.threshold
         self.cached.np[slot] = decoding.cache in ("prefix", "dual")
-        self.end.np[slot] = _NO_END if end is None else end
         self.decoding[slot] = decoding
         self.exiting.discard(slot)
         if decoding.exits:
@@ -159,28 +175,25 @@ class CanvasStates:
             Tokens known, starts and lengths, int64 ``[R]``.
         """
         known = requests.total_len.gpu[slots].to(torch.int64)
-        length = self.block_length.gpu[slots].to(torch.int64)
-        start = known // length * length if self.aligned else known
-        length = torch.minimum(length, self.end.gpu[slots] - start)
+        start = known - (known - self.origin.gpu[slots]) % self.block_length.gpu[slots]
+        length = torch.minimum(self.span.gpu[slots].to(torch.int64), self.end.gpu[slots] - start)
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
         return known, start, length
 
-    def covers(self, requests: RequestState, slots: torch.Tensor, window_end: torch.Tensor) -> torch.Tensor:
-        """Whether a step's windows cover the open blocks, bool ``[R]``; else the step leaves them.
+    def floor(self, positions: torch.Tensor, slots: torch.Tensor, slots_np: np.ndarray) -> torch.Tensor:
+        """Starts of the blocks that hold some positions, behind the prompt, ``[R]``.
 
         Args:
-            requests: The runner's request state.
-            slots: The step's requests, int64 ``[R]``.
-            window_end: Where their windows end, ``[R]``.
+            positions: One of each slot, ``[R]``.
+            slots: The slots, ``[R]``.
+            slots_np: The same on the host.
         """
-        start = self.start[slots]
-        if self.aligned:
-            return start + self.length[slots] <= window_end
-        # A window is the whole canvas or begins at the block. One that was planned for a block
-        # that had finished is neither: it begins at 0 and is as long as the rest of the canvas.
-        begin = requests.num_computed_tokens.gpu[slots]
-        return (begin == start) | (window_end == self.end.gpu[slots])
+        length = _common(self.block_length, slots, slots_np)
+        origin = _common(self.origin, slots, slots_np)
+        if isinstance(origin, int) and origin == 0:
+            return positions - positions % length
+        return positions - (positions - origin) % length
 
     def next_block(
         self,
@@ -207,23 +220,23 @@ class CanvasStates:
         if self.flags.graded.any():
             tables.confidence.index_fill_(0, turned, 1.0)
         templates = self.template_end.np.any()
-        if whole and self.aligned and not templates:
-            tables.tokens.index_fill_(0, turned, self.mask_token_id)
+        if whole and not self._cut and not templates:
+            self.noise.renew(tables.tokens, turned, slots, start)
             tables.masked.index_fill_(0, turned, True)
             return
-        if self.aligned:
-            length = self.length[slots]
-        else:
+        if self._cut:
             left = (self.end.gpu[slots] - start).clamp(min=0)
-            length = torch.minimum(self.block_length.gpu[slots], left).to(torch.int32)
+            length = torch.minimum(self.span.gpu[slots], left).to(torch.int32)
             tables.length[turned] = length
+        else:
+            length = self.length[slots]
         masked = self.columns < length[:, None]
         if templates:
             ahead, open_ = self._ahead(requests, slots, start[:, None] + self.columns)
             tables.tokens[turned] = ahead
             masked &= open_
         else:
-            tables.tokens.index_fill_(0, turned, self.mask_token_id)
+            self.noise.renew(tables.tokens, turned, slots, start)
         tables.masked[turned] = masked
 
     def input_ids(self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
@@ -244,7 +257,7 @@ class CanvasStates:
         ids = torch.where(offset < 0, before, on_canvas)
         behind = offset >= self.length.index_select(0, slot)
         given = self.template_end.np.any()
-        ahead = self._ahead(requests, slot, positions)[0] if given else self.mask_token_id
+        ahead = self._ahead(requests, slot, positions)[0] if given else self.noise.ahead(slot, positions)
         return torch.where(behind, ahead, ids)
 
     def _stage_templates(self, requests: RequestState) -> None:
@@ -272,13 +285,14 @@ class CanvasStates:
             Of the shape of ``positions``: tokens, int64, masks or what a template gives;
             and whether they are to be written, bool.
         """
+        noise = self.noise.ahead(slots, positions)
         if not self.template_end.np.any():
-            masks = torch.full_like(positions, self.mask_token_id)
-            return masks, torch.ones_like(positions, dtype=torch.bool)
+            noise = torch.full_like(positions, noise) if isinstance(noise, int) else noise
+            return noise, torch.ones_like(positions, dtype=torch.bool)
         given = self._known_tokens(requests, slots, positions)
         end = self.template_end.gpu[slots]
         open_ = (given == HOLE) | (positions >= (end[:, None] if positions.dim() > 1 else end))
-        return torch.where(open_, self.mask_token_id, given), open_
+        return torch.where(open_, noise, given), open_
 
     @staticmethod
     def _known_tokens(requests: RequestState, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -292,3 +306,9 @@ class CanvasStates:
         for table in vars(self).values():
             if isinstance(table, UvaBackedTensor):
                 table.copy_to_uva()
+
+
+def _common(values: UvaBackedTensor, slots: torch.Tensor, slots_np: np.ndarray) -> int | torch.Tensor:
+    """What some slots have in common, else each one's own, int64 ``[R]``."""
+    own = values.np[slots_np]
+    return int(own[0]) if (own == own[0]).all() else values.gpu[slots].to(torch.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,18 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
+
+
+class Layout(Protocol):
+    """What a step asks the mode's ``sampling.rows.RowLayout``."""
+
+    def covers(
+        self, request_states: RequestState, slots: torch.Tensor, window_end: torch.Tensor
+    ) -> torch.Tensor:
+        """Whether windows cover the open blocks, bool ``[R]``."""
+
+    def active(self, input_batch: InputBatch, slots: torch.Tensor, whole: bool) -> torch.Tensor:
+        """Rows that the step may unmask, bool ``[N]``."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class DenoisingStep:
         cls,
         input_batch: InputBatch,
         canvases: CanvasStates,
+        layout: Layout,
         request_states: RequestState,
         overlaps: bool,
         may_miss_block: bool,
@@ -62,6 +76,7 @@ class DenoisingStep:
         Args:
             input_batch: The step's batch.
             canvases: The canvases of this worker's requests.
+            layout: Which rows count.
             request_states: The runner's request state.
             overlaps: Whether a window may have been scheduled before it was known
                 that the step before it finishes the block.
@@ -85,13 +100,10 @@ class DenoisingStep:
         row_counts = counts[requests]
         whole = bool((row_counts == canvases.width).all())
         if may_miss_block:
-            covered = canvases.covers(request_states, slots, input_batch.seq_lens[index])
+            covered = layout.covers(request_states, slots, input_batch.seq_lens[index])
         else:
             covered = canvases.always[: len(requests)]
-        if whole:
-            active = canvases.masked.index_select(0, slots).view(-1)
-        else:
-            active = canvases.masked[row_slot, input_batch.expanded_local_pos]
+        active = layout.active(input_batch, slots, whole)
         if overlaps:
             active &= torch.repeat_interleave(covered, row_start.diff(), output_size=len(row_slot))
         return cls(

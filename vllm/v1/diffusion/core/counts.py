@@ -63,7 +63,7 @@ class DenoisingRecord:
     def observe_anchor(
         self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput
     ) -> list[tuple[int, float]] | None:
-        """Counts the pass that makes a block's first token; see ``shifted_scheduler.py``.
+        """Counts the pass that makes a block's first token; see ``anchored.py``.
 
         Args:
             request: The request.

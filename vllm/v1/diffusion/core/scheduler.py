@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedules block-causal diffusion requests.
+"""Schedules diffusion requests; the mode's planner says which positions a step computes.
 
-The canvas travels on upstream's speculative-decoding path: a window is the known
-tokens that are not computed yet plus draft tokens up to the end of the block. A
-block's tokens are emitted as soon as its last mask is filled; its keys and values
-are written by the window of the next block, so a commit costs no forward pass of
-its own and a finished request never pays for one.
+The canvas travels on upstream's speculative-decoding path: a window is known tokens that are not
+computed yet, and draft tokens in the place of positions that are not known.
 """
 
 from __future__ import annotations
@@ -13,16 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.core.counts import DenoisingRecord
 from vllm.v1.diffusion.core.failed_requests import failed_requests
 from vllm.v1.diffusion.core.held_blocks import HeldSlots
-from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, block_start, set_window
+from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, set_window
+from vllm.v1.diffusion.core.planner import WindowPlanner
 from vllm.v1.diffusion.message.request_data import described
-from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
@@ -30,12 +27,9 @@ from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
-_FREE_ROWS = 256
-"""Rows of a step that cost a GPU nothing, since it is busy reading the weights."""
-
 
 class DiffusionScheduler(Scheduler):
-    """Upstream's scheduler with windows of whole blocks; sync and async.
+    """Upstream's scheduler with windows of blocks; sync and async.
 
     Raises:
         ValueError: The sizes of cache blocks, diffusion blocks and batches do
@@ -47,23 +41,16 @@ class DiffusionScheduler(Scheduler):
         self.diffusion_config = resolve_diffusion_config(self.vllm_config)
         served = self.diffusion_config.block_length
         assert served is not None
-        if self.cache_config.enable_prefix_caching and self.hash_block_size % served:
-            raise ValueError(
-                f"block_length={served} does not divide the KV-cache block of "
-                f"{self.hash_block_size} tokens, so cached prefixes would end inside "
-                "a block. Set --block-size to a multiple of it, or "
-                "--no-enable-prefix-caching."
-            )
+        self.mode = mode_of(self.vllm_config)
+        self.planner: WindowPlanner = self.mode.planner.load()(self, served)
         # No token is sampled beside the canvas, and every window may run to the
         # end of a block that is not there yet.
         self.num_sampled_tokens_per_step = 0
-        self.num_lookahead_tokens = served
+        self.num_lookahead_tokens = self.planner.lookahead
         self._plans: dict[str, RequestPlan] = {}
         if len(self.kv_cache_config.kv_cache_groups) == 1:
             slots = HeldSlots(self.kv_cache_manager, self._plans, self.hash_block_size)
             self.kv_cache_manager.allocate_slots = slots  # type: ignore[method-assign,assignment]
-        self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
-        self._plans_two_blocks = False
         self._stages = self.parallel_config.pipeline_parallel_size
         self._record = DenoisingRecord(self.num_spec_tokens, self.log_stats)
 
@@ -71,8 +58,9 @@ class DiffusionScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         """Admits a request; see upstream."""
+        self.planner.admit(request)
         decoding = resolve_decoding(request.sampling_params, self.diffusion_config)
-        plan = self._plans[request.request_id] = self._new_plan(request, decoding)
+        plan = self._plans[request.request_id] = self.planner.plan(request, decoding)
         if (structured := request.structured_output_request) is not None:
             plan.reasoning_ended = structured.reasoning_ended
         if decoding.block_length != self.diffusion_config.block_length:
@@ -86,9 +74,6 @@ class DiffusionScheduler(Scheduler):
             num_spec_tokens=0, histogram=[0] * (self.num_spec_tokens + 1)
         )
         super().add_request(request)
-
-    def _new_plan(self, request: Request, decoding: Decoding) -> RequestPlan:
-        return RequestPlan(decoding)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         plan = self._plans.pop(request.request_id, None)
@@ -105,11 +90,11 @@ class DiffusionScheduler(Scheduler):
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """Plans one window a request, then lets upstream schedule them."""
         budget = self.max_num_scheduled_tokens
-        widest = 2 * self.num_lookahead_tokens * (len(self.running) + len(self.waiting))
-        self._plans_two_blocks = widest <= self._free_rows
+        self.planner.begin_step(len(self.running) + len(self.waiting))
         postponed = []
         for request in self.running:
-            if request.is_prefill_chunk and self._has_whole_chunks_left(request):
+            plan = self._plans[request.request_id]
+            if request.is_prefill_chunk and self.planner.reads_prompt(request, plan):
                 # The prompt may be cut; only the last chunk is planned as a whole.
                 request.spec_token_ids = []
                 left = request.num_tokens - request.num_computed_tokens
@@ -144,11 +129,6 @@ class DiffusionScheduler(Scheduler):
         structured = self.requests[data.req_id].structured_output_request
         return described(data, structured, self._plans[data.req_id].reasoning_ended)
 
-    def _has_whole_chunks_left(self, request: Request) -> bool:
-        """Whether more of a prompt that may be cut than its last block is uncomputed."""
-        length = self._plans[request.request_id].block_length
-        return request.num_computed_tokens < block_start(request.num_tokens, length)
-
     def _plan_window(self, request: Request) -> int | None:
         """Sets a running request's draft tokens.
 
@@ -158,28 +138,15 @@ class DiffusionScheduler(Scheduler):
         """
         plan = self._plans[request.request_id]
         request.spec_token_ids = []
-        if len(plan.windows) > 1:
+        window = self.planner.window(request, plan) if len(plan.windows) < 2 else None
+        if window is None:
             return None
-        now_known = request.num_tokens
-        known = plan.next_known(now_known)
-        if known != now_known and (
-            known - request.num_prompt_tokens >= request.max_tokens or known >= self.max_model_len
-        ):
-            return None
-        end = plan.window_end(known)
-        if self._plans_two_blocks and plan.may_have_finished and self._wants_more(request, end):
-            # The worker denoises whichever of the two blocks is open.
-            end = plan.window_end(end)
-        request.spec_token_ids = [DRAFT] * (end - now_known)
-        return end - request.num_computed_tokens
-
-    def _wants_more(self, request: Request, end: int) -> bool:
-        """Whether there is a block behind the one that ends at ``end``."""
-        wanted = end - request.num_prompt_tokens < request.max_tokens
-        return wanted and end + self._plans[request.request_id].block_length <= self.max_model_len
+        request.num_computed_tokens = window.begin
+        request.spec_token_ids = [DRAFT] * (window.end - request.num_tokens)
+        return window.end - window.begin
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
-        """Rounds what upstream scheduled to whole blocks and records it."""
+        """Rounds what upstream scheduled and records it."""
         requests = self.requests
         ends = [
             (requests[request_id], self._round_window(request_id, scheduler_output))
@@ -191,28 +158,36 @@ class DiffusionScheduler(Scheduler):
             request_id, known = request.request_id, request.num_tokens
             plan, denoises = self._plans[request_id], request_id in denoising
             plan.push(end, known, denoises)
-            request.num_computed_tokens = plan.computed(end, known)
+            request.num_computed_tokens = plan.grid.computed(end, known)
             if self._stages > 1 and (denoises or request.num_computed_tokens != end):
                 # The stages hear so many steps later what the step made of the request.
                 request.next_decode_eligible_step = self.current_step + self._stages
 
     def _round_window(self, request_id: str, output: SchedulerOutput) -> int:
-        """Makes one request's share of a step end with a block; its end."""
+        """Sets one request's share of a step; its end."""
         request, plan = self.requests[request_id], self._plans[request_id]
-        length = plan.block_length
-        start, known = request.num_computed_tokens, request.num_tokens
-        end = start + output.num_scheduled_tokens[request_id]
-        if end == known:
-            # The prompt's last chunk takes the first denoising step along.
-            wanted = plan.window_end(known)
-            room = self.max_num_scheduled_tokens - output.total_num_scheduled_tokens
-            if wanted - end <= room:
-                end = wanted
-        elif end < known and block_start(end, length) > start:
-            end = block_start(end, length)
-        covers = end > known and end % length == 0
-        set_window(output, request_id, end - start, length if covers else 0)
+        start = request.num_computed_tokens
+        scheduled = start + output.num_scheduled_tokens[request_id]
+        end, rows = self.planner.round(request, plan, scheduled, output)
+        set_window(output, request_id, end - start, rows)
         return end
+
+    def extend(self, request: Request, end: int, output: SchedulerOutput) -> bool:
+        """Extends a new request's window from position 0 to ``end``, in budget and KV blocks.
+
+        Returns:
+            Whether there was room.
+        """
+        request_id = request.request_id
+        others = output.total_num_scheduled_tokens - output.num_scheduled_tokens[request_id]
+        if others + end > self.max_num_scheduled_tokens:
+            return False
+        if self.kv_cache_manager.allocate_slots(request, end) is None:
+            return False
+        for data in output.scheduled_new_reqs:
+            if data.req_id == request_id:
+                data.block_ids = self.kv_cache_manager.get_block_ids(request_id)
+        return True
 
     # ---- process a step ------------------------------------------------------
 
@@ -279,9 +254,13 @@ class DiffusionScheduler(Scheduler):
             request, plan = requests.get(request_id), plans.get(request_id)
             if request is None or plan is None:
                 continue
-            if plan.denoised_nothing(plan.windows[0], request.num_tokens):
+            window, known = plan.windows[0], request.num_tokens
+            if self.planner.is_anchor(plan, window, known):
+                trace = self._record.observe_anchor(request, plan, runner_output)
+            elif self.planner.denoised_nothing(plan, window, known):
                 continue  # The block had finished: a plain commit.
-            trace = self._record.observe(request, plan, runner_output)
+            else:
+                trace = self._record.observe(request, plan, runner_output)
             if trace is not None:
                 traces[request_id] = trace
         return traces

@@ -16,6 +16,7 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.grammar.compiler import GrammarCompiler
 from vllm.v1.diffusion.grammar.cursor import CanvasGrammar
 from vllm.v1.diffusion.kernels.row_stats import RowStats
+from vllm.v1.diffusion.modes.grid import BlockGrid
 
 
 class GrammarStates:
@@ -36,14 +37,20 @@ class GrammarStates:
         self._starting: dict[int, Callable[[], CanvasGrammar]] = {}
         self._grammars: dict[int, CanvasGrammar] = {}
 
-    def add(self, slot: int, data: NewRequestData, block_length: int) -> None:
-        """Takes a slot for a request, whether or not it has a grammar."""
+    def add(self, slot: int, data: NewRequestData, grid: BlockGrid) -> None:
+        """Takes a slot for a request, whether or not it has a grammar.
+
+        Args:
+            slot: The slot.
+            data: The request.
+            grid: Where its blocks lie.
+        """
         self._grammars.pop(slot, None)
         self._starting.pop(slot, None)
         if (compiled := self._compiler.start(data)) is not None:
             known = len(data.prefill_token_ids or [])
-            column = known % block_length if self.canvases.aligned else 0
-            self._starting[slot] = lambda: CanvasGrammar(compiled(), block_length, column)
+            column = known - grid.begin(known)
+            self._starting[slot] = lambda: CanvasGrammar(compiled(), grid.block_length, column)
 
     def restrict(self, logits: torch.Tensor, step: DenoisingStep) -> None:
         """Leaves, where a request's text has been read to, the tokens that may come next.

@@ -15,9 +15,10 @@ from vllm.v1.diffusion.sampling.early_exits import EarlyExits
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline
 from vllm.v1.diffusion.sampling.logprobs import CanvasLogprobs
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
+from vllm.v1.diffusion.sampling.rows import RowLayout
 from vllm.v1.diffusion.sampling.statistics import StepStatistics
 from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
-from vllm.v1.diffusion.sampling.unmasking import unmask_positions
+from vllm.v1.diffusion.sampling.unmasking import Unmasking
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
@@ -27,8 +28,8 @@ class DenoisingSampler:
     """Processed logits, their statistics, one choice of positions; no wait for the device.
 
     The runner calls it where it would call upstream's sampler, whose per-request
-    sampling parameters it uses. Each part is a module: ``logits``, ``stats``,
-    ``choice``, ``logprobs``, ``outputs``.
+    sampling parameters it uses. Each part is a module: ``logits``, ``statistics``,
+    ``unmasking``, ``logprobs``, ``step_outputs``; ``rows`` is the mode's.
     """
 
     compute_nans = False
@@ -38,6 +39,7 @@ class DenoisingSampler:
         sampler: Any,
         canvases: CanvasStates,
         grammars: GrammarStates,
+        rows: RowLayout,
         overlaps: bool,
         tempered_confidence: bool,
         keeps_filters: bool,
@@ -49,6 +51,7 @@ class DenoisingSampler:
             sampler: Upstream's sampler.
             canvases: The canvases of this worker's requests.
             grammars: The grammars of those that have one.
+            rows: The mode's rows of logits.
             overlaps: Whether a window may have been scheduled before it was known
                 that the step before it finishes the block.
             tempered_confidence: Whether confidence is the probability in the
@@ -63,11 +66,13 @@ class DenoisingSampler:
         self.req_states = sampler.req_states
         self.canvases = canvases
         self.grammars = grammars
+        self.rows = rows
         self.overlaps = overlaps
         self.most_rows = most_rows
         self.policies = PolicySelection(canvases, sampler.sampling_states)
-        self.exits = EarlyExits(canvases)
         self.logits = LogitsPipeline(sampler, canvases, self.policies, keeps_filters)
+        exits = EarlyExits(canvases)
+        self.unmasking = Unmasking(canvases, self.policies, exits, self.logits.bad_words, rows)
         self.statistics = StepStatistics(sampler.sampling_states, canvases, tempered_confidence)
         self.logprobs = CanvasLogprobs(sampler, canvases)
         self._noted = True
@@ -117,8 +122,8 @@ class DenoisingSampler:
         start = canvases.start.index_select(0, slots)
         block_end = start + canvases.length.index_select(0, slots)
         overlaps = self.overlaps and canvases.flags.unforeseen[input_batch.idx_mapping_np].any()
-        may_miss_block = overlaps or self._has_anchors(input_batch)
-        step = DenoisingStep.of(input_batch, canvases, self.req_states, overlaps, may_miss_block)
+        may_miss_block = overlaps or self.rows.may_miss_block(input_batch)
+        step = DenoisingStep.of(input_batch, canvases, self.rows, self.req_states, overlaps, may_miss_block)
         if step is None:
             finished = slots.new_zeros(num_reqs, dtype=torch.bool)
             outputs, logprobs = StepOutputs(slots.new_zeros(num_reqs, canvases.width)), None
@@ -130,13 +135,13 @@ class DenoisingSampler:
             if len(done) < num_reqs:
                 finished = slots.new_zeros(num_reqs, dtype=torch.bool)
                 finished[step.index] = done
-        num_sampled = torch.where(finished, block_end - known, 0).to(torch.int32)
-        computed = self._computed(input_batch, slots, window_end, known, start, finished)
+        computed = self.rows.computed(input_batch, self.req_states, window_end, known, start, finished)
+        num_sampled = self.rows.emit(input_batch, self.req_states, finished, block_end - known)
         return SamplerOutput(
             sampled_token_ids=outputs.tokens,
             logprobs_tensors=logprobs,
             num_nans=None,
-            num_sampled=num_sampled,
+            num_sampled=num_sampled.to(torch.int32),
             num_rejected=(window_end - computed).to(torch.int32),
             unmask_trace=outputs.trace,
         )
@@ -165,71 +170,17 @@ class DenoisingSampler:
         """
         canvases = self.canvases
         first = step.for_requests(first).clamp(min=0)
-        self.policies.begin(step, first, self._rewritable(step.slots, first))
+        self.policies.begin(step, first, self.rows.rewritable(step.slots, first))
         self.grammars.restrict(logits, step)
         processed = self.logits(logits, step, keep=self.logprobs.reads_processed(step))
         stats = self.statistics(processed, step)
         before = self.logprobs.snapshot(step)
-        done = unmask_positions(
-            stats,
-            step,
-            canvases,
-            self.policies,
-            self.exits,
-            overlaps,
-            self.logits.bad_words,
-            self._takes_first_only(step),
-        )
+        done = self.unmasking(stats, step, overlaps)
         self.grammars.revise(done, stats, step, overlaps)
         self.logprobs.record(processed, step, before)
-        outputs = StepOutputs.of(canvases, step, first, num_reqs, self.policies.failures())
+        outputs = StepOutputs.of(
+            canvases, step, first, num_reqs, self.policies.failures(), self.rows.begins_open
+        )
         logprobs = self.logprobs.read(step, first, num_reqs)
         canvases.next_block(self.req_states, step.slots, done, step.for_requests(block_end), step.whole)
         return done, outputs, logprobs
-
-    def _has_anchors(self, input_batch: InputBatch) -> bool:
-        """Whether a row of the step may belong to a block that the window does not reach."""
-        return False
-
-    def _takes_first_only(self, step: DenoisingStep) -> torch.Tensor | None:
-        """Requests of which this step unmasks the block's first position, bool ``[R]``.
-
-        None stands for none of them, whatever the step.
-        """
-        return None
-
-    def _rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """Column from which unmasked positions have a row of their own, int64 ``[R]``.
-
-        Args:
-            slots: The requests' slots.
-            first: Column of each request's first position that has not been emitted.
-        """
-        return first
-
-    def _computed(
-        self,
-        input_batch: InputBatch,
-        slots: torch.Tensor,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
-        """Positions that are computed for good after this step, integers ``[requests]``.
-
-        ``vllm.v1.diffusion.core.plan.computed_after``, on the device.
-
-        Args:
-            input_batch: The step's batch.
-            slots: The requests' slots.
-            window_end: Ends of their windows.
-            known: Tokens known when the step began.
-            start: Starts of their blocks, likewise.
-            finished: Whether the step finished the block.
-        """
-        lengths = self.canvases.block_length.np[input_batch.idx_mapping_np]
-        length: int | torch.Tensor = int(lengths[0])
-        if (lengths != length).any():
-            length = self.canvases.block_length.gpu[slots].to(torch.int64)
-        return torch.minimum(window_end, known) // length * length

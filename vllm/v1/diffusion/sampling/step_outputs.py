@@ -33,6 +33,7 @@ class StepOutputs(NamedTuple):
         first: torch.Tensor,
         num_requests: int,
         failed: dict[int, str],
+        begins_open: bool,
     ) -> StepOutputs:
         """Reads the canvases of the requests that denoised.
 
@@ -43,13 +44,14 @@ class StepOutputs(NamedTuple):
                 the block began, int64 ``[R]``.
             num_requests: Requests of the batch.
             failed: Why a policy failed, by the request's number; its trace says so.
+            begins_open: Whether no block begins with known positions: ``first`` is 0.
         """
         slots = step.slots
-        if canvases.aligned:
+        if begins_open:
+            tokens = canvases.tokens.index_select(0, slots)
+        else:
             columns = (canvases.columns + first[:, None]).clamp_(max=canvases.width - 1)
             tokens = canvases.tokens[slots[:, None], columns]
-        else:
-            tokens = canvases.tokens.index_select(0, slots)
         tokens = _spread(tokens, step, num_requests)
         if not failed and not canvases.flags.traced[step.slots_np].any():
             return cls(tokens)

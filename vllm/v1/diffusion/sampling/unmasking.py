@@ -1,7 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which masked positions a step unmasks."""
+"""Which masked positions a step unmasks.
+
+A step has three parts. *Orders* say by which rule each request's positions are chosen: the
+policy's, unless something overrides it. One call of ``unmask`` chooses and writes. *After-steps*
+then correct the canvases and decide which blocks are done.
+
+Overrides, weakest first; each replaces what those before it said of its requests:
+
+1. the policy: its rule in the kernel, or the positions that it chose itself;
+2. the first position alone, where the mode says so (``RowLayout.first_only``);
+3. the whole block, where the request's last step is due or all positions are certain;
+4. nothing, where the window does not cover the block: the step only commits.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -10,103 +26,239 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.kernels.unmask import unmask
-from vllm.v1.diffusion.sampling.bad_words import BadWords
+from vllm.v1.diffusion.sampling.bad_words import BadWords, Snapshot
 from vllm.v1.diffusion.sampling.early_exits import EarlyExits
-from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
+from vllm.v1.diffusion.sampling.policy_selection import PolicySelection, Selection
+from vllm.v1.diffusion.sampling.rows import RowLayout
 
 
-def unmask_positions(
-    stats: RowStats,
-    step: DenoisingStep,
-    canvases: CanvasStates,
-    policies: PolicySelection,
-    exits: EarlyExits,
-    overlaps: bool,
-    bad_words: BadWords,
-    first_only: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Lets each request's rule or policy choose, and writes what it chose to the canvas.
+class Override(NamedTuple):
+    """What some requests' positions are chosen by in the place of their policy.
 
-    Args:
+    Attributes:
+        requests: Which of the R requests, bool ``[R]``.
+        rule: The kernel's rule.
+        steps: Steps of a block under that rule; None to keep the request's.
+        chosen: Rows that ``Rule.GIVEN`` unmasks, bool ``[N]``; None for none.
+    """
+
+    requests: torch.Tensor
+    rule: Rule
+    steps: int | None = None
+    chosen: torch.Tensor | None = None
+
+
+class Orders(NamedTuple):
+    """What the kernel is given.
+
+    Attributes:
+        rule: By slot, int32 ``[S]``.
+        steps: By slot, int32 ``[S]``.
+        chosen: Rows that ``Rule.GIVEN`` unmasks, bool ``[N]``; None where no request has it.
+    """
+
+    rule: torch.Tensor
+    steps: torch.Tensor
+    chosen: torch.Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        canvases: CanvasStates,
+        step: DenoisingStep,
+        chosen: torch.Tensor | None,
+        overrides: Iterable[Override],
+    ) -> Orders:
+        """Applies overrides, in their order, to what the requests' policies say.
+
+        Args:
+            canvases: The canvases, whose tables are kept.
+            step: The step.
+            chosen: Rows that the policies chose; None where none did.
+            overrides: The overrides, weakest first.
+        """
+        rule, steps = canvases.rule.gpu, canvases.steps.gpu
+        for override in overrides:
+            requests, slots = override.requests, step.slots
+            rule = rule.clone() if rule is canvases.rule.gpu else rule
+            rule[slots] = torch.where(requests, int(override.rule), rule[slots])
+            if override.steps is not None:
+                steps = steps.clone() if steps is canvases.steps.gpu else steps
+                steps[slots] = torch.where(requests, override.steps, steps[slots])
+            if override.rule is Rule.GIVEN:
+                # Rows of uncovered blocks are not active: nothing is chosen of them.
+                chosen = torch.zeros_like(step.active) if chosen is None else chosen
+                if override.chosen is not None:
+                    rows = torch.repeat_interleave(
+                        requests, step.row_start.diff(), output_size=len(step.active)
+                    )
+                    chosen = torch.where(rows, override.chosen, chosen)
+        return cls(rule, steps, chosen)
+
+
+@dataclass
+class Unmasked:
+    """A step behind its unmasking.
+
+    Attributes:
         stats: The rows' statistics and tokens.
         step: The step.
-        canvases: The canvases, changed.
-        policies: The policies that have no rule of the kernel's.
-        exits: What ends a block before its rule or policy does.
         overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
-        bad_words: May take back what was written.
-        first_only: Requests whose block's first position is unmasked and no other,
-            whatever their policy, bool ``[R]``; None for none.
-
-    Returns:
-        Which requests' blocks are done, bool ``[R]``.
+        selection: What the policies chose; None where none was asked.
+        capped: Requests that make the last step they allow for a block, bool ``[R]``; None for none.
+        made: Steps made on each block before this one, ``[R]``; None where nobody needs them.
+        masked: Rows that were masked, bool ``[N]``; None where nobody asks how sure a step was.
+        before: The canvases before; None where nothing may be taken back.
+        done: Blocks that are done, bool ``[R]``.
     """
-    slots = step.slots
-    rule, steps = canvases.rule.gpu, canvases.steps.gpu
-    capped = exits.capped(step)
-    fills = _either(capped, exits.certain(stats, step))
-    if fills is not None or overlaps or first_only is not None:
-        rule = rule.clone()
-    if fills is not None:
-        # One step for all of the block.
-        steps = steps.clone()
-        rule[slots] = torch.where(fills, int(Rule.STATIC), rule[slots])
-        steps[slots] = torch.where(fills, 1, steps[slots])
-    if overlaps:
-        rule[slots] = torch.where(step.covered, rule[slots], int(Rule.GIVEN))
-    selection = policies.select(stats, step)
-    picked = selection.unmask if selection is not None else None
-    if picked is None and (overlaps or first_only is not None):
-        picked = torch.zeros_like(step.active)
-    if first_only is not None and picked is not None:
-        if fills is not None:
-            first_only = first_only & ~fills
-        rule[slots] = torch.where(first_only, int(Rule.GIVEN), rule[slots])
-        by_row = torch.repeat_interleave(first_only, step.row_start.diff(), output_size=len(step.active))
-        picked = torch.where(by_row, step.active & (step.row_column == 0), picked)
-    graded = canvases.flags.graded[step.slots_np].any()
-    masked = canvases.masked[step.row_slot, step.row_column] if graded else None
-    made = canvases.step[slots] if overlaps or selection is not None else None
-    before = bad_words.snapshot(step)
-    remaining = unmask(
-        stats.sample,
-        stats.sample_prob,
-        stats.entropy,
-        picked,
-        step.row_start,
-        slots,
-        canvases.tokens,
-        canvases.masked,
-        canvases.unmasked_at,
-        canvases.step,
-        rule,
-        steps,
-        canvases.length,
-        canvases.threshold.gpu,
-    )
-    written = None if masked is None else masked & ~canvases.masked[step.row_slot, step.row_column]
-    done = remaining == 0
-    if step.may_miss_block:
-        done &= step.covered
-    if selection is not None:
-        assert made is not None
-        # A step that finds no mask counts all the same.
-        canvases.step[slots] = made + 1
-        done &= ~selection.unfinished if capped is None else ~selection.unfinished | capped
-        written = None if written is None else written | selection.rewrite
-        cell = step.row_slot, step.row_column
-        canvases.tokens[cell] = torch.where(selection.rewrite, stats.sample, canvases.tokens[cell])
-    if overlaps:
-        assert made is not None
-        canvases.step[slots] = torch.where(step.covered, canvases.step[slots], made)
-    if written is not None:
-        cell = step.row_slot, step.row_column
-        canvases.confidence[cell] = torch.where(written, stats.sample_prob, canvases.confidence[cell])
-    if before is not None:
-        taken_back = bad_words.take_back(step, before)
-        done &= ~(taken_back & before.masked).any(dim=1)
-    ended = exits.ended(step, policies.first)
-    return done if ended is None else done | (ended & step.covered)
+
+    stats: RowStats
+    step: DenoisingStep
+    overlaps: bool
+    selection: Selection | None
+    capped: torch.Tensor | None
+    made: torch.Tensor | None
+    masked: torch.Tensor | None
+    before: Snapshot | None
+    done: torch.Tensor
+
+
+class Unmasking:
+    """Lets each request's rule or policy choose, and writes what it chose to the canvas."""
+
+    def __init__(
+        self,
+        canvases: CanvasStates,
+        policies: PolicySelection,
+        exits: EarlyExits,
+        bad_words: BadWords,
+        rows: RowLayout,
+    ) -> None:
+        """Makes it.
+
+        Args:
+            canvases: The canvases of this worker's requests, changed.
+            policies: The policies that have no rule of the kernel's.
+            exits: What ends a block before its rule or policy does.
+            bad_words: May take back what was written.
+            rows: The mode's.
+        """
+        self.canvases = canvases
+        self.policies = policies
+        self.exits = exits
+        self.bad_words = bad_words
+        self.rows = rows
+        self._after: tuple[Callable[[Unmasked], None], ...] = (
+            self._count,
+            self._rewrite,
+            self._grade,
+            self._take_back,
+            self._let_mode_change,
+            self._end_early,
+        )
+
+    def __call__(self, stats: RowStats, step: DenoisingStep, overlaps: bool) -> torch.Tensor:
+        """Makes one step.
+
+        Args:
+            stats: The rows' statistics and tokens.
+            step: The step.
+            overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
+
+        Returns:
+            Which requests' blocks are done, bool ``[R]``.
+        """
+        canvases, slots = self.canvases, step.slots
+        capped = self.exits.capped(step)
+        whole = _either(capped, self.exits.certain(stats, step))
+        selection = self.policies.select(stats, step)
+        overrides = []
+        if (first := self.rows.first_only(step)) is not None:
+            at_first = step.active & (step.row_column == 0)
+            overrides.append(Override(first, Rule.GIVEN, chosen=at_first))
+        if whole is not None:
+            overrides.append(Override(whole, Rule.STATIC, steps=1))
+        if overlaps:
+            overrides.append(Override(~step.covered, Rule.GIVEN))
+        chosen = None if selection is None else selection.unmask
+        orders = Orders.of(canvases, step, chosen, overrides)
+        graded = canvases.flags.graded[step.slots_np].any()
+        masked = canvases.masked[step.row_slot, step.row_column] if graded else None
+        made = canvases.step[slots] if overlaps or selection is not None else None
+        before = self.bad_words.snapshot(step)
+        remaining = unmask(
+            stats.sample,
+            stats.sample_prob,
+            stats.entropy,
+            orders.chosen,
+            step.row_start,
+            slots,
+            canvases.tokens,
+            canvases.masked,
+            canvases.unmasked_at,
+            canvases.step,
+            orders.rule,
+            orders.steps,
+            canvases.length,
+            canvases.threshold.gpu,
+        )
+        done = remaining == 0
+        if step.may_miss_block:
+            done &= step.covered
+        unmasked = Unmasked(stats, step, overlaps, selection, capped, made, masked, before, done)
+        for after in self._after:
+            after(unmasked)
+        return unmasked.done
+
+    def _count(self, unmasked: Unmasked) -> None:
+        """Counts the step of each covered block; one that finds no mask counts where a policy asks."""
+        step, made = unmasked.step, unmasked.made
+        if made is None:
+            return
+        now = self.canvases.step[step.slots] if unmasked.selection is None else made + 1
+        if unmasked.overlaps:
+            now = torch.where(step.covered, now, made)
+        self.canvases.step[step.slots] = now
+
+    def _rewrite(self, unmasked: Unmasked) -> None:
+        """Writes again what policies want written again, and keeps open what they want kept open."""
+        selection, step = unmasked.selection, unmasked.step
+        if selection is None:
+            return
+        capped = unmasked.capped
+        unmasked.done &= ~selection.unfinished if capped is None else ~selection.unfinished | capped
+        cell, tokens = (step.row_slot, step.row_column), self.canvases.tokens
+        tokens[cell] = torch.where(selection.rewrite, unmasked.stats.sample, tokens[cell])
+
+    def _grade(self, unmasked: Unmasked) -> None:
+        """Keeps how sure the step was of what it wrote, where somebody reads that."""
+        if unmasked.masked is None:
+            return
+        cell = unmasked.step.row_slot, unmasked.step.row_column
+        written = unmasked.masked & ~self.canvases.masked[cell]
+        if unmasked.selection is not None:
+            written = written | unmasked.selection.rewrite
+        confidence = self.canvases.confidence
+        confidence[cell] = torch.where(written, unmasked.stats.sample_prob, confidence[cell])
+
+    def _take_back(self, unmasked: Unmasked) -> None:
+        """Masks again what completes a bad word."""
+        before = unmasked.before
+        if before is not None:
+            taken_back = self.bad_words.take_back(unmasked.step, before)
+            unmasked.done &= ~(taken_back & before.masked).any(dim=1)
+
+    def _let_mode_change(self, unmasked: Unmasked) -> None:
+        """Lets the mode write to the canvases."""
+        for after in self.rows.after_steps:
+            unmasked.done = after(unmasked.stats, unmasked.step, unmasked.done)
+
+    def _end_early(self, unmasked: Unmasked) -> None:
+        """Ends blocks that hold a stop token and no mask before it."""
+        step = unmasked.step
+        ended = self.exits.ended(step, self.policies.first)
+        if ended is not None:
+            unmasked.done = unmasked.done | (ended & step.covered)
 
 
 def _either(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:

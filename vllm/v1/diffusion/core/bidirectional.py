@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows of bidirectional models: the whole canvas, or what the cache mode recomputes.
+
+A window begins at 0, or at its block if the cache mode keeps what is before it. Planned while a
+step is in flight that may finish the block, it is for the same block again: if that has finished,
+the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises the next block, whose
+window is the same (``none``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from vllm.v1.diffusion.config import end_tokens, family_of
+from vllm.v1.diffusion.core.plan import InFlight, RequestPlan
+from vllm.v1.diffusion.core.planner import Share, Window, WindowPlanner
+from vllm.v1.diffusion.request.decoding import CACHED, Decoding
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
+    from vllm.v1.request import Request
+
+
+class CanvasPlanner(WindowPlanner):
+    """Plans windows over a canvas that begins where the prompt ends."""
+
+    def __init__(self, scheduler: DiffusionScheduler, served: int) -> None:
+        super().__init__(scheduler, served)
+        # Windows are allocated as they are scheduled, canvas included.
+        self.lookahead = 0
+        self._end_tokens = end_tokens(scheduler.vllm_config.model_config)
+        self._shifted = family_of(scheduler.vllm_config).shifted
+
+    @override
+    def admit(self, request: Request) -> None:
+        params = request.sampling_params
+        assert params is not None
+        # A grammar ends with the end token, whatever the family's rule.
+        if not self.scheduler.diffusion_config.stop_at_eos and params.structured_outputs is None:
+            if not params.ignore_eos:
+                # Upstream has added the generation config's; see keep_stop_tokens.
+                stops = params.stop_token_ids or ()
+                params.stop_token_ids = [token for token in stops if token not in self._end_tokens]
+            params.ignore_eos = True
+            params._eos_token_id = None
+
+    @override
+    def plan(self, request: Request, decoding: Decoding) -> RequestPlan:
+        plan = super().plan(request, decoding)
+        # Inside a cached block the row that predicts its first position is not computed.
+        plan.first_alone = self._shifted and decoding.cache in CACHED
+        return plan
+
+    def reads_prompt(self, request: Request, plan: RequestPlan) -> bool:
+        """Never: prompt and canvas are one window."""
+        return False
+
+    @override
+    def window(self, request: Request, plan: RequestPlan) -> Window | None:
+        grid, cache = plan.grid, plan.decoding.cache
+        known = plan.next_known(request.num_tokens)
+        if known >= grid.limit:
+            return None
+        block_end = grid.end(known)
+        other_length = grid.end(block_end) - block_end != block_end - known
+        if plan.may_have_finished and plan.decoding.constrained and other_length:
+            # A grammar reads all rows of a step: they must be those of its block.
+            return None
+        if cache not in CACHED or plan.block != known:
+            return Window(0, grid.limit)
+        return Window(known, block_end if cache == "dual" else grid.limit)
+
+    @override
+    def round(self, request: Request, plan: RequestPlan, end: int, output: SchedulerOutput) -> Share:
+        grid = plan.grid
+        if end <= request.num_tokens:
+            # Just admitted: take the canvas along, or wait for a step with room. One token is
+            # computed in vain then: what upstream has admitted cannot be taken back.
+            end = grid.limit if self.scheduler.extend(request, grid.limit, output) else 1
+        known = plan.next_known(request.num_tokens)
+        return Share(end, grid.end(known) - known if end > 1 else 0)
+
+    @override
+    def denoised_nothing(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
+        return plan.decoding.cache in CACHED and window.block != known

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows of block-causal models.
+
+A window is the known tokens that are not computed yet and the open block. It begins with a
+block, since a position's keys and values depend on all of its block. A block's tokens are emitted
+as soon as its last mask is gone; its keys and values are written by the window of the next block,
+so a commit costs no forward pass of its own and a finished request never pays for one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from vllm.platforms import current_platform
+from vllm.v1.diffusion.core.plan import RequestPlan
+from vllm.v1.diffusion.core.planner import Share, Window, WindowPlanner
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
+    from vllm.v1.request import Request
+
+_FREE_ROWS = 256
+"""Rows of a step that cost a GPU nothing, since it is busy reading the weights."""
+
+
+class BlockPlanner(WindowPlanner):
+    """Plans windows of whole blocks.
+
+    Raises:
+        ValueError: Cached prefixes would end inside a block.
+    """
+
+    def __init__(self, scheduler: DiffusionScheduler, served: int) -> None:
+        super().__init__(scheduler, served)
+        if scheduler.cache_config.enable_prefix_caching and scheduler.hash_block_size % served:
+            raise ValueError(
+                f"block_length={served} does not divide the KV-cache block of "
+                f"{scheduler.hash_block_size} tokens, so cached prefixes would end inside "
+                "a block. Set --block-size to a multiple of it, or "
+                "--no-enable-prefix-caching."
+            )
+        self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
+        self._plans_two_blocks = False
+
+    @override
+    def begin_step(self, num_requests: int) -> None:
+        self._plans_two_blocks = 2 * self.lookahead * num_requests <= self._free_rows
+
+    def reads_prompt(self, request: Request, plan: RequestPlan) -> bool:
+        """Whether more than the last block of the prompt is uncomputed: chunks may be cut, that not."""
+        return request.num_computed_tokens < plan.grid.begin(request.num_tokens)
+
+    @override
+    def window(self, request: Request, plan: RequestPlan) -> Window | None:
+        now_known = request.num_tokens
+        known = plan.next_known(now_known)
+        if known != now_known and not self._goes_on(request, known):
+            return None
+        end = plan.grid.reach(known)
+        if self._plans_two_blocks and plan.may_have_finished and self._wants_more(request, plan, end):
+            # The worker denoises whichever of the two blocks is open.
+            end = plan.grid.reach(end)
+        return Window(request.num_computed_tokens, end)
+
+    @override
+    def round(self, request: Request, plan: RequestPlan, end: int, output: SchedulerOutput) -> Share:
+        start, known, grid = request.num_computed_tokens, request.num_tokens, plan.grid
+        if end == known:
+            # The prompt's last chunk takes the first denoising step along.
+            wanted = grid.reach(known)
+            room = self.scheduler.max_num_scheduled_tokens - output.total_num_scheduled_tokens
+            if wanted - end <= room:
+                end = wanted
+        elif end < known and grid.begin(end) > start:
+            end = grid.begin(end)
+        if end <= known or not (grid.starts_block(end) or end == grid.limit):
+            return Share(end, 0)
+        known = plan.next_known(known)
+        return Share(end, grid.reach(known) - grid.begin(known))
+
+    def _goes_on(self, request: Request, known: int) -> bool:
+        """Whether a request wants tokens behind ``known`` ones."""
+        wanted = known - request.num_prompt_tokens < request.max_tokens
+        return wanted and known < self.scheduler.max_model_len
+
+    def _wants_more(self, request: Request, plan: RequestPlan, end: int) -> bool:
+        """Whether there is a block behind the one that ends at ``end``, as long as that."""
+        room = end + plan.block_length <= min(self.scheduler.max_model_len, plan.grid.limit)
+        return room and end - request.num_prompt_tokens < request.max_tokens

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a mode decides in the scheduler: which positions a request computes next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm.v1.diffusion.core.plan import InFlight, RequestPlan
+from vllm.v1.diffusion.request.blocks import placed
+from vllm.v1.diffusion.request.decoding import Decoding
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
+    from vllm.v1.request import Request
+
+
+class Window(NamedTuple):
+    """The positions ``[begin, end)`` of one request."""
+
+    begin: int
+    end: int
+
+
+class Share(NamedTuple):
+    """What a step computes of one request.
+
+    Attributes:
+        end: Position behind the window.
+        rows: Rows of logits, one for each canvas position from the first on; 0 if the step does
+            not denoise the request.
+    """
+
+    end: int
+    rows: int
+
+
+class WindowPlanner:
+    """Plans the windows of a mode's requests.
+
+    Attributes:
+        lookahead: Positions behind a request's known tokens for which KV blocks are held.
+        scheduler: The scheduler that asks; its budget, limits and cache manager are read.
+    """
+
+    lookahead: int
+
+    def __init__(self, scheduler: DiffusionScheduler, served: int) -> None:
+        """Makes it.
+
+        Args:
+            scheduler: The scheduler that asks.
+            served: Longest block of a request.
+        """
+        self.scheduler = scheduler
+        self.lookahead = served
+
+    def admit(self, request: Request) -> None:
+        """Changes what upstream reads of a request, before it is admitted."""
+
+    def plan(self, request: Request, decoding: Decoding) -> RequestPlan:
+        """Begins a request's books."""
+        scheduler, prompt_len = self.scheduler, request.num_prompt_tokens
+        return RequestPlan(
+            *placed(decoding, scheduler.mode.blocks, prompt_len, request.max_tokens, scheduler.max_model_len)
+        )
+
+    def begin_step(self, num_requests: int) -> None:
+        """Looks at a step as a whole.
+
+        Args:
+            num_requests: Requests that run or wait.
+        """
+
+    def reads_prompt(self, request: Request, plan: RequestPlan) -> bool:
+        """Whether a request's next window is a chunk of its prompt, of any length."""
+        raise NotImplementedError
+
+    def window(self, request: Request, plan: RequestPlan) -> Window | None:
+        """The next window of a running request; None to skip the request in this step."""
+        raise NotImplementedError
+
+    def round(self, request: Request, plan: RequestPlan, end: int, output: SchedulerOutput) -> Share:
+        """Rounds what upstream scheduled of a request.
+
+        Args:
+            request: The request.
+            plan: Its plan.
+            end: Where its positions of the step end, as scheduled.
+            output: The step.
+        """
+        raise NotImplementedError
+
+    def denoised_nothing(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
+        """Whether the block of a window had finished before the window ran.
+
+        Args:
+            plan: The request's plan.
+            window: The window.
+            known: Tokens known by the outputs before its own.
+        """
+        return window.end <= plan.grid.begin(known)
+
+    def is_anchor(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
+        """Whether a window made the first token of a block and nothing else; arguments likewise."""
+        return False

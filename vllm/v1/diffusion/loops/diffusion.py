@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generation loop of diffusion models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from typing_extensions import override
+
+from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.frontend.admission import check_sampling_params
+from vllm.v1.diffusion.frontend.http_fields import check_request
+from vllm.v1.diffusion.loops.engine_settings import refuse_unsupported
+from vllm.v1.diffusion.modes import Mode
+from vllm.v1.diffusion.request.params import check_extra_args
+from vllm.v1.diffusion.request.resolve import resolve_decoding
+from vllm.v1.diffusion.request.template import admit_template, check_room
+from vllm.v1.generation_loop.interface import GenerationLoop
+
+if TYPE_CHECKING:
+    import torch.nn as nn
+
+    from vllm.config import VllmConfig
+    from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.diffusion.loops.settings import Settings
+    from vllm.v1.worker.gpu.model_states.interface import ModelState
+
+
+class DiffusionLoop(GenerationLoop):
+    """Denoises block after block, as its mode says; a subclass names the mode."""
+
+    mode: ClassVar[Mode]
+
+    own_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Keys of ``SamplingParams.extra_args`` that a subclass reads, without ``diffusion_``."""
+
+    @override
+    def configure(self, vllm_config: VllmConfig) -> None:
+        config = resolve_diffusion_config(vllm_config)
+        vllm_config.diffusion_config = config
+        assert config.block_length is not None
+        refuse_unsupported(vllm_config)
+        self._settings().configure(vllm_config, self, config.block_length)
+
+    @override
+    def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        check_sampling_params(params, vllm_config)
+        config = resolve_diffusion_config(vllm_config)
+        check_extra_args(params.extra_args, self.own_parameters, config)
+        resolve_decoding(params, config)
+        admit_template(params, vllm_config)
+        resolve_decoding(params, config)
+        self._settings().check_params(params, vllm_config)
+
+    @override
+    def validate_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        check_room(params, prompt_len, vllm_config.model_config.max_model_len)
+
+    @override
+    def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig, server: Any = None) -> None:
+        check_request(request, vllm_config, server)
+
+    @override
+    def scheduler_cls(self, vllm_config: VllmConfig) -> str:
+        return "vllm.v1.diffusion.core.scheduler.DiffusionScheduler"
+
+    @override
+    def model_state_cls(self, model: nn.Module) -> type[ModelState]:
+        from vllm.v1.diffusion.worker.model_state import DiffusionModelState
+
+        return DiffusionModelState
+
+    def _settings(self) -> Settings:
+        settings: Settings = self.mode.settings.load()()
+        return settings

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a mode requires of the engine's configuration, and what its requests may ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from vllm.logger import init_logger
+from vllm.v1.diffusion.frontend.admission import check_one_block, keep_stop_tokens
+from vllm.v1.diffusion.loops.cuda_graphs import configure_graphs
+from vllm.v1.diffusion.loops.engine_settings import (
+    check_budget,
+    configure_cpu,
+    fit_cache_blocks,
+    fit_warm_up,
+)
+from vllm.v1.generation_loop.interface import GenerationLoop
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.sampling_params import SamplingParams
+
+logger = init_logger(__name__)
+
+
+class Settings:
+    """The front end's part of a mode; the base refuses nothing and sets nothing."""
+
+    def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
+        """Sets what the user left open and refuses what cannot be.
+
+        Args:
+            vllm_config: The configuration, changed; its diffusion settings are resolved.
+            loop: The loop, maybe a plug-in's.
+            served: Longest block of a request.
+
+        Raises:
+            ValueError: A setting does not fit the mode.
+        """
+
+    def check_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        """Checks what the mode requires of a request beyond what all modes do.
+
+        Args:
+            params: The request's parameters, its template resolved.
+            vllm_config: The engine's configuration.
+
+        Raises:
+            ValueError: Names the parameter.
+        """
+
+
+class BlockSettings(Settings):
+    """Blocks at multiples of their length; a window is up to two of them."""
+
+    @override
+    def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
+        model_config = vllm_config.model_config
+        length = model_config.max_model_len // served * served
+        if length == 0:
+            raise ValueError(
+                f"max_model_len={model_config.max_model_len} is shorter than one block of {served} tokens."
+            )
+        if length != model_config.max_model_len:
+            logger.info(
+                "max_model_len=%d lowered to %d, a whole number of blocks of %d.",
+                model_config.max_model_len,
+                length,
+                served,
+            )
+            model_config.max_model_len = length
+        check_budget(vllm_config, 2 * served)
+        configure_cpu(vllm_config)
+        configure_graphs(vllm_config, served)
+        fit_cache_blocks(vllm_config, served)
+        fit_warm_up(vllm_config, served)
+
+
+class AnchoredSettings(BlockSettings):
+    """The same, one step at a time."""
+
+    @override
+    def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
+        scheduler_config = vllm_config.scheduler_config
+        if scheduler_config.async_scheduling:
+            raise ValueError(
+                "async_scheduling=True is not supported with shifted block diffusion: what a "
+                "step computes depends on the step before it."
+            )
+        scheduler_config.async_scheduling = False
+        super().configure(vllm_config, loop, served)
+
+
+class CanvasSettings(Settings):
+    """A window is prompt and canvas as a whole."""
+
+    @override
+    def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
+        scheduler_config = vllm_config.scheduler_config
+        ours = (GenerationLoop.forward, GenerationLoop.compute_logits)
+        if (type(loop).forward, type(loop).compute_logits) != ours:
+            # Where a window begins depends on the step before it, which a plug-in may fail.
+            if scheduler_config.async_scheduling:
+                raise ValueError(
+                    "async_scheduling=True is not supported with full diffusion by a loop that "
+                    "overrides forward or compute_logits; leave it unset or False."
+                )
+            scheduler_config.async_scheduling = False
+        # A prompt's keys and values depend on what is generated after it, and a
+        # step computes a request's whole canvas at once.
+        vllm_config.cache_config.enable_prefix_caching = False
+        max_model_len = vllm_config.model_config.max_model_len
+        if scheduler_config.max_num_batched_tokens < max_model_len:
+            logger.info("max_num_batched_tokens raised to %d, a canvas.", max_model_len)
+            scheduler_config.max_num_batched_tokens = max_model_len
+        check_budget(vllm_config, max_model_len)
+        configure_cpu(vllm_config)
+        configure_graphs(vllm_config, served)
+        fit_warm_up(vllm_config, served)
+
+    @override
+    def check_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        check_one_block(params, vllm_config)
+        if params.stop_token_ids and params.structured_outputs is None:
+            keep_stop_tokens(params, vllm_config)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modes of diffusion decoding: data, from which each process loads its own parts."""
+
+from vllm.v1.diffusion.modes.anchored import ANCHORED
+from vllm.v1.diffusion.modes.base import Mode, Part, mode_of
+from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
+from vllm.v1.diffusion.modes.causal import CAUSAL
+from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
+
+MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED)}
+"""The built-in modes, by name."""
+
+__all__ = [
+    "ANCHORED",
+    "BIDIRECTIONAL",
+    "CAUSAL",
+    "MODES",
+    "BlockGrid",
+    "BlockRule",
+    "Mode",
+    "Part",
+    "mode_of",
+]

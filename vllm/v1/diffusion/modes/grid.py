@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a request's blocks begin and end; shared by scheduler and worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+NO_LIMIT = 2**62
+"""A position that no canvas reaches."""
+
+
+def whole_blocks(grid: BlockGrid, window_end: int, known: int) -> int:
+    """Whole blocks of tokens that were known *before* the step are final.
+
+    A block that held masks is not, even if the step unmasked it: its tokens were not in the
+    window.
+    """
+    return grid.begin(min(window_end, known))
+
+
+def nothing(grid: BlockGrid, window_end: int, known: int) -> int:
+    """No position is final before the request ends."""
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrid:
+    """One request's blocks: the numbers of both processes come from here.
+
+    Attributes:
+        block_length: Tokens per block.
+        origin: A position at which a block begins. Blocks follow each other in both directions,
+            so the first one of a prompt may be short.
+        limit: Position behind the last block, which is cut there.
+        open_blocks: Blocks that are denoised at the same time.
+        final: What a window leaves computed, see ``computed``.
+    """
+
+    block_length: int
+    origin: int = 0
+    limit: int = NO_LIMIT
+    open_blocks: int = 1
+    final: Callable[[BlockGrid, int, int], int] = whole_blocks
+
+    def begin(self, position: int) -> int:
+        """First position of the block that holds ``position``."""
+        return max(0, position - (position - self.origin) % self.block_length)
+
+    def end(self, position: int) -> int:
+        """Position behind the block that holds ``position``."""
+        return min(position - (position - self.origin) % self.block_length + self.block_length, self.limit)
+
+    def reach(self, position: int) -> int:
+        """Position behind the blocks that are open when ``position`` is the first unknown one."""
+        return min(self.end(position) + (self.open_blocks - 1) * self.block_length, self.limit)
+
+    def starts_block(self, position: int) -> bool:
+        """Whether a block begins at ``position``."""
+        return self.begin(position) == position
+
+    def computed(self, window_end: int, known: int) -> int:
+        """Positions whose keys and values are final after a window was run.
+
+        Args:
+            window_end: End of the window.
+            known: Tokens known when the step began (prompt and output).
+        """
+        return self.final(self, window_end, known)
+
+
+@dataclass(frozen=True)
+class BlockRule:
+    """How the blocks of every request of a mode lie.
+
+    Attributes:
+        from_prompt: Whether blocks are counted from the prompt's end; else from position 0.
+        cut: Whether the answer ends at ``max_tokens``, inside a block if need be; else the last
+            block is denoised as a whole and upstream cuts what it emits.
+        open_blocks: Blocks per request that are denoised at the same time. A canvas is as wide
+            as all of them.
+        final: What a window leaves computed: ``whole_blocks``, ``nothing`` or a mode's own
+            function of grid, window end and known tokens.
+    """
+
+    from_prompt: bool = False
+    cut: bool = False
+    open_blocks: int = 1
+    final: Callable[[BlockGrid, int, int], int] = whole_blocks
+
+    def grid(self, block_length: int, prompt_len: int, limit: int) -> BlockGrid:
+        """One request's blocks.
+
+        Args:
+            block_length: Tokens per block.
+            prompt_len: Tokens of the prompt.
+            limit: Where the answer ends by ``max_tokens`` and the context.
+        """
+        return BlockGrid(
+            block_length,
+            origin=prompt_len if self.from_prompt else 0,
+            limit=limit if self.cut else NO_LIMIT,
+            open_blocks=self.open_blocks,
+            final=self.final,
+        )

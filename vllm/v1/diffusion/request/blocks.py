@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How one request is denoised and where its blocks lie: the same in scheduler and worker."""
+
+from __future__ import annotations
+
+from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
+from vllm.v1.diffusion.request.decoding import Decoding
+
+
+def placed(
+    decoding: Decoding, rule: BlockRule, prompt_len: int, max_tokens: int, max_model_len: int
+) -> tuple[Decoding, BlockGrid]:
+    """Places a request's blocks.
+
+    Args:
+        decoding: How the request is denoised.
+        rule: The mode's.
+        prompt_len: Tokens of the prompt.
+        max_tokens: Most tokens of the answer.
+        max_model_len: Tokens of the context.
+
+    Returns:
+        The decoding, for shorter blocks where the whole answer is shorter than one, and the blocks.
+    """
+    limit = min(prompt_len + max_tokens, max_model_len)
+    if rule.cut and rule.from_prompt:
+        decoding = decoding.within(limit - prompt_len)
+    return decoding, rule.grid(decoding.block_length, prompt_len, limit)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a mode decides about the rows of logits and canvas positions of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from vllm.v1.diffusion.canvas.states import CanvasStates
+from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.families import Family
+from vllm.v1.diffusion.kernels.row_stats import RowStats
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.states import RequestState
+
+AfterStep = Callable[[RowStats, DenoisingStep, torch.Tensor], torch.Tensor]
+"""Changes canvases behind a step's unmasking; given which blocks are done, bool ``[R]``, and returns that."""
+
+
+class RowLayout:
+    """A block of a block-causal model: row i of the canvas's window predicts column i.
+
+    The base of all layouts. The methods change the step in hand only, on the device, without
+    waiting for it.
+    """
+
+    begins_open: ClassVar[bool] = False
+    """Whether no block begins with known positions."""
+
+    after_steps: tuple[AfterStep, ...] = ()
+    """What the mode does to canvases behind the unmasking and its corrections, before a block's
+    early end is looked for."""
+
+    def __init__(self, canvases: CanvasStates, family: Family) -> None:
+        """Makes it.
+
+        Args:
+            canvases: The canvases of this worker's requests.
+            family: The model's.
+        """
+        self.canvases = canvases
+        self.family = family
+
+    # ---- asked by the model state ----------------------------------------------
+
+    def windows_are_canvases(self, input_batch: InputBatch) -> bool:
+        """Whether each request's window is its canvas, if the scheduler knew which block is open.
+
+        So it is in most steps of a block: only its first one computes the block before, too.
+        """
+        width = self.canvases.width
+        rows = input_batch.num_draft_tokens_per_req
+        lengths = input_batch.num_scheduled_tokens
+        return rows is not None and bool((rows == width).all() and (lengths == width).all())
+
+    def point_logits(self, input_batch: InputBatch, request_states: RequestState, unsure: bool) -> None:
+        """Chooses the rows of the model's output that logits are made of.
+
+        Upstream's are each window's last ones, as many as the scheduler asked for.
+
+        Args:
+            input_batch: The step's batch; ``logits_indices`` is changed.
+            request_states: The runner's request state.
+            unsure: Whether a window was planned before it was known which of its blocks is open.
+        """
+        rows, slot = input_batch.logits_indices, input_batch.expanded_idx_mapping
+        if unsure and len(rows):
+            # The window may reach beyond the open block.
+            wanted = self.canvases.start[slot] + input_batch.expanded_local_pos
+            beyond = (input_batch.positions[rows] - wanted).clamp_(min=0)
+            input_batch.logits_indices = rows - beyond.to(rows.dtype)
+
+    # ---- asked by the sampler --------------------------------------------------
+
+    def may_miss_block(self, input_batch: InputBatch) -> bool:
+        """Whether rows may belong to a block that their window does not reach, all steps being foreseen."""
+        return False
+
+    def covers(
+        self, request_states: RequestState, slots: torch.Tensor, window_end: torch.Tensor
+    ) -> torch.Tensor:
+        """Whether a step's windows cover the open blocks, bool ``[R]``; else the step leaves them.
+
+        Args:
+            request_states: The runner's request state.
+            slots: The step's requests, int64 ``[R]``.
+            window_end: Where their windows end, ``[R]``.
+        """
+        return self.canvases.start[slots] + self.canvases.length[slots] <= window_end
+
+    def active(self, input_batch: InputBatch, slots: torch.Tensor, whole: bool) -> torch.Tensor:
+        """Rows that the step may unmask, bool ``[N]``: those of masked positions.
+
+        A mode that computes some rows of a block only leaves the others out.
+
+        Args:
+            input_batch: The step's batch.
+            slots: The R requests that denoise.
+            whole: Whether each has a row for every column of the canvas.
+        """
+        if whole:
+            return self.canvases.masked.index_select(0, slots).view(-1)
+        return self.canvases.masked[input_batch.expanded_idx_mapping, input_batch.expanded_local_pos]
+
+    def first_only(self, step: DenoisingStep) -> torch.Tensor | None:
+        """Requests of which the step unmasks the block's first position and no other, bool ``[R]``.
+
+        None stands for none of them, whatever the step.
+        """
+        return None
+
+    def rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Column from which unmasked positions have a row of their own, int64 ``[R]``.
+
+        Args:
+            slots: The requests' slots.
+            first: Column of each request's first position that has not been emitted.
+        """
+        return first
+
+    def emit(
+        self,
+        input_batch: InputBatch,
+        request_states: RequestState,
+        finished: torch.Tensor,
+        open_tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        """How many tokens leave, integers ``[requests]``: those of finished blocks.
+
+        A mode whose steps emit other runs of tokens says so here, and turns their canvases. The
+        canvases of finished blocks have turned.
+
+        Args:
+            input_batch: The step's batch.
+            request_states: The runner's request state.
+            finished: Whether the step finished the block, bool ``[requests]``.
+            open_tokens: Tokens of each block that have not been emitted, ``[requests]``.
+        """
+        return torch.where(finished, open_tokens, 0)
+
+    def computed(
+        self,
+        input_batch: InputBatch,
+        request_states: RequestState,
+        window_end: torch.Tensor,
+        known: torch.Tensor,
+        start: torch.Tensor,
+        finished: torch.Tensor,
+    ) -> torch.Tensor:
+        """Positions that are final after this step, integers ``[requests]``.
+
+        ``BlockGrid.computed``, on the device: the two must agree.
+
+        Args:
+            input_batch: The step's batch.
+            request_states: The runner's request state.
+            window_end: Ends of the requests' windows.
+            known: Tokens known when the step began.
+            start: Starts of their blocks, likewise.
+            finished: Whether the step finished the block.
+        """
+        slots_np = input_batch.idx_mapping_np
+        slots = input_batch.idx_mapping[: input_batch.num_reqs]
+        return self.canvases.floor(torch.minimum(window_end, known), slots, slots_np)
+
+
+def row_counts(input_batch: InputBatch) -> np.ndarray:
+    """Rows of logits of each request of a batch, on the host."""
+    return np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1])

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of models whose finished blocks predict the next one's first token.
+
+An anchor's one row belongs to the first position of the next block, which its window does not
+reach. That position is unmasked whatever the rule, and its token is emitted at once.
+``core/anchored.py`` plans the pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.states import RequestState
+
+
+class AnchoredRows(RowLayout):
+    """Writes an anchor's token to the canvas and emits it at once."""
+
+    def point_logits(self, input_batch: InputBatch, request_states: RequestState, unsure: bool) -> None:
+        """Points a shifted model's positions at the rows before them.
+
+        A block's first position is known when it is denoised; it keeps its own row, which nobody
+        reads. An anchor's is the last row before the canvas.
+        """
+        super().point_logits(input_batch, request_states, unsure)
+        if self.family.shifted:
+            behind = (input_batch.expanded_local_pos > 0).to(input_batch.logits_indices.dtype)
+            input_batch.logits_indices = input_batch.logits_indices - behind
+
+    @override
+    def may_miss_block(self, input_batch: InputBatch) -> bool:
+        return bool((row_counts(input_batch) == 1).any())
+
+    @override
+    def first_only(self, step: DenoisingStep) -> torch.Tensor | None:
+        # A policy may unmask nothing in a step; an anchor is unmasked whatever its policy.
+        return step.row_start.diff() == 1 if (step.row_counts == 1).any() else None
+
+    @override
+    def emit(
+        self,
+        input_batch: InputBatch,
+        request_states: RequestState,
+        finished: torch.Tensor,
+        open_tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        emitted = super().emit(input_batch, request_states, finished, open_tokens)
+        anchors = np.flatnonzero(row_counts(input_batch) == 1)
+        if not len(anchors):
+            return emitted
+        index = async_tensor_h2d(anchors, dtype=torch.int64, device=emitted.device)
+        emitted[index] = 1
+        canvases, slots = self.canvases, input_batch.idx_mapping[index]
+        # The published steps of a block are those that denoise it.
+        canvases.step[slots] = 0
+        start, length = canvases.start[slots], canvases.length[slots]
+        canvases.next_block(request_states, slots, length == 1, start + length)
+        return emitted

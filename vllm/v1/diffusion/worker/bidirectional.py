@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows and sequences of bidirectional models, where nothing is computed for good.
+
+A window's queries attend to the keys and values of the whole canvas. Those outside the window
+are what the block's first step left in the cache.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
+from vllm.v1.diffusion.worker.sequences import Attention, Sequences
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.states import RequestState
+
+
+class CanvasRows(RowLayout):
+    """Rows of a block anywhere in its window."""
+
+    begins_open: ClassVar[bool] = True
+
+    @override
+    def windows_are_canvases(self, input_batch: InputBatch) -> bool:
+        return False
+
+    @override
+    def point_logits(self, input_batch: InputBatch, request_states: RequestState, unsure: bool) -> None:
+        counts = row_counts(input_batch)
+        if not counts.any():
+            return
+        request = async_tensor_h2d(
+            np.repeat(np.arange(input_batch.num_reqs), counts),
+            dtype=torch.int64,
+            device=self.canvases.device,
+        )
+        slot = input_batch.expanded_idx_mapping
+        first = input_batch.query_start_loc[request]
+        computed = request_states.num_computed_tokens.gpu[slot]
+        offset = self.canvases.start[slot] - computed + input_batch.expanded_local_pos
+        if self.family.shifted:
+            offset = (offset - 1).clamp(min=0)
+        # Upstream's warm-up schedules windows that end before the canvas.
+        input_batch.logits_indices = (first + offset).clamp_(max=input_batch.num_tokens - 1)
+
+    @override
+    def covers(
+        self, request_states: RequestState, slots: torch.Tensor, window_end: torch.Tensor
+    ) -> torch.Tensor:
+        # A window is the whole canvas or begins at the block. One that was planned for a block
+        # that had finished is neither: it begins at 0 and is as long as the rest of the canvas.
+        begin = request_states.num_computed_tokens.gpu[slots]
+        return (begin == self.canvases.start[slots]) | (window_end == self.canvases.end.gpu[slots])
+
+    @override
+    def first_only(self, step: DenoisingStep) -> torch.Tensor | None:
+        # Inside a cached block the row before it is not computed any more, so the step
+        # that does compute it unmasks the token it predicts, and no other (Fast-dLLM).
+        if not self.family.shifted:
+            return None
+        canvases, slots = self.canvases, step.slots
+        # A template may have given that token: then the step unmasks what its policy chooses.
+        return canvases.cached.gpu[slots] & (canvases.step[slots] == 0) & canvases.masked[slots, 0]
+
+    @override
+    def rewritable(self, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        if not self.family.shifted:
+            return first
+        return first.clamp(min=1).where(self.canvases.cached.gpu[slots], first)
+
+    def computed(
+        self,
+        input_batch: InputBatch,
+        request_states: RequestState,
+        window_end: torch.Tensor,
+        known: torch.Tensor,
+        start: torch.Tensor,
+        finished: torch.Tensor,
+    ) -> torch.Tensor:
+        """Where the next window begins: at the block, if the cache keeps what is before it."""
+        slots_np = input_batch.idx_mapping_np
+        slots = input_batch.idx_mapping[: input_batch.num_reqs]
+        cached = self.canvases.cached.np[slots_np]
+        if not cached.any():
+            return torch.zeros_like(start)
+        begins = ~finished
+        if not cached.all():
+            begins &= self.canvases.cached.gpu[slots]
+        if self.canvases.flags.unforeseen[slots_np].any() or not row_counts(input_batch).all():
+            begins &= self.covers(request_states, slots, window_end)
+        return torch.where(begins, start, 0)
+
+
+class CanvasAttention(Attention):
+    """One bidirectional sequence per request, over the whole canvas."""
+
+    @override
+    def sequences(self, input_batch: InputBatch) -> Sequences:
+        used = input_batch.num_reqs
+        window_end = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
+        # A dummy batch has rows of logits too, but no canvas.
+        denoises = (row_counts(input_batch) > 0) & (input_batch.num_draft_tokens > 0)
+        ends = np.where(denoises, self.canvases.end.np[input_batch.idx_mapping_np], window_end)
+        return Sequences(
+            request=None,
+            query_start_loc=input_batch.query_start_loc_np[: used + 1],
+            seq_lens=ends.astype(np.int32),
+        )
+
+    @override
+    def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
+        return input_batch.num_reqs_after_padding, input_batch.num_tokens_after_padding

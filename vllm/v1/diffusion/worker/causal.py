@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequences of block-causal models: one per block.
+
+Attention backends know causal and bidirectional sequences. A window is handed to them as one
+bidirectional sequence per block, each over the request's cache up to the end of that block, which
+is block-causal attention. Keys and values are written before they are read, so a block that is
+committed is seen by the block after it in the same step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from vllm.config import VllmConfig
+from vllm.v1.diffusion.canvas.states import CanvasStates
+from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
+from vllm.v1.diffusion.worker.sequences import Attention, Sequences
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.utils import AttentionGroup
+
+
+class BlockAttention(Attention):
+    """One bidirectional sequence per block of a window."""
+
+    def __init__(self, vllm_config: VllmConfig, canvases: CanvasStates, device: torch.device) -> None:
+        super().__init__(vllm_config, canvases, device)
+        self._prefill_attention: PrefillAttention | None = None
+
+    @override
+    def begin(self, attn_groups: list[list[AttentionGroup]]) -> None:
+        make_room(attn_groups, self.vllm_config.scheduler_config.max_num_batched_tokens)
+        self._prefill_attention = PrefillAttention(self.vllm_config, self.device)
+
+    @override
+    def sequences(self, input_batch: InputBatch) -> Sequences:
+        slots = input_batch.idx_mapping_np
+        return split_at_blocks(
+            input_batch.num_computed_tokens_np,
+            input_batch.num_scheduled_tokens,
+            self.canvases.block_length.np[slots],
+            self.canvases.origin.np[slots],
+        )
+
+    @override
+    def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
+        # A sequence has at least one row, so a graph of T rows never needs more than T.
+        return input_batch.num_tokens_after_padding, self.canvases.width
+
+    def finish(
+        self,
+        attn_metadata: dict[str, Any],
+        attn_groups: list[list[AttentionGroup]],
+        input_batch: InputBatch,
+        block_tables: tuple[torch.Tensor, ...],
+    ) -> None:
+        """Lets chunks of prompts take the block-causal kernel, whose blocks count from position 0."""
+        slots = input_batch.idx_mapping_np
+        block_lengths = self.canvases.block_length.np[slots]
+        multiples = not (self.canvases.origin.np[slots] % block_lengths).any()
+        assert self._prefill_attention is not None
+        if multiples and self._prefill_attention.wants(block_lengths):
+            self._prefill_attention.attach(
+                attn_metadata, attn_groups, block_tables, input_batch, block_lengths
+            )
+
+
+def split_at_blocks(
+    starts: np.ndarray, lengths: np.ndarray, block_lengths: np.ndarray, origins: np.ndarray
+) -> Sequences:
+    """Splits windows ``[start, start + length)`` where blocks begin.
+
+    Args:
+        starts: First position of each window, ``[R]``.
+        lengths: Positions of each, ``[R]``.
+        block_lengths: Tokens per block, ``[R]``.
+        origins: A position at which a block begins, ``[R]``.
+    """
+    ends = starts + lengths
+    first = (starts - origins) // block_lengths
+    counts = -((origins - ends) // block_lengths) - first
+    request = np.repeat(np.arange(len(starts)), counts)
+    nth = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts)
+    block_ends = (first[request] + nth + 1) * block_lengths[request] + origins[request]
+    seq_lens = np.minimum(block_ends, ends[request]).astype(np.int32)
+    before = np.concatenate(([0], np.cumsum(lengths)[:-1])) - starts
+    query_start_loc = np.zeros(len(request) + 1, dtype=np.int32)
+    query_start_loc[1:] = seq_lens + before[request]
+    return Sequences(request, query_start_loc, seq_lens)
+
+
+def make_room(attn_groups: list[list[AttentionGroup]], sequences: int) -> None:
+    """Lets FlashAttention 3's builders plan for as many sequences as a step may have.
+
+    With whole-step graphs they copy every step's plan to a buffer of theirs, which upstream makes
+    for one sequence a request or row of a graph. Before the first capture.
+
+    Args:
+        attn_groups: The runner's attention layers, in groups.
+        sequences: Sequences of a step, at most.
+    """
+    for group in (group for groups in attn_groups for group in groups):
+        builder: Any = group.get_metadata_builder(0)
+        plan = getattr(builder, "scheduler_metadata", None)
+        # A counter, and four numbers a sequence, sequences rounded up to four.
+        needed = 1 + 4 * (-(-sequences // 4) * 4)
+        if plan is not None and len(plan) < needed:
+            builder.scheduler_metadata = plan.new_zeros(needed)

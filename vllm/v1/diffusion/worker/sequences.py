@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a batch of windows looks to an attention backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from vllm.config import VllmConfig
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.states import CanvasStates
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.utils import AttentionGroup
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The n sequences of a batch's windows, in order, on the host.
+
+    Attributes:
+        request: Index of the sequence's request in the batch, int64 ``[n]``; None: sequence i is
+            request i.
+        query_start_loc: First row of each sequence, and the end, int32 ``[n + 1]``.
+        seq_lens: End of each sequence, int32 ``[n]``.
+    """
+
+    request: np.ndarray | None
+    query_start_loc: np.ndarray
+    seq_lens: np.ndarray
+
+    def staged(self, input_batch: InputBatch, block_tables: tuple[torch.Tensor, ...]) -> StagedSequences:
+        """The same on the device.
+
+        Args:
+            input_batch: The step's batch.
+            block_tables: The requests' block tables, ``[requests, width]`` each.
+        """
+        device = input_batch.positions.device
+        if self.request is None:
+            query_start_loc = input_batch.query_start_loc[: len(self.query_start_loc)]
+        else:
+            rows = async_tensor_h2d(self.request, dtype=torch.int64, device=device)
+            query_start_loc = async_tensor_h2d(self.query_start_loc, device=device)
+            block_tables = tuple(table[rows] for table in block_tables)
+        return StagedSequences(
+            query_start_loc,
+            async_tensor_h2d(self.seq_lens, device=device),
+            block_tables,
+            torch.from_numpy(self.query_start_loc),
+        )
+
+
+class StagedSequences(NamedTuple):
+    """Sequences on the device.
+
+    Attributes:
+        query_start_loc: int32 ``[n + 1]``.
+        seq_lens: int32 ``[n]``.
+        block_tables: ``[n, width]`` each.
+        query_start_loc_cpu: The same as ``query_start_loc``, on the host.
+    """
+
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_tables: tuple[torch.Tensor, ...]
+    query_start_loc_cpu: torch.Tensor
+
+
+class Attention:
+    """Makes sequences of a batch's windows, for one ``build_attn_metadata`` call.
+
+    Attributes:
+        vllm_config: The engine's configuration.
+        canvases: The canvases of this worker's requests.
+        device: Where the model runs.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, canvases: CanvasStates, device: torch.device) -> None:
+        """Makes it.
+
+        Args:
+            vllm_config: The engine's configuration.
+            canvases: The canvases of this worker's requests.
+            device: Where the model runs.
+        """
+        self.vllm_config = vllm_config
+        self.canvases = canvases
+        self.device = device
+
+    def begin(self, attn_groups: list[list[AttentionGroup]]) -> None:
+        """Called once, before the first step and any capture.
+
+        Args:
+            attn_groups: The runner's attention layers, in groups.
+        """
+
+    def sequences(self, input_batch: InputBatch) -> Sequences:
+        """A batch's sequences."""
+        raise NotImplementedError
+
+    def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
+        """How many sequences the graph of a batch was captured for, and rows of the longest one."""
+        raise NotImplementedError
+
+    def causal(self, sequences: Sequences, count: int, captured: bool) -> bool | torch.Tensor:
+        """Whether a row sees the rows behind it in its sequence: False if it does.
+
+        A mode with passes that are causal by token answers for each sequence: int32 ``[count]`` on
+        the device, 1 for a causal one; at a fixed address where a graph reads it.
+
+        Args:
+            sequences: The batch's.
+            count: Sequences with padding.
+            captured: Whether a graph runs the batch or is being captured.
+        """
+        return False
+
+    def finish(
+        self,
+        attn_metadata: dict[str, Any],
+        attn_groups: list[list[AttentionGroup]],
+        input_batch: InputBatch,
+        block_tables: tuple[torch.Tensor, ...],
+    ) -> None:
+        """Changes the metadata of a step that no graph runs.
+
+        Args:
+            attn_metadata: What upstream built, by layer, changed.
+            attn_groups: The runner's attention layers, in groups.
+            input_batch: The step's batch.
+            block_tables: The requests' block tables.
+        """
+
+
+class GraphSequences:
+    """Sequences for a captured graph: at fixed addresses, as many as the graph has.
+
+    Those behind the last one of a batch are empty. Everything that depends on the batch is in one
+    buffer, filled by one copy from the host.
+    """
+
+    def __init__(self, most: int, block_tables: tuple[torch.Tensor, ...], device: torch.device) -> None:
+        """Makes the buffers.
+
+        Args:
+            most: Sequences of the largest graph.
+            block_tables: The runner's block tables, one a group of layers, for their widths.
+            device: Where the graphs run.
+        """
+        self._most = most
+        self._staged = torch.zeros(3 * most + 1, dtype=torch.int32, device=device)
+        self._query_start_loc = self._staged[: most + 1]
+        self._seq_lens = self._staged[most + 1 : 2 * most + 1]
+        self._request = self._staged[2 * most + 1 :]
+        self._block_tables = tuple(table.new_zeros(most, table.shape[1]) for table in block_tables)
+
+    def fill(
+        self, sequences: Sequences, count: int, block_tables: tuple[torch.Tensor, ...]
+    ) -> StagedSequences:
+        """Writes a batch's sequences.
+
+        Args:
+            sequences: The batch's.
+            count: Sequences of the graph that will run, T.
+            block_tables: The requests' block tables, ``[requests, width]`` each, at fixed addresses.
+        """
+        used, most = len(sequences.seq_lens), self._most
+        assert used <= count <= most
+        staged = np.zeros(3 * most + 1, dtype=np.int32)
+        staged[: used + 1] = sequences.query_start_loc
+        staged[used + 1 : most + 1] = sequences.query_start_loc[-1]
+        staged[most + 1 : most + 1 + used] = sequences.seq_lens
+        if sequences.request is not None:
+            staged[2 * most + 1 : 2 * most + 1 + used] = sequences.request
+        async_tensor_h2d(staged, out=self._staged)
+        if sequences.request is not None:
+            block_tables = tuple(
+                torch.index_select(table, 0, self._request[:count], out=mine[:count])
+                for table, mine in zip(block_tables, self._block_tables, strict=True)
+            )
+        return StagedSequences(
+            self._query_start_loc[: count + 1],
+            self._seq_lens[:count],
+            block_tables,
+            torch.from_numpy(staged[: count + 1]),
+        )
+
+
+def padded(lengths: np.ndarray, num_sequences: int) -> torch.Tensor:
+    """The lengths on the host, 0 for sequences of padding."""
+    padded = np.zeros(num_sequences, dtype=np.int32)
+    padded[: len(lengths)] = lengths
+    return torch.from_numpy(padded)
