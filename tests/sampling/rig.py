@@ -15,6 +15,7 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.families import FAMILIES
 from vllm.v1.diffusion.modes import BIDIRECTIONAL, CAUSAL
 from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.sampling.rows import RowLayout
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.states import RequestState
@@ -75,6 +76,7 @@ class Rig:
         mode: str = "raw_logprobs",
         dtype: torch.dtype = torch.float32,
         num_slots: int = 6,
+        rows: type[RowLayout] | None = None,
     ) -> None:
         device = torch.device("cpu")
         kind = CAUSAL if aligned else BIDIRECTIONAL
@@ -91,9 +93,9 @@ class Rig:
         )
         self.canvases = CanvasStates(num_slots, WIDTH, MASK, device, self.blocks)
         no_grammars: Any = SimpleNamespace(restrict=lambda *_: None, revise=lambda *_: None)
-        rows = kind.rows.load()(self.canvases, FAMILIES[0])
+        layout = (rows or kind.rows.load())(self.canvases, FAMILIES[0])
         self.sampler = DenoisingSampler(
-            sampler, self.canvases, no_grammars, rows, False, tempered, False, num_slots * WIDTH
+            sampler, self.canvases, no_grammars, layout, False, tempered, False, num_slots * WIDTH
         )
         self.live: dict[str, tuple[int, Wish, Told]] = {}
         self._count = 0
