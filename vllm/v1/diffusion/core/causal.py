@@ -35,6 +35,13 @@ class BlockPlanner(WindowPlanner):
 
     def __init__(self, scheduler: DiffusionScheduler, served: int) -> None:
         super().__init__(scheduler, served)
+        self.check_prefix_cache(served)
+        self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
+        self._plans_two_blocks = False
+
+    def check_prefix_cache(self, served: int) -> None:
+        """Refuses cached prefixes that end inside a block: their keys depend on what follows."""
+        scheduler = self.scheduler
         if scheduler.cache_config.enable_prefix_caching and scheduler.hash_block_size % served:
             raise ValueError(
                 f"block_length={served} does not divide the KV-cache block of "
@@ -42,8 +49,6 @@ class BlockPlanner(WindowPlanner):
                 "a block. Set --block-size to a multiple of it, or "
                 "--no-enable-prefix-caching."
             )
-        self._free_rows = 0 if current_platform.is_cpu() else _FREE_ROWS
-        self._plans_two_blocks = False
 
     @override
     def begin_step(self, num_requests: int) -> None:

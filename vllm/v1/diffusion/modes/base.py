@@ -51,7 +51,10 @@ class Mode:
 
     ==========================================  ==================================================
     blocks count from the prompt's end          ``BlockRule.from_prompt``; in a prompt the first
-                                                block is short
+                                                block is short. Its keys depend on the prompt's
+                                                length then: ``settings`` must switch the prefix
+                                                cache off unless prompts are causal by token, and
+                                                must see to it that blocks fit into the context
     the last block ends with the answer         ``BlockRule.cut``
     a finished block is run again before its    ``core.anchored.AnchoredPlanner``: its
     keys and values are final                   ``commit_rows`` is the rows of logits of that pass,
