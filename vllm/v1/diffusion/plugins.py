@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.loops.full import FullDiffusionLoop
     from vllm.v1.diffusion.loops.shifted import ShiftedBlockDiffusionLoop
     from vllm.v1.diffusion.policies.base import (
+        UNMASKING_POLICY_API,
+        Boost,
         CanvasView,
-        Choice,
         PositionStats,
+        Rewrite,
         ScheduledPolicy,
         UnmaskingPolicy,
     )
     from vllm.v1.diffusion.policies.noise import gumbel, uniform
+    from vllm.v1.diffusion.policies.parameter import THRESHOLD, Parameter
     from vllm.v1.diffusion.request.decoding import Decoding
     from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.request.resolve import resolve_decoding
@@ -42,8 +45,12 @@ _HOME = {
     "DiffusionModelState": "vllm.v1.diffusion.worker.model_state",
     "FullDiffusionModelState": "vllm.v1.diffusion.worker.full_model_state",
     "CanvasView": "vllm.v1.diffusion.policies.base",
-    "Choice": "vllm.v1.diffusion.policies.base",
+    "Boost": "vllm.v1.diffusion.policies.base",
     "PositionStats": "vllm.v1.diffusion.policies.base",
+    "Rewrite": "vllm.v1.diffusion.policies.base",
+    "UNMASKING_POLICY_API": "vllm.v1.diffusion.policies.base",
+    "THRESHOLD": "vllm.v1.diffusion.policies.parameter",
+    "Parameter": "vllm.v1.diffusion.policies.parameter",
     "ScheduledPolicy": "vllm.v1.diffusion.policies.base",
     "UnmaskingPolicy": "vllm.v1.diffusion.policies.base",
     "Rule": "vllm.v1.diffusion.kernels.rules",
@@ -60,9 +67,11 @@ _HOME = {
 
 __all__ = [
     "GENERATION_LOOP_API",
+    "THRESHOLD",
+    "UNMASKING_POLICY_API",
     "BlockDiffusionLoop",
+    "Boost",
     "CanvasView",
-    "Choice",
     "Decoding",
     "DiffusionModelState",
     "DiffusionParams",
@@ -70,7 +79,9 @@ __all__ = [
     "FullDiffusionLoop",
     "FullDiffusionModelState",
     "GenerationLoop",
+    "Parameter",
     "PositionStats",
+    "Rewrite",
     "Rule",
     "ScheduledPolicy",
     "ShiftedBlockDiffusionLoop",
