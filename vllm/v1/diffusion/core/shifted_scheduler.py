@@ -34,19 +34,14 @@ class ShiftedDiffusionScheduler(DiffusionScheduler):
             return end
         return super()._round_window(request_id, output)
 
-    def _observe(
-        self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput
-    ) -> dict[str, list[tuple[int, float]]]:
+    def _observe(self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput) -> None:
         """Counts the anchors too: to the base they are plain commits."""
-        traces = super()._observe(scheduler_output, runner_output)
+        super()._observe(scheduler_output, runner_output)
         for request_id in scheduler_output.scheduled_spec_decode_tokens:
             request, plan = self.requests.get(request_id), self._plans.get(request_id)
             if request is None or plan is None or plan.windows[0].end != request.num_tokens:
                 continue
-            trace = self._record.observe_anchor(request, plan, runner_output)
-            if trace is not None:
-                traces[request_id] = trace
-        return traces
+            self._record.observe_anchor(request, plan, runner_output)
 
     def _at_anchor(self, request: Request) -> bool:
         """Whether the next token is the first of a block."""
