@@ -37,9 +37,10 @@ class LinearTimePolicy(UnmaskingPolicy):
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""
         score = self.score(stats).double()
-        temperature = canvas.values["alg_temperature"][:, None].double()
-        noise = gumbel(canvas.seed[:, None], canvas.position, canvas.step[:, None])
-        score = torch.where(temperature > 0, score / temperature.clamp(min=1e-12) + noise, score)
+        if any(canvas.host_values["alg_temperature"]):
+            temperature = canvas.values["alg_temperature"][:, None].double()
+            noise = gumbel(canvas.seed[:, None], canvas.position, canvas.step[:, None])
+            score = torch.where(temperature > 0, score / temperature.clamp(min=1e-12) + noise, score)
         order = score.masked_fill(~canvas.masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
         # Where each position comes in that order.
         rank = order.argsort(dim=1)
