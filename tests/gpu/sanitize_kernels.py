@@ -18,6 +18,7 @@ from tests.kernels.rope_cases import check_rope
 from tests.kernels.unmask_cases import random_state
 from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
 from vllm.v1.diffusion.kernels.noise import noise
+from vllm.v1.diffusion.kernels.timetable import timetable
 from vllm.v1.diffusion.kernels.unmask import unmask
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
@@ -42,6 +43,8 @@ for head in (20, 128, 256):
 for gumbel in (False, True):
     position = torch.arange(3 * 77, device="cuda").view(3, 77)
     noise(position[:, :1], position[:, 7:], position[:, :1].int(), gumbel)
+step = torch.arange(130, dtype=torch.int32, device="cuda")
+timetable(step, step + 1, step / 200)
 if torch.cuda.get_device_capability() == (9, 0):
     x = torch.randn(3, 264, device="cuda").half()
     linear_ops.add_rms_norm(x, x.clone(), x[0].clone(), 1e-6)

@@ -7,7 +7,6 @@ import torch
 from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.kernels.noise import STEP_BITS, draw_offset, noise
 from vllm.v1.diffusion.kernels.tolerances import TOLERANCES
-from vllm.v1.diffusion.policies.noise import gumbel, uniform
 
 Keys = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -46,7 +45,7 @@ def test_the_numbers_of_earlier_releases(device: torch.device) -> None:
     position = torch.tensor([[0, 1, 4095]], device=device).expand(3, 3)
     step = torch.tensor([[0], [3], [65535]], dtype=torch.int32, device=device)
     expected = [float.fromhex(x) for x in EARLIER.split()]
-    assert uniform(seed, position, step).flatten().tolist() == expected
+    assert noise(seed, position, step).flatten().tolist() == expected
 
 
 EARLIER = """
@@ -61,18 +60,18 @@ def test_any_strides_and_integers(device: torch.device) -> None:
     seed, position, step = keys(5, 24, device)
     wide = torch.zeros(5, 48, dtype=torch.int64, device=device)
     wide[:, ::2] = position
-    expected = uniform(seed, position, step)
-    assert torch.equal(uniform(seed, wide[:, ::2], step.long()), expected)
-    assert torch.equal(uniform(seed, position.t().contiguous().t(), step), expected)
-    assert torch.equal(uniform(seed[2], position[2:3], step[2]), expected[2:3])
-    assert uniform(seed[:0], position[:0], step[:0]).shape == (0, 24)
+    expected = noise(seed, position, step)
+    assert torch.equal(noise(seed, wide[:, ::2], step.long()), expected)
+    assert torch.equal(noise(seed, position.t().contiguous().t(), step), expected)
+    assert torch.equal(noise(seed[2], position[2:3], step[2]), expected[2:3])
+    assert noise(seed[:0], position[:0], step[:0]).shape == (0, 24)
 
 
 def test_a_request_does_not_depend_on_its_batch(device: torch.device) -> None:
     seed, position, step = keys(40, 100, device)
-    together = gumbel(seed, position, step)
+    together = noise(seed, position, step, gumbel=True)
     for r in (0, 17, 39):
-        alone = gumbel(seed[r : r + 1], position[r : r + 1, 30:40], step[r : r + 1])
+        alone = noise(seed[r : r + 1], position[r : r + 1, 30:40], step[r : r + 1], gumbel=True)
         assert torch.equal(alone, together[r : r + 1, 30:40])
 
 
@@ -82,7 +81,7 @@ def test_position_step_and_seed_count() -> None:
     offsets = draw_offset(position, step)
     assert offsets.unique().numel() == offsets.numel()
     seeds = torch.arange(500)[:, None]
-    drawn = uniform(seeds, torch.zeros(500, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int32))
+    drawn = noise(seeds, torch.zeros(500, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int32))
     assert drawn.unique().numel() == 500
 
 

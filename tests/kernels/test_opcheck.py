@@ -12,7 +12,7 @@ import torch
 from tests.kernels.attention_cases import make_batch
 from tests.kernels.kernel_cases import make_logits, row_arguments
 from tests.kernels.unmask_cases import random_state
-from vllm.v1.diffusion.kernels import library, noise, unmask  # noqa: F401  they register fakes
+from vllm.v1.diffusion.kernels import library, noise, timetable, unmask  # noqa: F401  they register fakes
 from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 
@@ -46,6 +46,11 @@ def test_noise(device: torch.device, gumbel: bool) -> None:
     position = torch.arange(12, device=device).view(3, 4)
     seed, step = torch.broadcast_to(position[:, :1], (3, 4)), position.int()
     torch.library.opcheck(torch.ops.vllm_diffusion.noise.default, (seed, position, step, 16, gumbel))
+
+
+def test_timetable(device: torch.device) -> None:
+    step = torch.arange(3, dtype=torch.int32, device=device)
+    torch.library.opcheck(torch.ops.vllm_diffusion.timetable.default, (step, step + 4, step / 100))
 
 
 def test_compiles_into_one_graph(device: torch.device) -> None:

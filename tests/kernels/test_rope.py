@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tests.kernels.rope_cases import EPSILON, POSITIONS, check_rope, make_rope_case
-from vllm.model_executor.layers.rotary_embedding.common import ApplyRotaryEmb
 from vllm.v1.diffusion.kernels import qk_norm_rope_cache as rope_ops
 from vllm.v1.diffusion.kernels import reference
 
@@ -49,6 +48,8 @@ def test_cuda_leaves_what_is_not_rotated_as_it_is() -> None:
 
 def test_reference_of_a_part_of_a_head() -> None:
     """Upstream's own rotation of a part, in float32."""
+    from vllm.model_executor.layers.rotary_embedding.common import ApplyRotaryEmb
+
     case = make_rope_case(9, 3, 2, 64, torch.float32, norm=False, rotary=32, device="cpu")
     queries = case.qkv.view(9, -1, 64)[:, :3]
     expected = queries.clone()

@@ -54,6 +54,15 @@ def noise(seed: Tensor, position: Tensor, step: Tensor, step_bits: int, gumbel: 
     return -torch.log(-torch.log(u)) if gumbel else u
 
 
+def timetable(step: Tensor, steps: Tensor, eps: Tensor) -> Tensor:
+    """Reference of :func:`vllm.v1.diffusion.kernels.timetable.timetable`: the published code's words."""
+    shares = []
+    for made, asked, end in zip(step.tolist(), steps.tolist(), eps.cpu(), strict=True):
+        times = torch.linspace(1, end.item(), asked + 1)
+        shares.append(1 - times[made + 1] / times[made])
+    return torch.stack(shares).to(eps.device)
+
+
 def gumbel_noise(seed: Tensor, offset: Tensor, count: int, stream: int = 0) -> Tensor:
     """Gumbel noise, ``[N, count]`` float64, from :func:`philox_words`."""
     u = (philox_words(seed, offset, count, stream).double() + 0.5) * 2.0**-32
