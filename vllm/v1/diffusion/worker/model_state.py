@@ -17,9 +17,7 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar.states import GrammarStates
-from vllm.v1.diffusion.layers.fused_attention import fuse_attention
-from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
-from vllm.v1.diffusion.layers.skinny_layers import use_skinny_layers
+from vllm.v1.diffusion.layers.apply import apply_kernels
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.worker.block_sequences import BlockSequences, GraphSequences, make_room
@@ -69,8 +67,7 @@ class DiffusionModelState(DefaultModelState):
         self.grammars = GrammarStates(vllm_config, self.canvases)
         self.relay = CanvasRelay(self.canvases, get_pp_group().is_last_rank) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
-        fuse_attention(vllm_config, model)
-        use_skinny_layers(vllm_config, model, device)
+        self.prefill_attention = apply_kernels(vllm_config, model, device, block_causal=self.aligned)
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
@@ -160,7 +157,7 @@ class DiffusionModelState(DefaultModelState):
     def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, block_tables: BlockTables) -> None:
         """Makes what captured graphs read; see upstream."""
         super().initialize_kv_cache(kv_cache_config, block_tables)
-        self._prefill_attention: PrefillAttention | None = None
+        self._has_room = False
         self.graph_sequences = GraphSequences(
             self.vllm_config.compilation_config.max_cudagraph_capture_size or 0,
             self.max_num_reqs,
@@ -182,9 +179,9 @@ class DiffusionModelState(DefaultModelState):
     ) -> dict[str, Any]:
         """Attention metadata with one bidirectional sequence a block."""
         assert ubatch_idx == 0
-        if self._prefill_attention is None:
+        if not self._has_room:
             make_room(attn_groups, self.max_num_tokens)
-            self._prefill_attention = PrefillAttention(self.vllm_config, self.device)
+            self._has_room = True
         block_lengths = self.canvases.block_length.np[input_batch.idx_mapping_np]
         blocks = BlockSequences.of(
             starts=input_batch.num_computed_tokens_np,
@@ -225,10 +222,9 @@ class DiffusionModelState(DefaultModelState):
             positions=input_batch.positions,
             for_cudagraph_capture=for_capture,
         )
-        if not captured and self._prefill_attention.wants(block_lengths):
-            self._prefill_attention.attach(
-                attn_metadata, attn_groups, request_tables, input_batch, block_lengths
-            )
+        prefill = self.prefill_attention
+        if not captured and prefill is not None and prefill.wants(block_lengths):
+            prefill.attach(attn_metadata, attn_groups, request_tables, input_batch, block_lengths)
         return attn_metadata
 
 
