@@ -1,4 +1,4 @@
-// What the bindings share: checks, and torch's thread pool.
+// What the bindings share: checks, torch's thread pool, and how an operator is registered.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -25,12 +25,39 @@ inline Parallel torch_threads() {
           static_cast<int>(threads)};
 }
 
+inline void check_device(const Tensor& tensor, const char* name, const Tensor& like,
+                         const char* like_name) {
+  STD_TORCH_CHECK(
+      tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(),
+      name, " must be on the device of ", like_name);
+}
+
+// The dtype of an argument that kernels take in 16 bits only.
+inline Dtype half_dtype(const Tensor& tensor, const char* name) {
+  const ScalarType type = tensor.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::BFloat16 || type == ScalarType::Half, name,
+                  " must be bfloat16 or float16");
+  return type == ScalarType::BFloat16 ? Dtype::kBFloat16 : Dtype::kFloat16;
+}
+
+// The dtype of an argument that may also be float32.
+inline Dtype float_dtype(const Tensor& tensor, const char* name) {
+  if (tensor.scalar_type() == ScalarType::Float) return Dtype::kFloat32;
+  STD_TORCH_CHECK(
+      tensor.scalar_type() == ScalarType::Half || tensor.scalar_type() == ScalarType::BFloat16,
+      name, " must be float32, float16 or bfloat16");
+  return half_dtype(tensor, name);
+}
+
+// Whether a tensor begins at a multiple of so many bytes.
+inline bool begins_at(const Tensor& tensor, uintptr_t bytes) {
+  return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % bytes == 0;
+}
+
 // A contiguous tensor of the given type and length on the device of `like`.
 inline void check_vector(const Tensor& tensor, const char* name, ScalarType type, int64_t length,
                          const Tensor& like) {
-  STD_TORCH_CHECK(
-      tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(),
-      name, " must be on the device of the first argument");
+  check_device(tensor, name, like, "the first argument");
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, " has the wrong dtype");
   STD_TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == length, name, " must have ", length,
                   " entries in one dimension");
@@ -43,3 +70,18 @@ T* data(const Tensor& tensor) {
 }
 
 }  // namespace vllm_diffusion
+
+// Registers `function` as an operator's implementation on one device; the second is empty in a
+// build without CUDA. Both stand inside of namespace vllm_diffusion.
+#define VLLM_DIFFUSION_CPU_OP(name, function)         \
+  STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CPU, m) { \
+    m.impl(name, TORCH_BOX(function));                \
+  }
+#ifdef USE_CUDA
+#define VLLM_DIFFUSION_CUDA_OP(name, function)         \
+  STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) { \
+    m.impl(name, TORCH_BOX(function));                 \
+  }
+#else
+#define VLLM_DIFFUSION_CUDA_OP(name, function)
+#endif

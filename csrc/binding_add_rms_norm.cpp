@@ -11,20 +11,17 @@ namespace {
 void add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& weight,
                   double epsilon) {
   const CudaScope scope(input);
-  const ScalarType type = input.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::BFloat16 || type == ScalarType::Half,
-                  "input must be bfloat16 or float16");
   STD_TORCH_CHECK(input.dim() == 2 && input.is_contiguous(),
                   "input must have two dimensions and be contiguous");
   AddRmsNormArgs args = {};
-  args.dtype = type == ScalarType::BFloat16 ? Dtype::kBFloat16 : Dtype::kFloat16;
+  args.dtype = half_dtype(input, "input");
   args.rows = input.size(0);
   args.columns = input.size(1);
   STD_TORCH_CHECK(args.columns >= 8 && args.columns % 8 == 0 && args.columns <= kNormMaxColumns,
                   "input's columns must be a multiple of 8 and at most ", kNormMaxColumns, ", not ",
                   args.columns);
-  STD_TORCH_CHECK(residual.is_cuda() && residual.get_device_index() == input.get_device_index(),
-                  "residual must be on the device of input");
+  check_device(residual, "residual", input, "input");
+  const ScalarType type = input.scalar_type();
   STD_TORCH_CHECK(residual.scalar_type() == type && residual.dim() == 2 &&
                       residual.size(0) == args.rows && residual.size(1) == args.columns &&
                       residual.is_contiguous(),
@@ -34,8 +31,7 @@ void add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& wei
   args.residual = residual.data_ptr();
   args.weight = weight.data_ptr();
   args.epsilon = static_cast<float>(epsilon);
-  const auto begins = [](const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; };
-  STD_TORCH_CHECK(begins(args.input) && begins(args.residual) && begins(args.weight),
+  STD_TORCH_CHECK(begins_at(input, 16) && begins_at(residual, 16) && begins_at(weight, 16),
                   "input, residual and weight must begin at multiples of 16 bytes");
   if (args.rows == 0) return;
   scope.check(add_rms_norm_cuda(args, scope.stream()));
@@ -48,10 +44,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
   m.def("add_rms_norm(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon) -> ()");
 }
 
-#ifdef USE_CUDA
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) {
-  m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
-}
-#endif
+VLLM_DIFFUSION_CUDA_OP("add_rms_norm", &add_rms_norm)
 
 }  // namespace vllm_diffusion

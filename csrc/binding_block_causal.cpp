@@ -1,5 +1,4 @@
-// torch.ops.vllm_diffusion.block_causal_attention and block_causal_tail: checks, device guard,
-// stream, registration.
+// torch.ops.vllm_diffusion.block_causal_attention: checks, device guard, stream, registration.
 #include "binding.h"
 #include "binding_cuda.h"
 #include "block_causal.h"
@@ -8,32 +7,23 @@ namespace vllm_diffusion {
 namespace {
 
 Dtype attention_dtype(const Tensor& query) {
-  switch (query.scalar_type()) {
-    case ScalarType::Half:
-      return Dtype::kFloat16;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    case ScalarType::Float:
-      STD_TORCH_CHECK(!query.is_cuda(), "query must be float16 or bfloat16 on CUDA");
-      return Dtype::kFloat32;
-    default:
-      STD_TORCH_CHECK(false, "query must be bfloat16 or float16, or on the CPU float32");
-  }
+  const Dtype dtype = float_dtype(query, "query");
+  STD_TORCH_CHECK(dtype != Dtype::kFloat32 || !query.is_cuda(),
+                  "query must be float16 or bfloat16 on CUDA");
+  return dtype;
 }
 
 // A tensor of `query`'s dtype and device whose heads are contiguous and, on CUDA, can be read 16
 // bytes at a time.
 void check_heads(const Tensor& tensor, const char* name, int64_t dims, const Tensor& query) {
-  STD_TORCH_CHECK(
-      tensor.is_cuda() == query.is_cuda() && tensor.get_device_index() == query.get_device_index(),
-      name, " must be on the device of query");
+  check_device(tensor, name, query, "query");
   STD_TORCH_CHECK(tensor.scalar_type() == query.scalar_type(), name, " must have query's dtype");
   STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions");
   const int64_t last = dims - 1;
   STD_TORCH_CHECK(tensor.size(last) == query.size(2), name, " must have query's head size");
   STD_TORCH_CHECK(tensor.stride(last) == 1, name, ": the entries of a head must be contiguous");
   if (!query.is_cuda()) return;
-  bool aligned = reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
+  bool aligned = begins_at(tensor, 16);
   for (int64_t d = 0; d < last; ++d) aligned &= tensor.size(d) <= 1 || tensor.stride(d) % 8 == 0;
   STD_TORCH_CHECK(aligned, name, ": every head must begin at a multiple of 16 bytes");
 }
@@ -82,9 +72,7 @@ BlockCausalArgs prepare(const Tensor& query, const Tensor& key_cache, const Tens
   check_vector(seq_lens, "seq_lens", ScalarType::Int, args.requests, query);
   check_vector(query_start_loc, "query_start_loc", ScalarType::Int, args.requests + 1, query);
   check_vector(block_length, "block_length", ScalarType::Int, args.requests, query);
-  STD_TORCH_CHECK(block_table.is_cuda() == query.is_cuda() &&
-                      block_table.get_device_index() == query.get_device_index(),
-                  "block_table must be on the device of query");
+  check_device(block_table, "block_table", query, "query");
   STD_TORCH_CHECK(block_table.scalar_type() == ScalarType::Int && block_table.dim() == 2 &&
                       block_table.size(0) == args.requests,
                   "block_table must be int32 [requests, pages a request]");
@@ -114,18 +102,6 @@ BlockCausalArgs prepare(const Tensor& query, const Tensor& key_cache, const Tens
   return args;
 }
 
-void add_lse(BlockCausalArgs& args, const Tensor& lse, const Tensor& query) {
-  STD_TORCH_CHECK(
-      lse.is_cuda() == query.is_cuda() && lse.get_device_index() == query.get_device_index(),
-      "lse must be on the device of query");
-  STD_TORCH_CHECK(lse.scalar_type() == ScalarType::Float && lse.dim() == 2 &&
-                      lse.size(0) == args.heads && lse.size(1) == args.tokens,
-                  "lse must be float32 [heads, tokens]");
-  STD_TORCH_CHECK(args.tokens <= 1 || lse.stride(1) == 1, "the rows of lse must be contiguous");
-  args.lse = data<const float>(lse);
-  args.lse_stride = lse.stride(0);
-}
-
 bool nothing_to_do(const BlockCausalArgs& args) {
   return args.tokens == 0 || args.requests == 0;
 }
@@ -145,15 +121,6 @@ void attention_on_cpu(const Tensor& query, const Tensor& key_cache, const Tensor
                      block_length, scale, out));
 }
 
-void tail_on_cpu(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-                 const Tensor& block_table, const Tensor& query_start_loc, const Tensor& seq_lens,
-                 const Tensor& block_length, double scale, const Tensor& lse, const Tensor& out) {
-  BlockCausalArgs args = prepare(query, key_cache, value_cache, block_table, query_start_loc,
-                                 seq_lens, block_length, scale, out);
-  add_lse(args, lse, query);
-  run_on_cpu(args);
-}
-
 #ifdef USE_CUDA
 void attention_on_cuda(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
                        const Tensor& block_table, const Tensor& query_start_loc,
@@ -165,17 +132,6 @@ void attention_on_cuda(const Tensor& query, const Tensor& key_cache, const Tenso
   if (nothing_to_do(args)) return;
   scope.check(block_causal_attention_cuda(args, scope.stream()));
 }
-
-void tail_on_cuda(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-                  const Tensor& block_table, const Tensor& query_start_loc, const Tensor& seq_lens,
-                  const Tensor& block_length, double scale, const Tensor& lse, const Tensor& out) {
-  const CudaScope scope(query);
-  BlockCausalArgs args = prepare(query, key_cache, value_cache, block_table, query_start_loc,
-                                 seq_lens, block_length, scale, out);
-  add_lse(args, lse, query);
-  if (nothing_to_do(args)) return;
-  scope.check(block_causal_tail_cuda(args, scope.stream()));
-}
 #endif
 
 }  // namespace
@@ -185,22 +141,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
       "block_causal_attention(Tensor query, Tensor key_cache, Tensor value_cache, "
       "Tensor block_table, Tensor query_start_loc, Tensor seq_lens, Tensor block_length, "
       "float scale, Tensor(a!) out) -> ()");
-  m.def(
-      "block_causal_tail(Tensor query, Tensor key_cache, Tensor value_cache, Tensor block_table, "
-      "Tensor query_start_loc, Tensor seq_lens, Tensor block_length, float scale, Tensor lse, "
-      "Tensor(a!) out) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CPU, m) {
-  m.impl("block_causal_attention", TORCH_BOX(&attention_on_cpu));
-  m.impl("block_causal_tail", TORCH_BOX(&tail_on_cpu));
-}
-
-#ifdef USE_CUDA
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) {
-  m.impl("block_causal_attention", TORCH_BOX(&attention_on_cuda));
-  m.impl("block_causal_tail", TORCH_BOX(&tail_on_cuda));
-}
-#endif
+VLLM_DIFFUSION_CPU_OP("block_causal_attention", &attention_on_cpu)
+VLLM_DIFFUSION_CUDA_OP("block_causal_attention", &attention_on_cuda)
 
 }  // namespace vllm_diffusion

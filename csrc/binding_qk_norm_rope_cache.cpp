@@ -8,19 +8,14 @@ namespace vllm_diffusion {
 #ifdef USE_CUDA
 namespace {
 
-bool by_words(const Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 4 == 0;
-}
-
 RopePages pages_of(const Tensor& cache, const char* name, const Tensor& qkv,
                    const QkNormRopeCacheArgs& args) {
-  STD_TORCH_CHECK(cache.is_cuda() && cache.get_device_index() == qkv.get_device_index() &&
-                      cache.scalar_type() == qkv.scalar_type(),
-                  name, " must have qkv's device and dtype");
+  check_device(cache, name, qkv, "qkv");
+  STD_TORCH_CHECK(cache.scalar_type() == qkv.scalar_type(), name, " must have qkv's dtype");
   STD_TORCH_CHECK(
       cache.dim() == 4 && cache.size(2) == args.kv_heads && cache.size(3) == args.head_size, name,
       " must be [pages, page size, ", args.kv_heads, ", ", args.head_size, "]");
-  STD_TORCH_CHECK(by_words(cache) && cache.stride(3) == 1 && cache.stride(0) % 2 == 0 &&
+  STD_TORCH_CHECK(begins_at(cache, 4) && cache.stride(3) == 1 && cache.stride(0) % 2 == 0 &&
                       cache.stride(1) % 2 == 0 && cache.stride(2) % 2 == 0,
                   name, "'s heads must be contiguous and begin at multiples of 4 bytes");
   return {cache.data_ptr(), cache.stride(0), cache.stride(1), cache.stride(2)};
@@ -35,32 +30,34 @@ void qk_norm_rope_cache(const Tensor& qkv, int64_t heads, int64_t kv_heads,
                         const std::optional<Tensor>& slots) {
   const CudaScope scope(qkv);
   const ScalarType type = qkv.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::BFloat16 || type == ScalarType::Half,
-                  "qkv must be bfloat16 or float16");
   QkNormRopeCacheArgs args = {};
-  args.dtype = type == ScalarType::BFloat16 ? Dtype::kBFloat16 : Dtype::kFloat16;
+  args.dtype = half_dtype(qkv, "qkv");
   STD_TORCH_CHECK(heads > 0 && kv_heads > 0 && heads + 2 * kv_heads < (1 << 16),
                   "heads and kv_heads must be positive, and fewer than 65536 in all");
   args.heads = static_cast<int>(heads);
   args.kv_heads = static_cast<int>(kv_heads);
-  STD_TORCH_CHECK(cos_sin.is_cuda() && cos_sin.get_device_index() == qkv.get_device_index() &&
-                      cos_sin.scalar_type() == type,
-                  "cos_sin must have qkv's device and dtype");
-  STD_TORCH_CHECK(cos_sin.dim() == 2 && cos_sin.is_contiguous() && by_words(cos_sin),
-                  "cos_sin must have two dimensions and be contiguous");
-  const int64_t head_size = cos_sin.size(1);
+  const int64_t all_heads = heads + 2 * kv_heads;
+  STD_TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) % all_heads == 0 && qkv.stride(1) == 1,
+                  "qkv must be [rows, ", all_heads, " heads], each row contiguous");
+  const int64_t columns = qkv.size(1), head_size = columns / all_heads;
   STD_TORCH_CHECK(head_size > 0 && head_size % 4 == 0 && head_size <= kRopeMaxHead,
-                  "cos_sin's columns must be a multiple of 4 and at most ", kRopeMaxHead, ", not ",
+                  "a head must have a multiple of 4 elements and at most ", kRopeMaxHead, ", not ",
                   head_size);
   args.head_size = static_cast<int>(head_size);
+  check_device(cos_sin, "cos_sin", qkv, "qkv");
+  STD_TORCH_CHECK(cos_sin.scalar_type() == type, "cos_sin must have qkv's dtype");
+  STD_TORCH_CHECK(cos_sin.dim() == 2 && cos_sin.is_contiguous() && begins_at(cos_sin, 4),
+                  "cos_sin must have two dimensions and be contiguous");
+  const int64_t rotary = cos_sin.size(1);
+  STD_TORCH_CHECK(rotary > 0 && rotary % 4 == 0 && rotary <= head_size,
+                  "cos_sin's columns must be a multiple of 4 and at most a head's ", head_size,
+                  ", not ", rotary);
+  args.rotary = static_cast<int>(rotary);
   args.max_positions = cos_sin.size(0);
   args.cos_sin = cos_sin.data_ptr();
-  const int64_t columns = (heads + 2 * kv_heads) * head_size;
-  STD_TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == columns && qkv.stride(1) == 1,
-                  "qkv must be [rows, ", columns, "], each row contiguous");
   args.rows = qkv.size(0);
   args.row_stride = args.rows > 1 ? qkv.stride(0) : columns;
-  STD_TORCH_CHECK(args.row_stride >= columns && args.row_stride % 2 == 0 && by_words(qkv),
+  STD_TORCH_CHECK(args.row_stride >= columns && args.row_stride % 2 == 0 && begins_at(qkv, 4),
                   "the rows of qkv must begin at multiples of 4 bytes and not overlap");
   args.qkv = qkv.data_ptr();
   STD_TORCH_CHECK(q_weight.has_value() == k_weight.has_value(),
@@ -68,7 +65,7 @@ void qk_norm_rope_cache(const Tensor& qkv, int64_t heads, int64_t kv_heads,
   if (q_weight) {
     check_vector(*q_weight, "q_weight", type, head_size, qkv);
     check_vector(*k_weight, "k_weight", type, head_size, qkv);
-    STD_TORCH_CHECK(by_words(*q_weight) && by_words(*k_weight),
+    STD_TORCH_CHECK(begins_at(*q_weight, 4) && begins_at(*k_weight, 4),
                     "q_weight and k_weight must begin at multiples of 4 bytes");
     args.q_weight = q_weight->data_ptr();
     args.k_weight = k_weight->data_ptr();
@@ -109,10 +106,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
       "Tensor(c!)? value_cache, Tensor? slots) -> ()");
 }
 
-#ifdef USE_CUDA
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) {
-  m.impl("qk_norm_rope_cache", TORCH_BOX(&qk_norm_rope_cache));
-}
-#endif
+VLLM_DIFFUSION_CUDA_OP("qk_norm_rope_cache", &qk_norm_rope_cache)
 
 }  // namespace vllm_diffusion

@@ -8,20 +8,7 @@
 namespace vllm_diffusion {
 namespace {
 
-using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-Dtype logits_dtype(const Tensor& logits) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::kFloat32;
-    case ScalarType::Half:
-      return Dtype::kFloat16;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false, "logits must be float32, float16 or bfloat16");
-  }
-}
+using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Checks everything and allocates the outputs; the caller launches.
 Result prepare(const Tensor& logits, const Tensor& temperature, const Tensor& stat_temperature,
@@ -29,7 +16,7 @@ Result prepare(const Tensor& logits, const Tensor& temperature, const Tensor& st
                int64_t banned, RowStatsArgs& args) {
   STD_TORCH_CHECK(logits.dim() == 2, "logits must have two dimensions, [rows, vocab]");
   const int64_t rows = logits.size(0), vocab = logits.size(1);
-  args.dtype = logits_dtype(logits);
+  args.dtype = float_dtype(logits, "logits");
   STD_TORCH_CHECK(vocab >= 1 && vocab <= (1 << 30), "vocab must lie in 1 ... 2^30, not ", vocab);
   STD_TORCH_CHECK(vocab == 1 || logits.stride(1) == 1, "the ids of a row must be contiguous");
   STD_TORCH_CHECK(rows <= 1 || logits.stride(0) >= vocab, "the rows of logits must not overlap");
@@ -45,9 +32,8 @@ Result prepare(const Tensor& logits, const Tensor& temperature, const Tensor& st
   const auto empty = [&](ScalarType type) {
     return torch::stable::new_empty(logits, {rows}, type);
   };
-  Result out = {empty(ScalarType::Long),  empty(ScalarType::Long),  empty(ScalarType::Float),
-                empty(ScalarType::Float), empty(ScalarType::Float), empty(ScalarType::Float),
-                empty(ScalarType::Float)};
+  Result out = {empty(ScalarType::Long),  empty(ScalarType::Float), empty(ScalarType::Float),
+                empty(ScalarType::Float), empty(ScalarType::Float), empty(ScalarType::Float)};
   args.logits = logits.data_ptr();
   args.rows = rows;
   args.vocab = vocab;
@@ -58,13 +44,12 @@ Result prepare(const Tensor& logits, const Tensor& temperature, const Tensor& st
   args.offset = data<const int64_t>(offset);
   args.active = active ? data<const bool>(*active) : nullptr;
   args.banned = banned;
-  args.argmax = data<int64_t>(std::get<0>(out));
-  args.sample = data<int64_t>(std::get<1>(out));
-  args.sample_prob = data<float>(std::get<2>(out));
-  args.top1 = data<float>(std::get<3>(out));
-  args.top2 = data<float>(std::get<4>(out));
-  args.entropy = data<float>(std::get<5>(out));
-  args.lse = data<float>(std::get<6>(out));
+  args.sample = data<int64_t>(std::get<0>(out));
+  args.sample_prob = data<float>(std::get<1>(out));
+  args.top1 = data<float>(std::get<2>(out));
+  args.top2 = data<float>(std::get<3>(out));
+  args.entropy = data<float>(std::get<4>(out));
+  args.lse = data<float>(std::get<5>(out));
   return out;
 }
 
@@ -97,18 +82,11 @@ Result row_stats_on_cuda(const Tensor& logits, const Tensor& temperature,
 STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
   m.def(
       "row_stats(Tensor logits, Tensor temperature, Tensor stat_temperature, Tensor seed, "
-      "Tensor offset, Tensor? active, int banned) -> (Tensor argmax, Tensor sample, "
-      "Tensor sample_prob, Tensor top1, Tensor top2, Tensor entropy, Tensor lse)");
+      "Tensor offset, Tensor? active, int banned) -> (Tensor sample, Tensor sample_prob, "
+      "Tensor top1, Tensor top2, Tensor entropy, Tensor lse)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CPU, m) {
-  m.impl("row_stats", TORCH_BOX(&row_stats_on_cpu));
-}
-
-#ifdef USE_CUDA
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) {
-  m.impl("row_stats", TORCH_BOX(&row_stats_on_cuda));
-}
-#endif
+VLLM_DIFFUSION_CPU_OP("row_stats", &row_stats_on_cpu)
+VLLM_DIFFUSION_CUDA_OP("row_stats", &row_stats_on_cuda)
 
 }  // namespace vllm_diffusion

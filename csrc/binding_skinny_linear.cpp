@@ -9,23 +9,18 @@ namespace vllm_diffusion {
 namespace {
 
 void check_matrix(const Tensor& tensor, const char* name, const Tensor& like) {
-  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), name,
-                  " must be on the CUDA device of input");
+  check_device(tensor, name, like, "input");
   STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), name, " must have input's dtype");
   STD_TORCH_CHECK(tensor.dim() == 2 && tensor.stride(1) == 1, name,
                   " must have two dimensions, the last one contiguous");
-  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0, name,
-                  " must begin at a multiple of 16 bytes");
+  STD_TORCH_CHECK(begins_at(tensor, 16), name, " must begin at a multiple of 16 bytes");
 }
 
 Tensor skinny_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                      const Tensor& arrived, bool gated) {
   const CudaScope scope(input);
   SkinnyLinearArgs args = {};
-  const ScalarType type = input.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::BFloat16 || type == ScalarType::Half,
-                  "input must be bfloat16 or float16");
-  args.dtype = type == ScalarType::BFloat16 ? Dtype::kBFloat16 : Dtype::kFloat16;
+  args.dtype = half_dtype(input, "input");
   check_matrix(input, "input", input);
   check_matrix(weight, "weight", input);
   args.tokens = input.size(0);
@@ -46,7 +41,7 @@ Tensor skinny_linear(const Tensor& input, const Tensor& weight, const std::optio
   args.input_stride = args.tokens > 1 ? input.stride(0) : args.columns;
   STD_TORCH_CHECK(args.input_stride >= args.columns && args.input_stride % 8 == 0,
                   "the rows of input must begin at multiples of 16 bytes");
-  if (bias) check_vector(*bias, "bias", type, args.rows, input);
+  if (bias) check_vector(*bias, "bias", input.scalar_type(), args.rows, input);
   STD_TORCH_CHECK(arrived.dim() == 1, "arrived must have one dimension");
   check_vector(arrived, "arrived", ScalarType::Int, arrived.size(0), input);
   STD_TORCH_CHECK(arrived.size(0) >= skinny_linear_tiles(args), "arrived must have ",
@@ -74,10 +69,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
       "-> Tensor");
 }
 
-#ifdef USE_CUDA
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) {
-  m.impl("skinny_linear", TORCH_BOX(&skinny_linear));
-}
-#endif
+VLLM_DIFFUSION_CUDA_OP("skinny_linear", &skinny_linear)
 
 }  // namespace vllm_diffusion

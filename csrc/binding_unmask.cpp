@@ -8,9 +8,7 @@ namespace {
 
 void check_state(const Tensor& tensor, const char* name, ScalarType type, int64_t slots,
                  int64_t width, const Tensor& like) {
-  STD_TORCH_CHECK(
-      tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(),
-      name, " must be on the device of `token`");
+  check_device(tensor, name, like, "token");
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, " has the wrong dtype");
   STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == slots && tensor.size(1) == width, name,
                   " must be [", slots, ", ", width, "] like `canvas`");
@@ -106,14 +104,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
       "-> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CPU, m) {
-  m.impl("unmask", TORCH_BOX(&unmask_on_cpu));
-}
-
-#ifdef USE_CUDA
-STABLE_TORCH_LIBRARY_IMPL(vllm_diffusion, CUDA, m) {
-  m.impl("unmask", TORCH_BOX(&unmask_on_cuda));
-}
-#endif
+VLLM_DIFFUSION_CPU_OP("unmask", &unmask_on_cpu)
+VLLM_DIFFUSION_CUDA_OP("unmask", &unmask_on_cuda)
 
 }  // namespace vllm_diffusion

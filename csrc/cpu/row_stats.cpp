@@ -41,7 +41,7 @@ class RowStats {
       while (slices[s].max1 != all.max1) ++s;
       best = kernels_.find(at(row, s), all.max1);
     }
-    args_.argmax[row] = args_.sample[row] = best;
+    args_.sample[row] = best;
     args_.top1[row] = args_.sample_prob[row] = probability(summary, all.max1);
     args_.top2[row] = probability(summary, all.max2);
     args_.entropy[row] = entropy(summary, all);
@@ -53,7 +53,7 @@ class RowStats {
   }
 
   void skip(int64_t row) const {
-    args_.argmax[row] = args_.sample[row] = -1;
+    args_.sample[row] = -1;
     args_.sample_prob[row] = args_.top1[row] = args_.top2[row] = 0.0f;
     args_.entropy[row] = args_.lse[row] = 0.0f;
   }

@@ -59,13 +59,7 @@ inline const float* floats(const Tensor& tensor, const char* name, int64_t lengt
 inline Logits logits(const Tensor& tensor, int64_t vocab) {
   STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(1) >= vocab && tensor.stride(1) == 1,
                   "logits must be [rows, vocabulary] with contiguous rows");
-  const ScalarType type = tensor.scalar_type();
-  STD_TORCH_CHECK(
-      type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
-      "logits must be float32, float16 or bfloat16");
-  const Dtype dtype = type == ScalarType::Float  ? Dtype::kFloat32
-                      : type == ScalarType::Half ? Dtype::kFloat16
-                                                 : Dtype::kBFloat16;
+  const Dtype dtype = float_dtype(tensor, "logits");
   return {tensor.data_ptr(), dtype, tensor.size(0), vocab, tensor.stride(0)};
 }
 

@@ -64,6 +64,18 @@ inline int64_t most_tiles(const BlockCausalArgs& args, int64_t rows) {
   return args.tokens * (args.heads / args.kv_heads) / rows + args.requests;
 }
 
+// Starts a thread block for every tile of `rows` rows and KV head, with `bytes` of shared memory.
+inline int launch_tiles(void (*kernel)(BlockCausalArgs, int32_t), const BlockCausalArgs& args,
+                        int64_t rows, int threads, int bytes, cudaStream_t stream) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess) return error;
+  const dim3 grid(static_cast<unsigned>(most_tiles(args, rows)),
+                  static_cast<unsigned>(args.kv_heads));
+  kernel<<<grid, threads, bytes, stream>>>(args, static_cast<int32_t>(args.heads / args.kv_heads));
+  return cudaGetLastError();
+}
+
 // Where a token's key or value lies in the paged cache, in elements.
 struct PagedRow {
   const int32_t* table;

@@ -53,16 +53,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <Dtype kDtype, int kHead>
 int launch(const BlockCausalArgs& args, cudaStream_t stream) {
-  constexpr int kBytes = HopperLayout<kHead>::kBytes;
-  const auto kernel = hopper_kernel<kDtype, kHead>;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (error != cudaSuccess) return error;
-  const dim3 grid(static_cast<unsigned>(most_tiles(args, kRows)),
-                  static_cast<unsigned>(args.kv_heads));
-  kernel<<<grid, kThreads, kBytes, stream>>>(args,
-                                             static_cast<int32_t>(args.heads / args.kv_heads));
-  return cudaGetLastError();
+  return launch_tiles(hopper_kernel<kDtype, kHead>, args, kRows, kThreads,
+                      HopperLayout<kHead>::kBytes, stream);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// qk_norm_rope_cache on CUDA: a warp a head of a row. A lane holds pairs of neighbours of the
-// head's first half, and those half a head further, with which they are rotated.
+// qk_norm_rope_cache on CUDA: a warp a head of a row. A lane holds pairs of neighbours, and the
+// pairs with which they are rotated, half of the rotated elements further. Elements behind those
+// that are rotated are held in twos likewise.
 #include "qk_norm_rope_cache.h"
 
 #include <cuda_runtime.h>
@@ -38,7 +39,10 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
   if (head >= args.heads + 2 * args.kv_heads) return;
   const int64_t position = args.positions[row];
   if (position < 0 || position >= args.max_positions) return;
-  const int half = args.head_size / 2;
+  const int half = args.head_size / 2, rotated = args.rotary / 2;
+  // Where the `at`-th element of the lanes' first pairs lies in a head, and its partner.
+  const auto low_of = [rotated](int at) { return at < rotated ? at : rotated + at; };
+  const auto high_of = [half, rotated](int at) { return at + (at < rotated ? rotated : half); };
   const void* weight = is_value ? nullptr : is_query ? args.q_weight : args.k_weight;
   int64_t slot = -1;
   if (!is_query && row < args.stored) slot = args.slots[row];
@@ -48,11 +52,13 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
     const int at = 2 * (lane + 32 * i);
     low[i] = high[i] = make_float2(1.0f, 1.0f);
     if (at >= half || is_value) continue;
-    cosine[i] = pair_at<kDtype>(args.cos_sin, position * args.head_size + at);
-    sine[i] = pair_at<kDtype>(args.cos_sin, position * args.head_size + half + at);
+    if (at < rotated) {
+      cosine[i] = pair_at<kDtype>(args.cos_sin, position * args.rotary + at);
+      sine[i] = pair_at<kDtype>(args.cos_sin, position * args.rotary + rotated + at);
+    }
     if (weight == nullptr) continue;
-    low[i] = pair_at<kDtype>(weight, at);
-    high[i] = pair_at<kDtype>(weight, half + at);
+    low[i] = pair_at<kDtype>(weight, low_of(at));
+    high[i] = pair_at<kDtype>(weight, high_of(at));
   }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
@@ -63,8 +69,8 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
   for (int i = 0; i < kPairs; ++i) {
     const int at = 2 * (lane + 32 * i);
     if (at >= half) continue;
-    const float2 x = pair_at<kDtype>(args.qkv, begin + at);
-    const float2 y = pair_at<kDtype>(args.qkv, begin + half + at);
+    const float2 x = pair_at<kDtype>(args.qkv, begin + low_of(at));
+    const float2 y = pair_at<kDtype>(args.qkv, begin + high_of(at));
     square += x.x * x.x + x.y * x.y + y.x * y.x + y.y * y.y;
     low[i] = times(low[i], x);
     high[i] = times(high[i], y);
@@ -90,15 +96,19 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
     if (!is_value) {
       const float2 x = times(low[i], make_float2(scale, scale));
       const float2 y = times(high[i], make_float2(scale, scale));
-      const float2 c = cosine[i], s = sine[i];
-      low[i] = make_float2(x.x * c.x - y.x * s.x, x.y * c.y - y.y * s.y);
-      high[i] = make_float2(y.x * c.x + x.x * s.x, y.y * c.y + x.y * s.y);
-      put<kDtype>(args.qkv, begin + at, low[i]);
-      put<kDtype>(args.qkv, begin + half + at, high[i]);
+      low[i] = x;
+      high[i] = y;
+      if (at < rotated) {
+        const float2 c = cosine[i], s = sine[i];
+        low[i] = make_float2(x.x * c.x - y.x * s.x, x.y * c.y - y.y * s.y);
+        high[i] = make_float2(y.x * c.x + x.x * s.x, y.y * c.y + x.y * s.y);
+      }
+      put<kDtype>(args.qkv, begin + low_of(at), low[i]);
+      put<kDtype>(args.qkv, begin + high_of(at), high[i]);
     }
     if (!stores) continue;
-    put<kDtype>(pages.data, stored + at, low[i]);
-    put<kDtype>(pages.data, stored + half + at, high[i]);
+    put<kDtype>(pages.data, stored + low_of(at), low[i]);
+    put<kDtype>(pages.data, stored + high_of(at), high[i]);
   }
 }
 

@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kDrawThreads, 6)
   const int32_t thread = static_cast<int32_t>(threadIdx.x);
   if (args.active != nullptr && !args.active[row]) {
     if (thread == 0) {
-      args.argmax[row] = args.sample[row] = -1;
+      args.sample[row] = -1;
       args.sample_prob[row] = args.top1[row] = args.top2[row] = 0.0f;
       args.entropy[row] = args.lse[row] = 0.0f;
     }
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kDrawThreads, 6)
   all.z = block_reduce<kDrawThreads>(all.z, scratch.z, Plus());
   slice = block_reduce<kDrawThreads>(slice, scratch.slice, Smaller());
 
-  int32_t argmax = static_cast<int32_t>(fallback_id(args.banned)), sample = argmax;
+  int32_t sample = static_cast<int32_t>(fallback_id(args.banned));
   float sampled = all.max1;
   if (is_choosable(all, inverse)) {
     int32_t lowest = INT32_MAX;
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kDrawThreads, 6)
       for (int k = kVector - 1; k >= 0; --k)
         if (vector[k] == all.max1) lowest = logits.first_id(slice, place) + k;
     }
-    argmax = sample = block_reduce<kDrawThreads>(lowest, scratch.id, Smaller());
+    sample = block_reduce<kDrawThreads>(lowest, scratch.id, Smaller());
     if (temperature > 0.0f) {
       const PhiloxKey key = philox_key(args.seed[row], args.offset[row]);
       slice = draw_slice(logits, mine, masses + row * slices, slices, all.max1, temperature, key,
@@ -208,7 +208,6 @@ __global__ void __launch_bounds__(kDrawThreads, 6)
   const RowSummary summary = summarize(all, inverse);
   switch (thread / kWarp) {
     case 0:
-      args.argmax[row] = argmax;
       args.sample[row] = sample;
       args.entropy[row] = entropy(summary, all);
       args.lse[row] = log_sum_exp(summary);

@@ -1,5 +1,5 @@
-// Block-causal attention over a paged KV cache, as a whole and as what causal attention leaves out.
-// The Python wrappers (vllm/v1/diffusion/kernels/block_causal.py) document the meaning.
+// Block-causal attention over a paged KV cache. The Python wrapper
+// (vllm/v1/diffusion/kernels/block_causal.py) documents the meaning.
 #pragma once
 
 #include <cmath>
@@ -25,9 +25,7 @@ struct BlockCausalArgs {
   const int32_t* query_start;   // [requests + 1]
   const int32_t* seq_lens;      // [requests]
   const int32_t* block_length;  // [requests]
-  const float* lse;             // [heads, tokens], rows lse_stride apart; null: the whole attention
-  int64_t lse_stride;
-  void* out;  // [tokens, heads, head_size]
+  void* out;                    // [tokens, heads, head_size]
   int64_t out_token_stride, out_head_stride;
   int64_t tokens, requests, heads, kv_heads, head_size, pages, page_size;
   float scale;
@@ -47,9 +45,8 @@ const char* block_causal_problem(const BlockCausalArgs& args);
 
 void block_causal_cpu(const BlockCausalArgs& args, const Parallel& parallel);
 
-// `stream` is a cudaStream_t; they return a cudaError_t, allocate nothing and do not synchronise.
+// `stream` is a cudaStream_t; returns a cudaError_t, allocates nothing and does not synchronise.
 // A page out of range is read as zeros, a request whose rows are out of range is left alone.
 int block_causal_attention_cuda(const BlockCausalArgs& args, void* stream);
-int block_causal_tail_cuda(const BlockCausalArgs& args, void* stream);
 
 }  // namespace vllm_diffusion

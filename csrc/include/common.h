@@ -5,10 +5,12 @@
 
 #if defined(__CUDACC__)
 #define VLLM_DIFFUSION_HD static __host__ __device__ __forceinline__
+#define VLLM_DIFFUSION_HD_MEMBER __host__ __device__ __forceinline__
 #else
 // `static`, not `inline`: the CPU sources are compiled once per instruction set, and a shared weak
 // symbol would let the linker hand AVX-512 code to a machine without it.
 #define VLLM_DIFFUSION_HD [[maybe_unused]] static inline
+#define VLLM_DIFFUSION_HD_MEMBER inline
 #endif
 
 namespace vllm_diffusion {

@@ -5,7 +5,8 @@
 //   key     = (seed low, seed high)
 //   counter = (offset low, offset high, v / 4, 0)
 // so they depend on nothing but the row's seed, its offset and the id. A group of ids has bits too,
-// likewise, with 1 as the counter's last word.
+// likewise, with 1 as the counter's last word; so has a canvas position, whose one word is that of
+// group 0.
 #pragma once
 
 #include <cmath>
@@ -28,6 +29,7 @@ VLLM_DIFFUSION_HD PhiloxKey philox_key(int64_t seed, int64_t offset) {
 
 constexpr uint32_t kIdStream = 0;
 constexpr uint32_t kGroupStream = 1;
+constexpr uint32_t kPositionStream = 1;
 
 // Writes the four words of one block to out0 ... out3.
 VLLM_DIFFUSION_HD void philox_block(const PhiloxKey& key, uint32_t block, uint32_t& out0,

@@ -19,10 +19,11 @@ struct QkNormRopeCacheArgs {
   int64_t rows, row_stride;
   int heads, kv_heads;
   int head_size;         // a multiple of 4, at most kRopeMaxHead
+  int rotary;            // leading elements of a head that are rotated: likewise, at most head_size
   const void* q_weight;  // [head_size]; nullptr: no norm
   const void* k_weight;
   float epsilon;
-  const void* cos_sin;       // [max_positions, head_size]: cosines, then sines, of half a head each
+  const void* cos_sin;       // [max_positions, rotary]: half of them cosines, the others sines
   const int64_t* positions;  // [rows]
   int64_t max_positions;
   RopePages keys, values;

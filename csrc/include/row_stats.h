@@ -1,6 +1,6 @@
-// row_stats: one look at each row of logits gives its argmax, a Gumbel sample, three probabilities,
-// the entropy and the log-sum-exp. The Python wrapper (vllm/v1/diffusion/kernels/library.py)
-// documents the meaning; this header is the layer of raw pointers.
+// row_stats: one look at each row of logits gives a token, three probabilities, the entropy and the
+// log-sum-exp. The Python wrapper (vllm/v1/diffusion/kernels/row_stats.py) documents the meaning;
+// this header is the layer of raw pointers.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,7 @@ struct RowStatsArgs {
   const int64_t* offset;          // [rows]
   const bool* active;             // [rows], or null: all rows
   int64_t banned;                 // never chosen; -1: none
-  int64_t* argmax;                // outputs, [rows] each
-  int64_t* sample;
+  int64_t* sample;                // outputs, [rows] each
   float* sample_prob;
   float* top1;
   float* top2;

@@ -1,5 +1,5 @@
 // unmask: chooses the positions that a denoising step unmasks, writes them into the canvas and
-// advances the step. The Python wrapper (vllm/v1/diffusion/kernels/library.py) documents the
+// advances the step. The Python wrapper (vllm/v1/diffusion/kernels/unmask.py) documents the
 // meaning.
 #pragma once
 

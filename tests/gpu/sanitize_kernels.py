@@ -11,12 +11,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.kernels.attention_cases import check_attention, check_tail, make_batch
+from tests.kernels.attention_cases import check_attention, make_batch
 from tests.kernels.kernel_cases import check_row_stats, make_logits, row_arguments
 from tests.kernels.linear_cases import check, make_case
 from tests.kernels.rope_cases import check_rope
 from tests.kernels.unmask_cases import random_state
 from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
+from vllm.v1.diffusion.kernels.noise import noise
+from vllm.v1.diffusion.kernels.timetable import timetable
 from vllm.v1.diffusion.kernels.unmask import unmask
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
@@ -35,9 +37,14 @@ for dtype in (torch.float16, torch.bfloat16):
         requests = [(37, 0, 4), (0, 0, 4), (24, 100, 6), (64, 32, 32)]
         batch = make_batch(requests, heads=7, kv_heads=1, head=head, dtype=dtype)
         check_attention(batch.to(torch.device("cuda")))
-        check_tail(batch.to(torch.device("cuda")))
 for head in (20, 128, 256):
     check_rope(5, 3, 2, head, torch.bfloat16, norm=head != 20)
+    check_rope(5, 3, 2, head, torch.bfloat16, rotary=head // 8 * 4)
+for gumbel in (False, True):
+    position = torch.arange(3 * 77, device="cuda").view(3, 77)
+    noise(position[:, :1], position[:, 7:], position[:, :1].int(), gumbel)
+step = torch.arange(130, dtype=torch.int32, device="cuda")
+timetable(step, step + 1, step / 200)
 if torch.cuda.get_device_capability() == (9, 0):
     x = torch.randn(3, 264, device="cuda").half()
     linear_ops.add_rms_norm(x, x.clone(), x[0].clone(), 1e-6)

@@ -47,6 +47,7 @@ def make_rope_case(
     dtype: torch.dtype,
     *,
     norm: bool = True,
+    rotary: int | None = None,
     device: str = "cuda",
 ) -> RopeCase:
     """Rows with slots but for the second one, and the last one, for which there is none."""
@@ -67,7 +68,7 @@ def make_rope_case(
         draw(head) if norm else None,
         draw(head) if norm else None,
         EPSILON,
-        rope_table(POSITIONS, head, dtype).to(device),
+        rope_table(POSITIONS, rotary or head, dtype).to(device),
         torch.randint(POSITIONS, (rows,), generator=generator).to(device),
         keys,
         values,
@@ -76,10 +77,17 @@ def make_rope_case(
 
 
 def check_rope(
-    rows: int, heads: int, kv_heads: int, head: int, dtype: torch.dtype, *, norm: bool = True
+    rows: int,
+    heads: int,
+    kv_heads: int,
+    head: int,
+    dtype: torch.dtype,
+    *,
+    norm: bool = True,
+    rotary: int | None = None,
 ) -> None:
     """Runs a case on the GPU; queries, keys and cache are near the reference, the rest is untouched."""
-    case = make_rope_case(rows, heads, kv_heads, head, dtype, norm=norm)
+    case = make_rope_case(rows, heads, kv_heads, head, dtype, norm=norm, rotary=rotary)
     assert case.key_cache is not None and case.value_cache is not None and case.slots is not None
     q, k, v = torch.split(case.qkv.clone().view(rows, -1, head), [heads, kv_heads, kv_heads], dim=1)
     keys, values = case.key_cache.clone(), case.value_cache.clone()

@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""block_causal_attention and block_causal_tail against the float64 reference."""
-
-from collections.abc import Callable
+"""block_causal_attention against the float64 reference."""
 
 import pytest
 import torch
 
-from tests.kernels.attention_cases import Batch, check_attention, check_tail, make_batch
+from tests.kernels.attention_cases import Batch, check_attention, make_batch
 from vllm.v1.diffusion.kernels import block_causal as attention_ops
 
-Check = Callable[[Batch], torch.Tensor]
-CHECKS: list[Check] = [check_attention, check_tail]
 # (rows, computed before them, block length)
 PREFILLS = [(37, 0, 4), (64, 0, 32), (5, 0, 32), (130, 0, 6), (100, 64, 7), (48, 300, 16)]
 WINDOWS = [(4, 20, 4), (8, 120, 4), (64, 256, 32), (32, 0, 32), (12, 1200, 6), (1, 40, 1)]
@@ -20,58 +16,42 @@ def dtypes(device: torch.device) -> list[torch.dtype]:
     return [torch.bfloat16, torch.float16] + ([torch.float32] if device.type == "cpu" else [])
 
 
-@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("head", [64, 80, 96, 128])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (7, 1), (20, 1)])
-def test_shapes(device: torch.device, check: Check, head: int, heads: int, kv_heads: int) -> None:
+def test_shapes(device: torch.device, head: int, heads: int, kv_heads: int) -> None:
     kinds = list(enumerate(dtypes(device)))
     if device.type == "cpu":  # whose code knows no head sizes: one dtype at a time is enough
         kinds = [kinds[(head // 16 + heads) % len(kinds)]]
     for i, dtype in kinds:
         requests = [PREFILLS[i], WINDOWS[3 + i], PREFILLS[3 + i]]
         batch = make_batch(requests, heads=heads, kv_heads=kv_heads, head=head, dtype=dtype, seed=i)
-        check(batch.to(device))
+        check_attention(batch.to(device))
 
 
-@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("page_size", [16, 48])
-def test_requests_of_all_kinds(device: torch.device, check: Check, page_size: int) -> None:
+def test_requests_of_all_kinds(device: torch.device, page_size: int) -> None:
     """In one batch, with empty requests and rows that belong to none, as in a padded graph."""
     requests = [*PREFILLS, (0, 0, 4), *WINDOWS, (0, 9, 32), (0, 0, 1)]
-    spare = 5 if check is check_attention else 0
     for dtype in dtypes(device):
-        check(make_batch(requests, page_size=page_size, dtype=dtype, spare_rows=spare).to(device))
+        check_attention(make_batch(requests, page_size=page_size, dtype=dtype, spare_rows=5).to(device))
 
 
-@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 31, 32, 33, 64, 100, 2**31 - 1])
-def test_block_lengths(device: torch.device, check: Check, block: int) -> None:
+def test_block_lengths(device: torch.device, block: int) -> None:
     """Windows that begin and end inside blocks too; the longest block sees all that is computed."""
-    check(make_batch([(150, 0, block), (70, 45, block)], seed=block % 97).to(device))
+    check_attention(make_batch([(150, 0, block), (70, 45, block)], seed=block % 97).to(device))
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_peaked_scores(device: torch.device, check: Check) -> None:
+def test_peaked_scores(device: torch.device) -> None:
     """The running maximum moves far: the softmax picks single keys."""
-    check(make_batch([(90, 0, 8), (32, 500, 32)], sharpness=30.0).to(device))
+    check_attention(make_batch([(90, 0, 8), (32, 500, 32)], sharpness=30.0).to(device))
 
 
 def test_many_requests(device: torch.device) -> None:
     """More than a thread block can look through at once."""
     count = 140 if device.type == "cuda" else 30
     requests = [(1 + i % 5, i % 40, 1 + i % 7) for i in range(count)]
-    batch = make_batch(requests, heads=2, kv_heads=1).to(device)
-    check_attention(batch)
-    check_tail(batch)
-
-
-def test_one_kind_of_block_length_is_causal(device: torch.device) -> None:
-    """With blocks of 1 nothing is left for the tail: it may not touch the output."""
-    batch = make_batch([(50, 3, 1)]).to(device)
-    out = torch.full_like(batch.query, 7.0)
-    lse = torch.zeros(batch.query.shape[1], batch.query.shape[0], device=device)
-    attention_ops.block_causal_tail(*batch.arguments(), lse, out)
-    assert (out == 7.0).all()
+    check_attention(make_batch(requests, heads=2, kv_heads=1).to(device))
 
 
 def test_strided_query_and_output(device: torch.device) -> None:

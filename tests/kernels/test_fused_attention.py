@@ -1,108 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which attention layers take qk_norm_rope_cache, and that they compute what upstream's do."""
+"""Attention layers of every family, upstream's own objects, with the kernel's reference in its place."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from vllm.config.compilation import CompilationMode
-from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
-from vllm.model_executor.models.llama import LlamaAttention
-from vllm.model_executor.models.qwen2 import Qwen2Attention
+from tests.kernels.real_models import PUBLISHED, build, one_process
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.layernorm import GemmaRMSNorm
+from vllm.model_executor.layers.linear import QKVParallelLinear
+from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import LinearScalingRotaryEmbedding
+from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 from vllm.model_executor.models.qwen3 import Qwen3Attention
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
 from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.layers import fused_attention
-from vllm.v1.diffusion.layers.fused_attention import fuse_attention
+from vllm.v1.diffusion.layers.apply import fuse_attention
+from vllm.v1.diffusion.layers.forms import attention_form
+from vllm.v1.diffusion.layers.fused_attention import FusedAttention
 
-HEADS, KV_HEADS, HEAD, HIDDEN, PAGE = 4, 2, 64, 32, 16
-KINDS = [LlamaAttention, Qwen2Attention, Qwen3Attention]
-
-
-class Layer(nn.Linear):
-    """A parallel layer's signature."""
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return super().forward(x), None
+PAGE = 16
+CLIPPED = ("LLaDA-MoE",)
+"""Families whose tiny checkpoint clips queries, keys and values, which the kernel does not."""
+Builder = Callable[..., tuple[Any, Any]]
 
 
-class Attn(nn.Module):
-    """Gives back its queries; keeps what it was called with."""
-
-    layer_name = "layer"
-    kv_sharing_target_layer_name: str | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.impl: Any = object.__new__(FlashAttentionImpl)
-        self.impl.attn_type = AttentionType.DECODER
-        self.impl.kv_cache_dtype = "auto"
-        self.seen: list[tuple[torch.Tensor, ...]] = []
-
-    def forward(self, *qkv: torch.Tensor) -> torch.Tensor:
-        self.seen.append(tuple(x.clone() for x in qkv))
-        return qkv[0]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
+    """Builds a family's model."""
+    folder = tmp_path_factory.mktemp("models")
+    with one_process(folder):
+        yield lambda name, **settings: build(name, folder, **settings)
 
 
-def make_attention(kind: type[nn.Module], dtype: torch.dtype = torch.bfloat16) -> Any:
-    """A layer whose parallel parts are made by hand: there is no process group."""
-    torch.manual_seed(1)
-    attention: Any = object.__new__(kind)
-    nn.Module.__init__(attention)
-    attention.num_heads, attention.num_kv_heads, attention.head_dim = HEADS, KV_HEADS, HEAD
-    attention.q_size, attention.kv_size = HEADS * HEAD, KV_HEADS * HEAD
-    attention.qkv_proj = Layer(HIDDEN, (HEADS + 2 * KV_HEADS) * HEAD, dtype=dtype)
-    attention.o_proj = Layer(HEADS * HEAD, HIDDEN, dtype=dtype)
-    rotary: Any = object.__new__(RotaryEmbedding)
-    nn.Module.__init__(rotary)
-    rotary.head_size = rotary.rotary_dim = HEAD
-    rotary.max_position_embeddings, rotary.base, rotary.is_neox_style = 100, 10000.0, True
-    rotary.register_buffer("cos_sin_cache", rotary._compute_cos_sin_cache().to(dtype))
-    rotary._forward_method = lambda positions, q, k: rotated(rotary, positions, q, k)
-    attention.rotary_emb = rotary
-    attention.attn = Attn()
-    if kind is Qwen2Attention:
-        attention.qk_norm = False
-    if kind is Qwen3Attention:
-        for name in ("q_norm", "k_norm"):
-            norm: Any = object.__new__(RMSNorm)
-            nn.Module.__init__(norm)
-            norm.weight = nn.Parameter(torch.randn(HEAD).to(dtype), requires_grad=False)
-            norm.variance_epsilon = 1e-6
-            norm._forward_method = lambda x, n=norm: nn.functional.rms_norm(x, (HEAD,), n.weight, 1e-6)
-            setattr(attention, name, norm)
-    return attention.requires_grad_(False)
+def attention_layers(model: nn.Module) -> list[Any]:
+    """The layers that hold upstream's attention."""
+    return [m for m in model.modules() if any(isinstance(child, Attention) for child in m.children())]
 
 
-def rotated(rotary: Any, positions: torch.Tensor, *heads: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Upstream's own arithmetic."""
-    cosine, sine = rotary.cos_sin_cache[positions].chunk(2, dim=-1)
+@pytest.fixture(scope="module")
+def sdar_model(built: Builder) -> tuple[Any, Any]:
+    return built("SDAR")
 
-    def one(x: torch.Tensor) -> torch.Tensor:
-        low, high = x.view(len(x), -1, HEAD).float().chunk(2, dim=-1)
-        c, s = cosine.unsqueeze(1).float(), sine.unsqueeze(1).float()
-        return torch.cat((low * c - high * s, high * c + low * s), dim=-1).view_as(x).to(x.dtype)
 
-    return tuple(one(x) for x in heads)
+@pytest.fixture
+def sdar(sdar_model: tuple[Any, Any]) -> Any:
+    """An attention layer of SDAR's, upstream's ``Qwen3Attention``, on FlashAttention's implementation."""
+    config, model = sdar_model
+    return on_flash_attention(config, copy.deepcopy(attention_layers(model)[0]))
+
+
+def on_flash_attention(config: Any, layer: Any, **changes: Any) -> Any:
+    """The layer, its attention as on a GPU; ``changes`` go to the implementation."""
+    from vllm.config import set_current_vllm_config
+
+    attn = layer.attn
+    given: dict[str, Any] = {
+        "num_heads": attn.num_heads,
+        "head_size": attn.head_size,
+        "scale": attn.head_size**-0.5,
+        "num_kv_heads": attn.num_kv_heads,
+        "alibi_slopes": None,
+        "sliding_window": None,
+        "kv_cache_dtype": "auto",
+    }
+    with set_current_vllm_config(config):
+        attn.impl = FlashAttentionImpl(**(given | changes))
+    return layer
 
 
 @pytest.fixture(autouse=True)
 def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference in the place of the kernel, on a platform that says it is CUDA."""
+    """The reference in the place of the kernel."""
 
     def computed(
         qkv: Any, heads: int, kv_heads: int, q_weight: Any, k_weight: Any, epsilon: float, table: Any,
         positions: Any, keys: Any = None, values: Any = None, slots: Any = None,
     ) -> None:  # fmt: skip
-        head = table.shape[1]
-        q, k, v = qkv.view(len(qkv), -1, head).split((heads, kv_heads, kv_heads), dim=1)
+        q, k, v = qkv.unflatten(-1, (heads + 2 * kv_heads, -1)).split((heads, kv_heads, kv_heads), dim=1)
         q.copy_(reference.qk_norm_rope(q, q_weight, epsilon, table, positions))
         k.copy_(reference.qk_norm_rope(k, k_weight, epsilon, table, positions))
         for row, slot in enumerate([] if slots is None else slots.tolist()):
@@ -111,88 +93,211 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
                 values[slot // keys.shape[1], slot % keys.shape[1]] = v[row]
 
     monkeypatch.setattr(fused_attention, "qk_norm_rope_cache", computed)
-    monkeypatch.setattr(fused_attention, "current_platform", SimpleNamespace(is_cuda=lambda: True))
 
 
-def config(mode: CompilationMode | None = None) -> Any:
-    return SimpleNamespace(compilation_config=SimpleNamespace(mode=mode))
+def run(layer: Any, rows: int = 6) -> torch.Tensor:
+    """The layer's output, called as its model calls it: by keyword."""
+    form = getattr(layer, "form", None) or attention_form(layer)
+    names = ("positions", "hidden_states") if form is None else form.arguments
+    width = next(child.input_size for child in layer.children() if isinstance(child, QKVParallelLinear))
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(rows, width, generator=generator).bfloat16()
+    positions = torch.tensor([0, 7, 8, 99, 1, 30])[:rows]
+    given = {name: positions if "position" in name else hidden for name in names}
+    with torch.inference_mode():
+        output: torch.Tensor = layer(**given)
+    return output
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_a_cache_it_is_upstream(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a run that measures memory: queries, keys and values are those that upstream makes."""
-    x = torch.randn(5, HIDDEN).bfloat16()
-    positions = torch.tensor([0, 7, 8, 99, 1])
-    plain, fused = make_attention(kind), make_attention(kind)
-    fuse_attention(config(), fused)
-    assert type(fused) is not kind
-    assert fused.stores
-    monkeypatch.setattr(fused_attention, "get_attention_context", lambda name: (None, None, None, None))
-    torch.testing.assert_close(fused(positions, x), plain(positions, x), rtol=2e-2, atol=2e-2)
-    for got, expected in zip(fused.attn.seen[0], plain.attn.seen[0], strict=True):
-        torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)
+def assert_near(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """But for bfloat16: upstream rounds the norm's quotient, the norm and the rotation, the kernel once."""
+    assert (got - expected).norm() < 0.02 * expected.norm()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_keys_and_values_are_stored(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_family_is_fused_and_computes_the_same(
+    name: str, built: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run that measures memory: there is no cache yet."""
+    _, model = built(name)
+    layers = attention_layers(model)
+    before = [run(layer) for layer in layers]
+    taken = fuse_attention(model)
+    if name in CLIPPED:
+        assert taken[0].layers == 0
+        assert not any(isinstance(layer, FusedAttention) for layer in layers)
+        return
+    assert (taken[0].layers, taken[0].of) == (len(layers), len(layers))
+    for layer, expected in zip(layers, before, strict=True):
+        assert isinstance(layer, FusedAttention) and not layer.stores  # the CPU's cache is another
+        assert_near(run(layer), expected)
+
+
+def test_llada_moe_without_clipping(built: Builder) -> None:
+    """As published: the norms of a head, and nothing clipped."""
+    _, model = built("LLaDA-MoE")
+    layers = attention_layers(model)
+    for layer in layers:
+        layer.clip = None
+    before = [run(layer) for layer in layers]
+    assert fuse_attention(model)[0].layers == len(layers)
+    for layer, expected in zip(layers, before, strict=True):
+        assert_near(run(layer), expected)
+
+
+@pytest.mark.parametrize("name", ["SDAR", "LLaDA2"])
+def test_keys_and_values_are_stored(name: str, built: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache is written once, and attention reads it."""
-    layer = make_attention(kind)
-    x, positions = torch.randn(3, HIDDEN).bfloat16(), torch.tensor([3, 4, 5])
-    layer.attn.seen.clear()
-    plain = make_attention(kind)
-    expected = plain(positions, x)
-    fuse_attention(config(), layer)
-    pages = torch.zeros(2, KV_HEADS, PAGE, 2 * HEAD).bfloat16()
+    config, model = built(name)
+    layer = on_flash_attention(config, attention_layers(model)[0])
+    attn = layer.attn
+    size, heads, kv_heads = attn.head_size, attn.num_heads, attn.num_kv_heads
+    seen: list[tuple[torch.Tensor, ...]] = []
+    attn.forward = lambda *qkv: seen.append(qkv) or qkv[0].contiguous()  # type: ignore[func-returns-value]
+    expected = run(layer, rows=3)
+    fuse_attention(model)
+    assert layer.stores
+    pages = torch.zeros(2, kv_heads, PAGE, 2 * size).bfloat16()
     context = (None, None, pages, torch.tensor([17, -1]))
     monkeypatch.setattr(fused_attention, "get_attention_context", lambda name: context)
 
     def attend(q: Any, k: Any, v: Any, out: Any, name: str) -> None:
-        assert name == "layer"
+        assert name == attn.layer_name and q.shape == out.shape == (3, heads, size)
         out.copy_(q)
 
     monkeypatch.setattr(fused_attention, "unified_attention_with_output", attend)
-    torch.testing.assert_close(layer(positions, x), expected, rtol=2e-2, atol=2e-2)
-    assert not layer.attn.seen
-    keys, values = torch.split(pages.transpose(1, 2), HEAD, dim=-1)
-    _, k, v = plain.attn.seen[0]
-    torch.testing.assert_close(keys[1, 1], k[0].view(KV_HEADS, HEAD), rtol=2e-2, atol=2e-2)
-    assert torch.equal(values[1, 1], v[0].view(KV_HEADS, HEAD))
-    assert pages.count_nonzero() == 2 * KV_HEADS * HEAD
+    assert_near(run(layer, rows=3), expected)
+    assert len(seen) == 1  # upstream's own call, above
+    keys, values = torch.split(pages.transpose(1, 2), size, dim=-1)
+    _, k, v = seen[0]
+    torch.testing.assert_close(keys[1, 1], k[0].view(kv_heads, size), rtol=2e-2, atol=2e-2)
+    assert torch.equal(values[1, 1], v[0].view(kv_heads, size))
+    assert pages.count_nonzero() == 2 * kv_heads * size
+
+
+class Renamed(nn.Module):
+    """The form, written by somebody else: other names, another order of arguments."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.fused_in, self.fused_out = layer.qkv_proj, layer.o_proj
+        self.of_keys, self.of_queries = layer.k_norm, layer.q_norm
+        self.turn, self.core = layer.rotary_emb, layer.attn
+        self.sizes = [layer.q_size, layer.kv_size, layer.kv_size]
+        self.head = layer.head_dim
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.fused_in(x)[0].split(self.sizes, dim=-1)
+        q = self.of_queries(q.reshape(len(x), -1, self.head)).flatten(1)
+        k = self.of_keys(k.reshape(len(x), -1, self.head)).flatten(1)
+        q, k = self.turn(position_ids, q, k)
+        out: torch.Tensor = self.fused_out(self.core(q, k, v))[0]
+        return out
+
+
+class Subclass(Qwen3Attention):
+    """Adds nothing to the forward."""
+
+
+def test_a_subclass_and_a_copy_of_the_structure(sdar: Any) -> None:
+    """What a new family or a plug-in has; nobody names them."""
+    expected = run(sdar)
+    sdar.__class__ = Subclass
+    renamed = Renamed(sdar)
+    model = nn.ModuleList([sdar, renamed])
+    assert fuse_attention(model)[0].layers == 2
+    assert type(sdar).__name__ == "FusedSubclass" and isinstance(sdar, Subclass)
+    assert type(renamed).__name__ == "FusedRenamed"
+    assert_near(run_fused(sdar), expected)
+    assert_near(run_fused(renamed), expected)
+
+
+def run_fused(layer: Any) -> torch.Tensor:
+    """A fused layer's output without a cache."""
+    layer.stores = False
+    return run(layer)
+
+
+class OtherForm(Qwen3Attention):
+    """Something between the parts that the kernel does not do."""
+
+    change: str
+
+    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        qkv, _ = self.qkv_proj(hidden_states)
+        q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
+        by_head = (-1, self.head_dim)
+        if self.change == "rotated first":
+            q, k = self.rotary_emb(positions, q, k)
+        if self.change != "keys without a norm":
+            k = self.k_norm(k.unflatten(-1, by_head)).flatten(-2)
+        q = self.q_norm(q.unflatten(-1, by_head)).flatten(-2)
+        if self.change == "clipped":
+            v = v.clamp(-100, 100)
+        if self.change == "late positions scaled":
+            q = q * (1 + (positions > 10_000)[:, None] * 0.1)
+        if self.change != "rotated first":
+            q, k = self.rotary_emb(positions, q, k)
+        attended = self.attn(q, k, v)
+        if self.change == "gated":
+            attended = attended * torch.sigmoid(hidden_states[:, :1])
+        output: torch.Tensor = self.o_proj(attended)[0]
+        return output * 2 if self.change == "scaled" else output
+
+
+OTHERS = [
+    "rotated first", "keys without a norm", "clipped", "late positions scaled", "gated", "scaled"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["", *OTHERS])
+def test_what_a_forward_does_decides(change: str, sdar: Any) -> None:
+    sdar.__class__ = OtherForm
+    sdar.change = change
+    fuse_attention(sdar)
+    assert isinstance(sdar, FusedAttention) == (change == "")
+
+
+def test_a_failing_forward_is_left_alone(sdar: Any) -> None:
+    class Fails(Qwen3Attention):
+        def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("not on this device")
+
+    sdar.__class__ = Fails
+    assert attention_form(sdar) is None
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda layer: setattr(layer.rotary_emb, "is_neox_style", False),
-        lambda layer: setattr(layer.rotary_emb, "rotary_dim", HEAD // 2),
-        lambda layer: setattr(layer.q_norm, "weight", nn.Parameter(torch.ones(HEAD))),
-        lambda layer: setattr(layer, "rotary_emb", RotaryLike.like(layer.rotary_emb)),
+        lambda layer: setattr(layer.rotary_emb, "rotary_dim", layer.head_dim // 2),
+        lambda layer: setattr(layer.q_norm, "weight", nn.Parameter(torch.ones(layer.head_dim))),
+        lambda layer: setattr(layer.k_norm, "variance_epsilon", 0.1),
+        lambda layer: setattr(layer.rotary_emb, "__class__", MRotaryEmbedding),
+        lambda layer: setattr(layer.q_norm, "__class__", GemmaRMSNorm),
+        lambda layer: layer.rotary_emb.float(),
     ],
-    ids=["interleaved", "partial", "float32 norm", "another rotation"],
+    ids=[
+        "interleaved",
+        "another table",
+        "float32 norm",
+        "norms that differ",
+        "another rotation",
+        "another norm",
+        "float32 table",
+    ],
 )
-def test_others_stay(change: Any) -> None:
-    layer = make_attention(Qwen3Attention)
-    change(layer)
-    fuse_attention(config(), layer)
-    assert type(layer) is Qwen3Attention
+def test_what_the_parts_compute_decides(change: Any, sdar: Any) -> None:
+    change(sdar)
+    fuse_attention(sdar)
+    assert type(sdar) is Qwen3Attention
 
 
-class RotaryLike(RotaryEmbedding):
-    """A rotation of another kind."""
-
-    @classmethod
-    def like(cls, rotary: Any) -> Any:
-        rotary.__class__ = cls
-        return rotary
-
-
-def test_float32_and_compiled_models_stay() -> None:
-    layer = make_attention(LlamaAttention, torch.float32)
-    fuse_attention(config(), layer)
-    assert type(layer) is LlamaAttention
-    layer = make_attention(LlamaAttention)
-    fuse_attention(config(CompilationMode.VLLM_COMPILE), layer)
-    assert type(layer) is LlamaAttention
+def test_a_rotation_of_other_angles_is_the_same_rotation(sdar: Any) -> None:
+    sdar.rotary_emb.__class__ = LinearScalingRotaryEmbedding
+    fuse_attention(sdar)
+    assert isinstance(sdar, FusedAttention)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +310,8 @@ def test_float32_and_compiled_models_stay() -> None:
     ],
     ids=["fp8", "encoder", "another backend", "shared"],
 )
-def test_another_cache_is_left_to_upstream(change: Any) -> None:
-    layer = make_attention(Qwen3Attention)
-    change(layer.attn)
-    fuse_attention(config(), layer)
-    assert not layer.stores
-    layer(torch.tensor([2]), torch.randn(1, HIDDEN).bfloat16())
-    assert len(layer.attn.seen) == 1
+def test_another_cache_is_left_to_upstream(change: Any, sdar: Any) -> None:
+    change(sdar.attn)
+    (taken,) = fuse_attention(sdar)
+    assert isinstance(sdar, FusedAttention) and not sdar.stores
+    assert str(taken) == "qk_norm_rope_cache: 1 of 1 attention layers, 0 of them with the cache"

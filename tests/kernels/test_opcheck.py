@@ -12,7 +12,7 @@ import torch
 from tests.kernels.attention_cases import make_batch
 from tests.kernels.kernel_cases import make_logits, row_arguments
 from tests.kernels.unmask_cases import random_state
-from vllm.v1.diffusion.kernels import library
+from vllm.v1.diffusion.kernels import library, noise, timetable, unmask  # noqa: F401  they register fakes
 from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 
@@ -37,12 +37,20 @@ def test_unmask(device: torch.device, with_picked: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_block_causal(device: torch.device, dtype: torch.dtype) -> None:
     batch = make_batch([(8, 0, 4), (6, 20, 3)], dtype=dtype).to(device)
-    lse = torch.zeros(batch.query.shape[1], batch.query.shape[0], device=device)
-    operators = torch.ops.vllm_diffusion
-    arguments = batch.arguments()
-    out = torch.zeros_like(batch.query)
-    torch.library.opcheck(operators.block_causal_attention.default, (*arguments, out))
-    torch.library.opcheck(operators.block_causal_tail.default, (*arguments, lse, out))
+    arguments = (*batch.arguments(), torch.zeros_like(batch.query))
+    torch.library.opcheck(torch.ops.vllm_diffusion.block_causal_attention.default, arguments)
+
+
+@pytest.mark.parametrize("gumbel", [False, True])
+def test_noise(device: torch.device, gumbel: bool) -> None:
+    position = torch.arange(12, device=device).view(3, 4)
+    seed, step = torch.broadcast_to(position[:, :1], (3, 4)), position.int()
+    torch.library.opcheck(torch.ops.vllm_diffusion.noise.default, (seed, position, step, 16, gumbel))
+
+
+def test_timetable(device: torch.device) -> None:
+    step = torch.arange(3, dtype=torch.int32, device=device)
+    torch.library.opcheck(torch.ops.vllm_diffusion.timetable.default, (step, step + 4, step / 100))
 
 
 def test_compiles_into_one_graph(device: torch.device) -> None:

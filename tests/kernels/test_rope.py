@@ -27,6 +27,39 @@ def test_cuda_matches_float64(dtype: torch.dtype, norm: bool, head: int) -> None
 
 
 @cuda_only
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(("head", "rotary"), [(8, 4), (20, 12), (64, 32), (128, 64), (128, 96), (256, 4)])
+def test_cuda_rotates_a_part_of_a_head(dtype: torch.dtype, norm: bool, head: int, rotary: int) -> None:
+    for rows, heads, kv_heads in ((1, 1, 1), (4, 16, 4), (33, 7, 1)):
+        check_rope(rows, heads, kv_heads, head, dtype, norm=norm, rotary=rotary)
+
+
+@cuda_only
+def test_cuda_leaves_what_is_not_rotated_as_it_is() -> None:
+    """Bit for bit where there is no norm, also beside infinities."""
+    case = make_rope_case(5, 3, 2, 64, torch.bfloat16, norm=False, rotary=32)
+    rest = case.qkv.view(5, -1, 64)[..., 32:]
+    rest[0] = torch.inf
+    before = rest.clone()
+    rope_ops.qk_norm_rope_cache(*case)
+    assert torch.equal(rest, before)
+
+
+def test_reference_of_a_part_of_a_head() -> None:
+    """Upstream's own rotation of a part, in float32."""
+    from vllm.model_executor.layers.rotary_embedding.common import ApplyRotaryEmb
+
+    case = make_rope_case(9, 3, 2, 64, torch.float32, norm=False, rotary=32, device="cpu")
+    queries = case.qkv.view(9, -1, 64)[:, :3]
+    expected = queries.clone()
+    cosine, sine = case.cos_sin[case.positions].chunk(2, dim=-1)
+    expected[..., :32] = ApplyRotaryEmb.forward_static(queries[..., :32], cosine, sine)
+    got = reference.qk_norm_rope(queries, None, EPSILON, case.cos_sin, case.positions)
+    torch.testing.assert_close(got, expected.double(), rtol=1e-5, atol=1e-5)
+
+
+@cuda_only
 def test_cuda_stores_nothing_where_there_is_no_cache() -> None:
     case = make_rope_case(6, 4, 2, 64, torch.bfloat16)
     stored = case._replace(qkv=case.qkv.clone())
@@ -88,12 +121,15 @@ def test_cuda_sees_the_product_before_it() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"heads": 5}, r"qkv must be \[rows, 576\]"),
+        ({"heads": 5}, r"qkv must be \[rows, 9 heads\]"),
+        ({"heads": 12}, "cos_sin's columns must be a multiple of 4 and at most a head's 32, not 64"),
+        ({"heads": 12, "cos_sin": "half"}, "q_weight must have 32 entries"),
         ({"k_weight": None}, "q_weight and k_weight come together"),
         ({"slots": None}, "key_cache, value_cache and slots come together"),
         ({"slots": "long"}, "slots must have 4 entries at most, not 5"),
         ({"positions": "short"}, "positions must have 4 entries"),
-        ({"cos_sin": "odd"}, "multiple of 4 and at most 256, not 62"),
+        ({"cos_sin": "odd"}, "multiple of 4 and at most a head's 64, not 62"),
+        ({"cos_sin": "wide"}, "multiple of 4 and at most a head's 64, not 68"),
         ({"value_cache": "fewer"}, "value_cache must have key_cache's pages"),
         ({"qkv": "float"}, "qkv must be bfloat16 or float16"),
     ],
@@ -105,6 +141,8 @@ def test_cuda_refuses(change: dict[str, Any], message: str) -> None:
         "long": torch.zeros(5, dtype=torch.int64, device="cuda"),
         "short": case.positions[:3],
         "odd": case.cos_sin[:, :62].contiguous(),
+        "half": case.cos_sin[:, :32].contiguous(),
+        "wide": torch.zeros(POSITIONS, 68, dtype=torch.bfloat16, device="cuda"),
         "fewer": case.value_cache[:2],
         "float": case.qkv.float(),
     }

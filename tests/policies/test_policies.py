@@ -91,6 +91,7 @@ def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
                 seed=zeros,
                 position=torch.arange(length).expand(24, -1),
                 values=values,
+                host_values={name: value.tolist() for name, value in values.items()},
             )
             masked = masked & ~torch.as_tensor(policy.select(stats, view))
         assert not masked.any()

@@ -64,19 +64,16 @@ class Tile {
       : args_(args), tile_(tile), padded_((args.head_size + kWidth - 1) / kWidth * kWidth) {}
 
   void run() {
-    int64_t begin = INT32_MAX, end = 0;
+    int64_t end = 0;
     for (int64_t r = 0; r < tile_.count; ++r) {
       start_row(r);
-      if (begin_[r] >= end_[r]) continue;
-      begin = begin_[r] < begin ? begin_[r] : begin;
       end = end_[r] > end ? end_[r] : end;
     }
-    for (int64_t n = begin / kAttendKeys * kAttendKeys; n < end; n += kAttendKeys) {
+    for (int64_t n = 0; n < end; n += kAttendKeys) {
       fetch(n, end);
       for (int64_t r = 0; r < tile_.count; ++r) {
-        const int64_t from = begin_[r] > n ? begin_[r] - n : 0;
-        const int64_t to = end_[r] < n + kAttendKeys ? end_[r] - n : kAttendKeys;
-        if (from < to) add_keys(r, from, to);
+        const int64_t keys = end_[r] < n + kAttendKeys ? end_[r] - n : kAttendKeys;
+        if (keys > 0) add_keys(r, keys);
       }
     }
     for (int64_t r = 0; r < tile_.count; ++r) finish_row(r);
@@ -99,19 +96,10 @@ class Tile {
     const int32_t seq_len = args_.seq_lens[tile_.request];
     const int64_t position = seq_len - args_.query_start[tile_.request + 1] + token(r);
     end_[r] = block_end(static_cast<int32_t>(position), args_.block_length[tile_.request], seq_len);
-    begin_[r] = args_.lse == nullptr ? 0 : position + 1;
     max_[r] = -INFINITY;
     sum_[r] = 0.0f;
     std::memset(sums_[r], 0, sizeof(sums_[r]));
-    if (begin_[r] >= end_[r]) return;
-    if (args_.lse != nullptr) {
-      const float lse = args_.lse[head(r) * args_.lse_stride + token(r)];
-      if (!std::isinf(lse)) {
-        max_[r] = lse;
-        sum_[r] = 1.0f;
-        widen<kDtype>(out(r), args_.head_size, sums_[r]);
-      }
-    }
+    if (end_[r] <= 0) return;
     std::memset(query_[r], 0, sizeof(query_[r]));
     const char* query = static_cast<const char*>(args_.query);
     widen<kDtype>(
@@ -145,15 +133,15 @@ class Tile {
     }
   }
 
-  // Adds the keys [from, to) of those fetched to row `r`.
-  void add_keys(int64_t r, int64_t from, int64_t to) {
+  // Adds the first `keys` of those fetched to row `r`.
+  void add_keys(int64_t r, int64_t keys) {
     VecF score[kParts] = {};
     for (int64_t d = 0; d < args_.head_size; ++d)
       for (int p = 0; p < kParts; ++p) score[p] += query_[r][d] * load(&keys_[d][p * kWidth]);
     alignas(64) float weight[kAttendKeys];
     std::memcpy(weight, score, sizeof(weight));
     float top = max_[r];
-    for (int64_t j = from; j < to; ++j) top = weight[j] > top ? weight[j] : top;
+    for (int64_t j = 0; j < keys; ++j) top = weight[j] > top ? weight[j] : top;
     if (top == -INFINITY) return;
     for (int p = 0; p < kParts; ++p) {
       const VecF e = exp_nonpositive(exp_clamp(score[p] - top));
@@ -161,18 +149,17 @@ class Tile {
     }
     const float keep = max_[r] == -INFINITY ? 0.0f : std::exp(max_[r] - top);
     float sum = 0.0f;
-    for (int64_t j = from; j < to; ++j) sum += weight[j];
+    for (int64_t j = 0; j < keys; ++j) sum += weight[j];
     sum_[r] = sum_[r] * keep + sum;
     max_[r] = top;
     for (int64_t d = 0; d < padded_; d += kWidth) {
       VecF all = load(sums_[r] + d) * keep;
-      for (int64_t j = from; j < to; ++j) all += weight[j] * load(values_[j] + d);
+      for (int64_t j = 0; j < keys; ++j) all += weight[j] * load(values_[j] + d);
       std::memcpy(sums_[r] + d, &all, sizeof(all));
     }
   }
 
   void finish_row(int64_t r) {
-    if (args_.lse != nullptr && begin_[r] >= end_[r]) return;  // nothing was left out
     const float inverse = sum_[r] == 0.0f ? 0.0f : 1.0f / sum_[r];
     char* to = out(r);
     for (int64_t d = 0; d < args_.head_size; ++d) narrow<kDtype>(sums_[r][d] * inverse, to, d);
@@ -181,7 +168,7 @@ class Tile {
   const BlockCausalArgs& args_;
   const AttendTile& tile_;
   const int64_t padded_;
-  int64_t begin_[kAttendRows], end_[kAttendRows];
+  int64_t end_[kAttendRows];
   float max_[kAttendRows], sum_[kAttendRows];
   alignas(64) float query_[kAttendRows][kMaxHeadSize];
   alignas(64) float sums_[kAttendRows][kMaxHeadSize];

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM-Diffusion project
-"""Block-causal attention over a paged KV cache: ``torch.ops.vllm_diffusion``, as in ``ops.py``.
+"""Block-causal attention over a paged KV cache: ``torch.ops.vllm_diffusion``.
 
 Requests lie one after the other in ``query``, as in upstream's attention backends. Row ``i`` of a
 request's ``n`` rows has position ``p = seq_len - n + i`` and sees the keys ``[0, e)``, where ``e`` is
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vllm.v1.diffusion.kernels import library as _library  # noqa: F401  loads the compiled operators
 
-__all__ = ["block_causal_attention", "block_causal_tail"]
+__all__ = ["block_causal_attention"]
 
 
 def block_causal_attention(
@@ -60,36 +60,6 @@ def block_causal_attention(
     )
 
 
-def block_causal_tail(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_table: Tensor,
-    query_start_loc: Tensor,
-    seq_lens: Tensor,
-    block_length: Tensor,
-    scale: float,
-    lse: Tensor,
-    out: Tensor,
-) -> None:
-    """Turns causal attention into block-causal attention, in place.
-
-    Adds to each row the keys that its block has after it, at most ``B - 1``, and merges by the
-    log-sum-exp. So the fastest causal kernel at hand does nearly all of the work.
-
-    All but two arguments are those of :func:`block_causal_attention`. ``lse``, ``[H, T]`` float32, is
-    the natural logarithm of the causal attention's sum of ``exp(scale * score)``, as FlashAttention
-    returns it; infinite for a row without a key. ``out``, ``[T, H, D]``, is its output and is updated;
-    rows that end a block, and rows from ``query_start_loc[-1]`` on, are left alone.
-
-    Raises:
-        RuntimeError: as :func:`block_causal_attention`.
-    """
-    torch.ops.vllm_diffusion.block_causal_tail(
-        query, key_cache, value_cache, block_table, query_start_loc, seq_lens, block_length, scale, lse, out
-    )
-
-
 @torch.library.register_fake("vllm_diffusion::block_causal_attention")  # type: ignore[untyped-decorator]
 def _block_causal_attention_fake(
     query: Tensor,
@@ -100,22 +70,6 @@ def _block_causal_attention_fake(
     seq_lens: Tensor,
     block_length: Tensor,
     scale: float,
-    out: Tensor,
-) -> None:
-    return None
-
-
-@torch.library.register_fake("vllm_diffusion::block_causal_tail")  # type: ignore[untyped-decorator]
-def _block_causal_tail_fake(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_table: Tensor,
-    query_start_loc: Tensor,
-    seq_lens: Tensor,
-    block_length: Tensor,
-    scale: float,
-    lse: Tensor,
     out: Tensor,
 ) -> None:
     return None

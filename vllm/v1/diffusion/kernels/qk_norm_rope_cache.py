@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between a layer's first product and its attention: ``torch.ops.vllm_diffusion``, as in ``ops.py``."""
+"""Between a layer's first product and its attention: ``torch.ops.vllm_diffusion``."""
 
 import torch
 from torch import Tensor
@@ -27,12 +27,13 @@ def qk_norm_rope_cache(
 ) -> None:
     """Norms queries and keys, rotates them, and stores keys and values, in one kernel on a GPU.
 
-    The root-mean-square norm is that of every head by itself; the rotation is of the neox style, of the
-    whole head: element ``i`` with element ``i + D / 2``. All is computed in float32 and rounded once.
+    The root-mean-square norm is that of every head by itself; the rotation is of the neox style, of a
+    head's first F elements: element ``i`` with element ``i + F / 2``. All is computed in float32 and
+    rounded once.
     ``q_weight``, ``k_weight``, ``cos_sin``, ``positions`` and ``slots`` are read before the kernels before
     this one have ended: none of them may write these.
 
-    T rows, H heads, K KV heads, D the head size.
+    T rows, H heads, K KV heads, D the head size, F at most D and a multiple of 4.
 
     Args:
         qkv: ``[T, (H + 2 K) D]``, bfloat16 or float16, each row contiguous: queries, keys, values.
@@ -42,7 +43,7 @@ def qk_norm_rope_cache(
         q_weight: ``[D]`` of the same dtype: the norm's factors; None, for both, for no norm.
         k_weight: likewise.
         epsilon: added to the mean of the squares.
-        cos_sin: ``[P, D]`` of the same dtype: of every position D / 2 cosines and D / 2 sines.
+        cos_sin: ``[P, F]`` of the same dtype: of every position F / 2 cosines and F / 2 sines.
         positions: ``[T]`` int64. A row whose position is not in ``[0, P)`` is left alone.
         key_cache: ``[pages, page_size, K, D]`` of the same dtype, each head contiguous, written; None,
             for all three, to store nothing.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM-Diffusion project
-"""The diffusion kernels in plain PyTorch: what ``ops.py`` is compared with.
+"""The diffusion kernels in plain PyTorch: what the compiled operators are compared with.
 
 Written to be read, in float64, with ``[N, V]`` intermediates. Signatures, shapes and meaning are
-those of ``ops.py``; this module does not need the compiled library.
+those of the modules beside this one; this module does not need the compiled library.
 """
 
 import torch
@@ -46,6 +46,23 @@ def philox_words(seed: Tensor, offset: Tensor, count: int, stream: int = 0) -> T
     return torch.stack([c0, c1, c2, c3], dim=-1).flatten(1)[:, :count]
 
 
+def noise(seed: Tensor, position: Tensor, step: Tensor, step_bits: int, gumbel: bool) -> Tensor:
+    """Reference of :func:`vllm.v1.diffusion.kernels.noise.noise`, after broadcasting."""
+    offset = (position << step_bits) + step
+    words = philox_words(seed.flatten(), offset.flatten(), 1, stream=1).view(position.shape)
+    u = (words.double() + 0.5) * 2.0**-32
+    return -torch.log(-torch.log(u)) if gumbel else u
+
+
+def timetable(step: Tensor, steps: Tensor, eps: Tensor) -> Tensor:
+    """Reference of :func:`vllm.v1.diffusion.kernels.timetable.timetable`: the published code's words."""
+    shares = []
+    for made, asked, end in zip(step.tolist(), steps.tolist(), eps.cpu(), strict=True):
+        times = torch.linspace(1, end.item(), asked + 1)
+        shares.append(1 - times[made + 1] / times[made])
+    return torch.stack(shares).to(eps.device)
+
+
 def gumbel_noise(seed: Tensor, offset: Tensor, count: int, stream: int = 0) -> Tensor:
     """Gumbel noise, ``[N, count]`` float64, from :func:`philox_words`."""
     u = (philox_words(seed, offset, count, stream).double() + 0.5) * 2.0**-32
@@ -78,12 +95,12 @@ def row_stats(
     active: Tensor | None = None,
     banned: int = -1,
     dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Reference of :func:`vllm.v1.diffusion.kernels.row_stats.row_stats`, computed in ``dtype``.
 
     Returns:
-        ``argmax``, ``sample`` (int64), ``sample_prob``, ``top1``, ``top2``, ``entropy``, ``lse``
-        (``dtype``), each ``[N]``.
+        ``sample`` (int64), ``sample_prob``, ``top1``, ``top2``, ``entropy``, ``lse`` (``dtype``),
+        each ``[N]``.
     """
     vocab = logits.shape[1]
     wide = logits.to(dtype)
@@ -112,7 +129,6 @@ def row_stats(
     lse = lse.masked_fill(broken, torch.nan)
     no_choice = broken | (choosable == -torch.inf).all(-1)
     fallback = 1 if banned == 0 else 0
-    argmax = argmax.masked_fill(no_choice, fallback)
     sample = sample.masked_fill(no_choice, fallback)
     unusable = broken | (lse == -torch.inf)
     sample_prob = prob.gather(1, sample[:, None])[:, 0].masked_fill(no_choice, 0.0)
@@ -120,11 +136,11 @@ def row_stats(
     entropy = entropy.masked_fill(unusable, 0.0).clamp_min(0.0)
 
     if active is not None:
-        argmax, sample = (x.masked_fill(~active, -1) for x in (argmax, sample))
+        sample = sample.masked_fill(~active, -1)
         sample_prob, top1, top2, entropy, lse = (
             x.masked_fill(~active, 0.0) for x in (sample_prob, top1, top2, entropy, lse)
         )
-    return argmax, sample, sample_prob, top1, top2, entropy, lse
+    return sample, sample_prob, top1, top2, entropy, lse
 
 
 def _count(rule: Rule, ranked: Tensor, quota: int, threshold: Tensor) -> int:
@@ -210,18 +226,13 @@ def attention(
     seq_lens: Tensor,
     block_length: Tensor,
     scale: float,
-    causal: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Reference of :mod:`vllm.v1.diffusion.kernels.block_causal`, in float64.
+) -> Tensor:
+    """Reference of :mod:`vllm.v1.diffusion.kernels.block_causal`, ``[T, H, D]`` float64.
 
-    With ``causal``, without the keys after a row, which is what ``block_causal_tail`` starts from.
-
-    Returns:
-        ``[T, H, D]`` and the log-sum-exp of the scores, ``[H, T]``; rows of no request are 0.
+    Rows of no request are 0.
     """
     group = query.shape[1] // key_cache.shape[2]
     out = query.new_zeros(query.shape, dtype=torch.float64)
-    lse = query.new_zeros(query.shape[1], query.shape[0], dtype=torch.float64)
     for r, seq_len in enumerate(seq_lens.tolist()):
         first, end = int(query_start_loc[r]), int(query_start_loc[r + 1])
         if first == end:
@@ -233,17 +244,16 @@ def attention(
         )
         position = torch.arange(seq_len - (end - first), seq_len, device=query.device)
         length = int(block_length[r])
-        sees = position + 1 if causal else (position // length + 1) * length
+        sees = (position // length + 1) * length
         unseen = torch.arange(seq_len, device=query.device) >= sees[:, None]
         scores = torch.einsum("qhd,khd->hqk", query[first:end].double(), key) * scale
         scores = scores.masked_fill(unseen, -torch.inf)
         out[first:end] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
-        lse[:, first:end] = scores.logsumexp(-1)
-    return out, lse
+    return out
 
 
 def skinny_linear(input: Tensor, weight: Tensor, bias: Tensor | None, gated: bool = False) -> Tensor:
-    """``[M, N]`` float64, before it is rounded; see ``linear_ops.py``."""
+    """``[M, N]`` float64, before it is rounded; see ``skinny_linear.py``."""
     out = input.double() @ weight.double().T
     if bias is not None:
         out = out + bias.double()
@@ -254,7 +264,7 @@ def skinny_linear(input: Tensor, weight: Tensor, bias: Tensor | None, gated: boo
 
 
 def add_rms_norm(input: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """``(input, residual)`` as they become, ``[M, K]`` float64; see ``linear_ops.py``."""
+    """``(input, residual)`` as they become, ``[M, K]`` float64; see ``skinny_linear.py``."""
     total = input.double() + residual.double()
     normed = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + epsilon)
     return normed.to(input.dtype).double() * weight.double(), total
@@ -263,10 +273,14 @@ def add_rms_norm(input: Tensor, residual: Tensor, weight: Tensor, epsilon: float
 def qk_norm_rope(
     x: Tensor, weight: Tensor | None, epsilon: float, cos_sin: Tensor, positions: Tensor
 ) -> Tensor:
-    """Queries or keys as they become, ``[T, heads, D]`` float64, of ``x`` likewise; see ``rope_ops.py``."""
+    """Queries or keys as they become, ``[T, heads, D]`` float64, of ``x`` likewise.
+
+    ``cos_sin`` may be narrower than a head; see ``qk_norm_rope_cache.py``.
+    """
     x = x.double()
     if weight is not None:
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight.double()
-    low, high = x.chunk(2, dim=-1)
+    rotary = cos_sin.shape[1]
+    low, high = x[..., :rotary].chunk(2, dim=-1)
     cosine, sine = cos_sin[positions].double().unsqueeze(-2).chunk(2, dim=-1)
-    return torch.cat((low * cosine - high * sine, high * cosine + low * sine), dim=-1)
+    return torch.cat((low * cosine - high * sine, high * cosine + low * sine, x[..., rotary:]), dim=-1)

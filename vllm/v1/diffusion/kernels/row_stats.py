@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``row_stats``: argmax, sample, probabilities and entropy of each row of logits, in one pass."""
+"""``row_stats``: a token, probabilities and entropy of each row of logits, in one pass."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,8 @@ from vllm.v1.diffusion.kernels import library as _library  # noqa: F401  loads t
 class RowStats(NamedTuple):
     """What :func:`row_stats` returns: one entry a row, each of shape ``[N]``."""
 
-    argmax: Tensor
-    """Highest logit's id, int64."""
     sample: Tensor
-    """Drawn id, int64; equal to ``argmax`` where the temperature is 0."""
+    """Drawn id, int64; where the temperature is 0 that of the highest logit."""
     sample_prob: Tensor
     """Probability of ``sample``, float32."""
     top1: Tensor
@@ -25,7 +23,11 @@ class RowStats(NamedTuple):
     entropy: Tensor
     """Entropy in nats, float32."""
     lse: Tensor
-    """log(sum(exp(logits / stat_temperature))), float32."""
+    """log(sum(exp(logits / stat_temperature))), float32.
+
+    The pass has it anyway. No policy reads it: it is what turns a logit into a likelihood, and what
+    parts of a vocabulary on several devices are merged by.
+    """
 
 
 def row_stats(
@@ -37,7 +39,7 @@ def row_stats(
     active: Tensor | None = None,
     banned: int = -1,
 ) -> RowStats:
-    """Argmax, Gumbel sample, probabilities, entropy and log-sum-exp of each row, in one pass.
+    """Token, probabilities, entropy and log-sum-exp of each row, in one pass.
 
     Nothing of the size of ``logits`` is allocated. All tensors are on one device, CPU or CUDA.
 
@@ -51,16 +53,16 @@ def row_stats(
     Args:
         logits: ``[N, V]``, float32, float16 or bfloat16. The ids of a row are contiguous; rows may
             be further apart than ``V``. ``-inf`` marks filtered ids.
-        temperature: ``[N]`` float32. 0 takes the argmax as the sample.
+        temperature: ``[N]`` float32. 0 takes the id of the highest logit.
         stat_temperature: ``[N]`` float32, positive. Every probability, the entropy and the
             log-sum-exp are those of ``softmax(logits / stat_temperature)``.
         seed: ``[N]`` int64.
         offset: ``[N]`` int64. Must change from draw to draw of one request.
-        active: ``[N]`` bool, or None for all. An inactive row is not read: its ``argmax`` and
-            ``sample`` are -1, all else 0.
-        banned: an id (the mask token) that is never ``argmax`` or ``sample`` and never counts for
-            ``top1`` and ``top2``, but stays in the normaliser and the entropy, as in the families'
-            published samplers; -1 for none.
+        active: ``[N]`` bool, or None for all. An inactive row is not read: its ``sample`` is -1, all
+            else 0.
+        banned: an id (the mask token) that is never ``sample`` and never counts for ``top1`` and
+            ``top2``, but stays in the normaliser and the entropy, as in the families' published
+            samplers; -1 for none.
 
     Returns:
         The statistics. Ties go to the lowest id. ``0 log 0`` is 0. A row with NaN or ``+inf`` among
@@ -89,6 +91,5 @@ def _row_stats_fake(
     banned: int,
 ) -> tuple[Tensor, ...]:
     rows = logits.shape[0]
-    ids = [logits.new_empty(rows, dtype=torch.int64) for _ in range(2)]
     numbers = [logits.new_empty(rows, dtype=torch.float32) for _ in range(5)]
-    return (*ids, *numbers)
+    return (logits.new_empty(rows, dtype=torch.int64), *numbers)

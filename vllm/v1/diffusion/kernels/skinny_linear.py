@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matrix products of few rows, and the norm between them: ``torch.ops.vllm_diffusion``, as in ``ops.py``.
+"""Matrix products of few rows, and the norm between them: ``torch.ops.vllm_diffusion``.
 
 Such a product takes as long as reading its weights; ``skinny_linear`` reads them at the rate of the
 memory, and begins while the kernels before it still run.

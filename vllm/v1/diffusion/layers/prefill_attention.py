@@ -84,7 +84,11 @@ class BlockCausalAttentionImpl(FlashAttentionImpl):
 
 
 class PrefillAttention:
-    """Which steps of a model go to our kernel."""
+    """Which steps of a model go to our kernel.
+
+    Attributes:
+        taken: Layers that have the kernel, and all.
+    """
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         """Prepares the model's layers that the kernel can compute.
@@ -97,10 +101,13 @@ class PrefillAttention:
         layers = get_layers_from_vllm_config(vllm_config, Attention)
         impls: list[Any] = [layer.impl for layer in layers.values()]
         self._longest = 0
+        self.taken = (0, len(impls))
+        # All or none: a step's metadata is made for all layers.
         if impls and all(_fits(impl, vllm_config.model_config.dtype) for impl in impls):
             for impl in impls:
                 impl.__class__ = BlockCausalAttentionImpl
             self._longest = min((_TILE - 1) // impl.num_queries_per_kv for impl in impls)
+            self.taken = (len(impls), len(impls))
 
     def wants(self, block_lengths: np.ndarray) -> bool:
         """Whether a step with such blocks gains by it.

@@ -13,16 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from vllm import envs
-from vllm.config import VllmConfig
-from vllm.config.compilation import CompilationMode
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear, UnquantizedLinearMethod
 from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from vllm.model_executor.models.llama import LlamaMLP
-from vllm.model_executor.models.qwen2 import Qwen2MLP
 from vllm.v1.diffusion.kernels.skinny_linear import (
     MAX_COLUMNS,
     MAX_OUTPUTS,
@@ -31,29 +26,25 @@ from vllm.v1.diffusion.kernels.skinny_linear import (
     add_rms_norm,
     skinny_linear,
 )
+from vllm.v1.diffusion.layers.forms import GatedForm, plain
 
 _LEAST = 1 << 24
 """Entries of the smallest weight that was measured to gain."""
 
 
-class _Skinny:
-    """What both methods do with few rows; a mixin that comes before upstream's class."""
+class SkinnyMethod:
+    """What a layer's method does with few rows; a mixin that comes before the method's class."""
 
     arrived: torch.Tensor
 
-    @classmethod
-    def of(cls, method: Any, weight: torch.Tensor) -> Any:
-        """A layer's method in the place of upstream's.
+    def start(self, weight: torch.Tensor) -> None:
+        """Makes what the kernel counts in.
 
         Args:
-            method: Upstream's; what it was set up with is kept.
             weight: The layer's, ``[N, K]``.
         """
-        new = cls.__new__(cls)
-        vars(new).update(vars(method))
         tiles = -(-weight.shape[0] // TILE_ROWS)
-        new.arrived = torch.zeros(tiles, dtype=torch.int32, device=weight.device)
-        return new
+        self.arrived = torch.zeros(tiles, dtype=torch.int32, device=weight.device)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """The layer's product, ``[rows, N]``; see upstream."""
@@ -63,42 +54,29 @@ class _Skinny:
         return upstream
 
 
-class SkinnyLinearMethod(_Skinny, UnquantizedLinearMethod):
-    """``UnquantizedLinearMethod`` for few rows."""
+class SkinnyNetwork(nn.Module):
+    """A feed-forward network with the activation inside of the product; a mixin before its class."""
 
+    form: GatedForm
+    """The network's parts."""
 
-class SkinnyEmbeddingMethod(_Skinny, UnquantizedEmbeddingMethod):
-    """``UnquantizedEmbeddingMethod``, of the LM head, for few rows."""
-
-
-class _Gated(nn.Module):
-    """The forward of both feed-forward networks; a mixin that comes before them."""
-
-    gate_up_proj: Any
-    act_fn: Any
-    down_proj: Any
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The network's output, ``[rows, hidden]``; see upstream."""
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The network's output, ``[rows, hidden]``; of the argument of the network's class."""
+        (x,) = (*args, *kwargs.values())
         if not _few(x):
-            upstream: torch.Tensor = super().forward(x)
+            upstream: torch.Tensor = super().forward(*args, **kwargs)
             return upstream
-        layer = self.gate_up_proj
+        layer = self.form.gate_up
         hidden = skinny_linear(x, layer.weight, layer.bias, layer.quant_method.arrived, gated=True)
-        output: torch.Tensor = self.down_proj(hidden)[0]
+        output: torch.Tensor = self.form.down(hidden)[0]
         return output
 
 
-class SkinnyQwen2MLP(_Gated, Qwen2MLP):
-    """``Qwen2MLP`` (SDAR, Dream) with the activation inside of the product."""
+class SkinnyNorm(nn.Module):
+    """A norm with a residual, for few rows: the product after it starts meanwhile; a mixin likewise."""
 
-
-class SkinnyLlamaMLP(_Gated, LlamaMLP):
-    """``LlamaMLP`` (LLaDA) with the activation inside of the product."""
-
-
-class SkinnyRMSNorm(RMSNorm):
-    """``RMSNorm`` with a residual, for few rows: the product after it starts meanwhile."""
+    weight: Any
+    variance_epsilon: float
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The norm, and the residual where there is one; see upstream."""
@@ -107,67 +85,20 @@ class SkinnyRMSNorm(RMSNorm):
             if residual is not None and _few(x) and x.is_contiguous() and residual.is_contiguous():
                 add_rms_norm(x, residual, self.weight.data, self.variance_epsilon)
                 return x, residual
-        return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return super().forward(*args, **kwargs)
 
 
-_METHODS: dict[type, type[_Skinny]] = {
-    UnquantizedLinearMethod: SkinnyLinearMethod,
-    UnquantizedEmbeddingMethod: SkinnyEmbeddingMethod,
-}
-_NETWORKS: dict[type[nn.Module], type[nn.Module]] = {
-    Qwen2MLP: SkinnyQwen2MLP,
-    LlamaMLP: SkinnyLlamaMLP,
-}
-
-
-def use_skinny_layers(vllm_config: VllmConfig, model: nn.Module, device: torch.device) -> None:
-    """Lets every layer that the kernel suits use it; the others stay as they are.
-
-    Nothing is changed but on a GPU of compute capability 9.0; nor with adapters, whose layers add to
-    the products, nor where upstream compiles the model or promises equal results for every batch.
+def suits(layer: Any) -> bool:
+    """Whether the kernel computes a linear layer or an LM head, and gains by it.
 
     Args:
-        vllm_config: The engine's.
-        model: A model whose weights are loaded.
-        device: Where it runs.
+        layer: Its weights loaded.
     """
-    if (
-        device.type != "cuda"
-        or torch.version.hip is not None
-        or torch.cuda.get_device_capability(device) != (9, 0)
-        or vllm_config.lora_config is not None
-        or vllm_config.compilation_config.mode not in (None, CompilationMode.NONE)
-        or envs.VLLM_BATCH_INVARIANT
+    method = getattr(layer, "quant_method", None)
+    if not any(
+        plain(method, kind, "apply") for kind in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
     ):
-        return
-    suit_layers(model)
-
-
-def suit_layers(model: nn.Module) -> None:
-    """Changes the layers of a model that suit.
-
-    Args:
-        model: A model whose weights are loaded, on a GPU that has the kernel.
-    """
-    modules: list[Any] = list(model.modules())
-    for module in modules:
-        method = getattr(module, "quant_method", None)
-        skinny = _METHODS.get(type(method))
-        if skinny is not None and _suits(method, module):
-            module.quant_method = skinny.of(method, module.weight)
-    if not any(type(getattr(module, "quant_method", None)) is SkinnyLinearMethod for module in modules):
-        return
-    for module in modules:
-        if type(module) is RMSNorm and _norms(module):
-            module.__class__ = SkinnyRMSNorm
-    for module in modules:
-        network = _NETWORKS.get(type(module))
-        if network is not None and _gates(module):
-            module.__class__ = network
-
-
-def _suits(method: Any, layer: Any) -> bool:
-    """Whether the kernel computes a layer, and gains by it."""
+        return False
     weight = layer.weight
     return bool(
         getattr(method, "_gemm_impl", default_unquantized_gemm) is default_unquantized_gemm
@@ -182,21 +113,31 @@ def _suits(method: Any, layer: Any) -> bool:
     )
 
 
-def _gates(network: Any) -> bool:
-    """Whether a network's first product can take the activation along."""
-    layer: Any = network.gate_up_proj
+def gates(form: GatedForm) -> bool:
+    """Whether a network's first product can take the activation along.
+
+    Args:
+        form: The network's parts, the first product's method a ``SkinnyMethod`` already.
+    """
+    layer = form.gate_up
     return bool(
-        type(network.gate_up_proj) is MergedColumnParallelLinear
-        and type(layer.quant_method) is SkinnyLinearMethod
+        plain(layer, MergedColumnParallelLinear, "forward")
+        and isinstance(layer.quant_method, SkinnyMethod)
         and not layer.gather_output
         and (layer.bias is None or not layer.skip_bias_add)
         and layer.weight.shape[0] % 16 == 0
-        and type(network.act_fn) is SiluAndMul
+        and plain(form.act, SiluAndMul, "forward", "forward_cuda", "forward_native")
     )
 
 
-def _norms(norm: Any) -> bool:
-    """Whether the kernel computes a norm."""
+def norms(norm: Any) -> bool:
+    """Whether the kernel computes a norm.
+
+    Args:
+        norm: Any module.
+    """
+    if not plain(norm, RMSNorm, "forward", "forward_cuda", "forward_native"):
+        return False
     weight = norm.weight
     return bool(
         norm.has_weight

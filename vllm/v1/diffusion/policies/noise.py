@@ -3,18 +3,12 @@
 
 They come from Philox4x32-10 (Salmon et al., SC'11), keyed as the draws of tokens are: by
 the request's seed, the token's position and the step. So they depend neither on the batch
-nor on the device.
+nor on the device. Each function is one kernel.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-
-_MASK32 = 0xFFFFFFFF
-_STEP_BITS = 16
-_DOMAIN = 1
-"""Last word of the counter; draws of tokens have 0 there, so the two never meet."""
 
 
 def uniform(seed: Tensor, position: Tensor, step: Tensor) -> Tensor:
@@ -28,19 +22,7 @@ def uniform(seed: Tensor, position: Tensor, step: Tensor) -> Tensor:
     Returns:
         float64 ``[R, W]``.
     """
-    offset = (position << _STEP_BITS) + step
-    key = [seed & _MASK32, (seed >> 32) & _MASK32]
-    c0, c1 = offset & _MASK32, (offset >> 32) & _MASK32
-    c2, c3 = torch.zeros_like(offset), torch.full_like(offset, _DOMAIN)
-    for _ in range(10):
-        # Products of two 32-bit numbers wrap into int64 with their 64 bits intact.
-        a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0 = ((b >> 32) & _MASK32) ^ c1 ^ key[0]
-        c1 = b & _MASK32
-        c2 = ((a >> 32) & _MASK32) ^ c3 ^ key[1]
-        c3 = a & _MASK32
-        key = [(key[0] + 0x9E3779B9) & _MASK32, (key[1] + 0xBB67AE85) & _MASK32]
-    return (c0.double() + 0.5) * 2.0**-32
+    return _noise(seed, position, step, gumbel=False)
 
 
 def gumbel(seed: Tensor, position: Tensor, step: Tensor) -> Tensor:
@@ -48,4 +30,11 @@ def gumbel(seed: Tensor, position: Tensor, step: Tensor) -> Tensor:
 
     The k highest of ``log p + noise`` are k draws from p without replacement.
     """
-    return -torch.log(-torch.log(uniform(seed, position, step)))
+    return _noise(seed, position, step, gumbel=True)
+
+
+def _noise(seed: Tensor, position: Tensor, step: Tensor, gumbel: bool) -> Tensor:
+    # Every process names policies, also those that have no use for the compiled operators.
+    from vllm.v1.diffusion.kernels.noise import noise
+
+    return noise(seed, position, step, gumbel)

@@ -55,6 +55,9 @@ class _Group:
         which: The same on the device, int64 ``[n]``.
         slots: Their slots, ``[n]``.
         rows: The row of each position, int64 ``[n, W]``; N, one past the last, for none.
+        whole: Whether the step's rows are the positions of these requests, in order, so that what is
+            known of rows needs no gathering. Never so for plug-ins, which get copies: they may
+            change what they are given.
     """
 
     policy: UnmaskingPolicy
@@ -62,6 +65,7 @@ class _Group:
     which: torch.Tensor
     slots: torch.Tensor
     rows: torch.Tensor
+    whole: bool = False
 
 
 class PolicySelection:
@@ -84,6 +88,7 @@ class PolicySelection:
         self.failed: dict[int, str] = {}
         self._memory: dict[UnmaskingPolicy, dict[str, torch.Tensor]] = {}
         self._columns = torch.arange(canvases.width, device=canvases.device)
+        self._rows = torch.arange(len(canvases.numbers) * canvases.width, device=canvases.device)
         self._groups: list[_Group] = []
         self.first = self._rewritable = self._columns
 
@@ -155,9 +160,14 @@ class PolicySelection:
                 masked = self._masked(step, part)
                 late = self._late(step, part)
                 unmask = unmask & masked
-                best = _best(stats.sample_prob[part.rows.clamp(max=len(step.active) - 1)], masked)
+                if part.whole:
+                    confidence = stats.sample_prob.view(part.rows.shape)
+                else:
+                    confidence = stats.sample_prob[part.rows.clamp(max=len(step.active) - 1)]
+                best = _best(confidence, masked)
                 unmask |= best & (late & ~unmask.any(dim=1))[:, None]
-                chosen.unmask.logical_or_(_marked(step.active, part.rows, unmask))
+                marked = unmask.flatten() if part.whole else _marked(step.active, part.rows, unmask)
+                chosen.unmask.logical_or_(marked)
                 for rewrite in rewrites:
                     positions = rewrite.positions & self._unmasked(step, part)
                     chosen.rewrite.logical_or_(_marked(step.active, part.rows, positions))
@@ -171,6 +181,10 @@ class PolicySelection:
         return gathered(self.failed) if theirs else self.failed
 
     def _group(self, step: DenoisingStep, policy: UnmaskingPolicy, members: list[int]) -> _Group:
+        if step.whole and len(members) == len(step.requests) and not is_plug_in(type(policy)):
+            which = self.canvases.numbers[: len(members)]
+            rows = self._rows[: len(step.active)].view(len(members), -1)
+            return _Group(policy, members, which, step.slots, rows, whole=True)
         which = async_tensor_h2d(members, dtype=torch.int64, device=step.slots.device)
         first = step.row_start[which, None].to(torch.int64)
         rows = first + self._columns
@@ -236,17 +250,17 @@ class PolicySelection:
         )
 
     def _stats(self, stats: RowStats, group: _Group) -> PositionStats:
-        rows = group.rows.clamp(max=len(stats.sample) - 1)
-        return PositionStats(
-            token=stats.sample[rows],
-            confidence=stats.sample_prob[rows],
-            entropy=stats.entropy[rows],
-            top1=stats.top1[rows],
-            top2=stats.top2[rows],
-        )
+        if group.whole:
+            sample, sample_prob, top1, top2, entropy = (x.view(group.rows.shape) for x in stats[:5])
+        else:
+            rows = group.rows.clamp(max=len(stats.sample) - 1)
+            sample, sample_prob, top1, top2, entropy = (values[rows] for values in stats[:5])
+        return PositionStats(sample, sample_prob, entropy, top1, top2)
 
     def _masked(self, step: DenoisingStep, group: _Group) -> torch.Tensor:
         """Masked positions with an active row, bool ``[n, W]``."""
+        if group.whole and not group.policy.rewrites:
+            return step.active.view(group.rows.shape)
         active = torch.nn.functional.pad(step.active, (0, 1))
         return self.canvases.masked[group.slots] & active[group.rows]
 

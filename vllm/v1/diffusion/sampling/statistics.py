@@ -10,11 +10,9 @@ import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.kernels.noise import draw_offset
 from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
 from vllm.v1.diffusion.sampling.logits import StepLogits, in_parts
-
-_STEP_BITS = 16
-"""Low bits of a random draw's offset; the token's position is above them."""
 
 
 class StepStatistics:
@@ -106,7 +104,7 @@ class StepStatistics:
             temperature,
             scale,
             states.seeds.gpu[slot],
-            (position << _STEP_BITS) + canvases.step[slot],
+            draw_offset(position, canvases.step[slot]),
             active,
             canvases.mask_token_id,
         )

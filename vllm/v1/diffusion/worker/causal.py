@@ -15,9 +15,6 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from vllm.config import VllmConfig
-from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
 from vllm.v1.diffusion.worker.sequences import Attention, Sequences
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.utils import AttentionGroup
@@ -26,14 +23,11 @@ from vllm.v1.worker.utils import AttentionGroup
 class BlockAttention(Attention):
     """One bidirectional sequence per block of a window."""
 
-    def __init__(self, vllm_config: VllmConfig, canvases: CanvasStates, device: torch.device) -> None:
-        super().__init__(vllm_config, canvases, device)
-        self._prefill_attention: PrefillAttention | None = None
+    block_causal = True
 
     @override
     def begin(self, attn_groups: list[list[AttentionGroup]]) -> None:
         make_room(attn_groups, self.vllm_config.scheduler_config.max_num_batched_tokens)
-        self._prefill_attention = PrefillAttention(self.vllm_config, self.device)
 
     @override
     def sequences(self, input_batch: InputBatch) -> Sequences:
@@ -61,11 +55,9 @@ class BlockAttention(Attention):
         slots = input_batch.idx_mapping_np
         block_lengths = self.canvases.block_length.np[slots]
         multiples = not (self.canvases.origin.np[slots] % block_lengths).any()
-        assert self._prefill_attention is not None
-        if multiples and self._prefill_attention.wants(block_lengths):
-            self._prefill_attention.attach(
-                attn_metadata, attn_groups, block_tables, input_batch, block_lengths
-            )
+        prefill = self.prefill_attention
+        if multiples and prefill is not None and prefill.wants(block_lengths):
+            prefill.attach(attn_metadata, attn_groups, block_tables, input_batch, block_lengths)
 
 
 def split_at_blocks(

@@ -16,8 +16,7 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar.states import GrammarStates
-from vllm.v1.diffusion.layers.fused_attention import fuse_attention
-from vllm.v1.diffusion.layers.skinny_layers import use_skinny_layers
+from vllm.v1.diffusion.layers.apply import apply_kernels
 from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.blocks import placed
 from vllm.v1.diffusion.request.resolve import resolve_decoding
@@ -71,8 +70,9 @@ class DiffusionModelState(DefaultModelState):
         self.grammars = GrammarStates(vllm_config, self.canvases)
         self.relay = CanvasRelay(self.canvases, get_pp_group().is_last_rank) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
-        fuse_attention(vllm_config, model)
-        use_skinny_layers(vllm_config, model, device)
+        self.attention.prefill_attention = apply_kernels(
+            vllm_config, model, device, self.attention.block_causal
+        )
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""

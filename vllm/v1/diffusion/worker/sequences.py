@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
+from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.utils import AttentionGroup
 
@@ -76,7 +77,12 @@ class Attention:
         vllm_config: The engine's configuration.
         canvases: The canvases of this worker's requests.
         device: Where the model runs.
+        prefill_attention: Which steps our block-causal kernel takes; None where it takes none.
     """
+
+    block_causal: ClassVar[bool] = False
+    """Whether a position sees up to the end of its own block, and no further."""
+    prefill_attention: PrefillAttention | None = None
 
     def __init__(self, vllm_config: VllmConfig, canvases: CanvasStates, device: torch.device) -> None:
         """Makes it.

@@ -50,15 +50,17 @@ class LinearTimePolicy(UnmaskingPolicy):
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""
-        score = self.score(stats).double()
-        temperature = canvas.values["position_temperature"][:, None].double()
-        noise = gumbel(canvas.seed[:, None], canvas.position, canvas.step[:, None])
-        score = torch.where(temperature > 0, score / temperature.clamp(min=1e-12) + noise, score)
+        score = self.score(stats)
+        if any(canvas.host_values["position_temperature"]):
+            score = score.double()
+            temperature = canvas.values["position_temperature"][:, None].double()
+            noise = gumbel(canvas.seed[:, None], canvas.position, canvas.step[:, None])
+            score = torch.where(temperature > 0, score / temperature.clamp(min=1e-12) + noise, score)
         order = score.masked_fill(~canvas.masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
         # Where each position comes in that order.
         rank = order.argsort(dim=1)
         masked = canvas.masked.sum(dim=1)
-        count = (masked.float() * share(canvas)).to(torch.int64)
+        count = (masked * share(canvas)).to(torch.int64)
         count = torch.where(canvas.step + 1 >= canvas.steps, masked, count)
         return canvas.masked & (rank < count[:, None])
 
@@ -68,19 +70,8 @@ class LinearTimePolicy(UnmaskingPolicy):
 
 
 def share(canvas: CanvasView) -> torch.Tensor:
-    """The share of masked positions that the step unmasks, float32 ``[requests]``.
+    """The share of masked positions that the step unmasks, float32 ``[requests]``."""
+    # Every process names policies, also those that have no use for the compiled operators.
+    from vllm.v1.diffusion.kernels.timetable import timetable
 
-    Times are those of ``torch.linspace(1, eps, steps + 1)``, rounded as it rounds them:
-    one unit in the last place decides how many positions a step unmasks.
-    """
-    now, then = (_time(canvas, canvas.step + ahead) for ahead in (0, 1))
-    return 1 - then / now
-
-
-def _time(canvas: CanvasView, index: torch.Tensor) -> torch.Tensor:
-    """Entry ``index`` of the linspace, float32 ``[requests]``: either half from its own end."""
-    steps, eps = canvas.steps, canvas.values["end_time"]
-    width = ((eps - 1) / steps).double()
-    first = 1 + width * index
-    second = eps.double() - width * (steps - index)
-    return torch.where(index < (steps + 1) // 2, first, second).float()
+    return timetable(canvas.step, canvas.steps, canvas.values["end_time"])

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many kernels a policy runs on a GPU, by the profiler; ``tests/sampling`` counts without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.sampling.launches import canvas, kernels
+from tests.sampling.test_launches import BOOST, SELECT
+from vllm.v1.diffusion.policies import get_policy
+
+SORT = 6
+"""Kernels more that torch may take for the two sorts of a policy, and for reductions of a row."""
+
+
+@pytest.mark.parametrize(("requests", "width"), [(1, 32), (8, 2048)])
+@pytest.mark.parametrize("name", [*SELECT, *BOOST])
+def test_a_policy(name: str, requests: int, width: int) -> None:
+    """No more than it launches operators, but for what torch needs several kernels for."""
+    policy = get_policy(name)
+    asked = canvas(policy, requests, width, torch.device("cuda"))
+    counted = kernels(lambda: (policy.boost if policy.boosts else policy.select)(*asked))
+    assert 0 < counted.total() <= (SELECT | BOOST)[name] + SORT, counted
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_dreams_noise_is_one_kernel(temperature: float) -> None:
+    policy = get_policy("entropy")
+    asked = canvas(policy, 1, 32, torch.device("cuda"), position_temperature=temperature)
+    counted = kernels(lambda: policy.select(*asked))
+    drawn = sum(count for name, count in counted.items() if "noise_kernel" in name)
+    assert drawn == (temperature > 0), counted
+
+
+@pytest.mark.parametrize("name", [*SELECT, *BOOST])
+def test_a_policy_waits_for_nothing(name: str) -> None:
+    policy = get_policy(name)
+    asked = canvas(policy, 4, 32, torch.device("cuda"), position_temperature=0.5)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        (policy.boost if policy.boosts else policy.select)(*asked)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

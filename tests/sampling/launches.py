@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts what a device would be asked to run: a number of launches, whatever the machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
+
+_ALLOCATE = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")
+
+
+class Launches(TorchDispatchMode):
+    """Counts dispatched operators that compute something: neither views nor allocations.
+
+    Attributes:
+        counts: How often each was called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Notes one call, and makes it."""
+        name = func._schema.name
+        if not func.is_view and name not in _ALLOCATE:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.counts.total()
+
+
+def launches(call: Callable[[], object]) -> Launches:
+    """What a call launches."""
+    with Launches() as counted:
+        call()
+    return counted
+
+
+def kernels(call: Callable[[], object]) -> Counter[str]:
+    """The kernels, by name, that a call runs on a GPU; copies and memsets are left out."""
+    call()  # What is made once is made.
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+        torch.cuda.synchronize()
+    on_device = (e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA)
+    return Counter(e.name for e in on_device if not e.name.startswith(("Memcpy", "Memset")))
+
+
+def canvas(
+    policy: UnmaskingPolicy, requests: int, width: int, device: torch.device, **values: float
+) -> tuple[PositionStats, CanvasView]:
+    """What a policy is asked in a step; ``values`` change the defaults of its numbers."""
+    generator = torch.Generator().manual_seed(requests * width)
+    confidence = torch.rand(requests, width, generator=generator).to(device)
+    tokens = torch.zeros(requests, width, dtype=torch.int64, device=device)
+
+    def each(value: float, dtype: torch.dtype) -> torch.Tensor:
+        return torch.full((requests,), value, dtype=dtype, device=device)
+
+    asked = {
+        name: [float(values.get(name, one.default or 0.9))] * requests for name, one in policy.numbers.items()
+    }
+    stats = PositionStats(tokens, confidence, -confidence.log(), confidence, confidence / 2)
+    return stats, CanvasView(
+        tokens=tokens,
+        masked=torch.ones(requests, width, dtype=torch.bool, device=device),
+        step=each(1, torch.int32),
+        steps=each(8, torch.int32),
+        block_length=each(width, torch.int32),
+        unmasked=torch.zeros(requests, width, dtype=torch.bool, device=device),
+        seed=each(7, torch.int64),
+        position=torch.arange(width, device=device).expand(requests, -1),
+        values={name: each(value[0], torch.float32) for name, value in asked.items()},
+        host_values=asked,
+        memory=policy.make_memory(requests, width, device),
+    )

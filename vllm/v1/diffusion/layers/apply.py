@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gives a loaded model's layers the kernels that compute them, and says how many took which.
+
+This is the one place where layers of upstream's classes become layers of ours, once, after loading. A
+layer gets a class, made here, that has one of our mixins before its own class: what the mixin does not
+do, and the layer's parts and weights, stay what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from vllm import envs
+from vllm.config import VllmConfig
+from vllm.config.compilation import CompilationMode
+from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.linear import LinearBase
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.platforms import current_platform
+from vllm.v1.diffusion.layers.forms import AttentionForm, attention_form, gated_form
+from vllm.v1.diffusion.layers.fused_attention import FusedAttention, fits, stores
+from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
+from vllm.v1.diffusion.layers.skinny_layers import (
+    SkinnyMethod,
+    SkinnyNetwork,
+    SkinnyNorm,
+    gates,
+    norms,
+    suits,
+)
+
+logger = init_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How many layers took a kernel.
+
+    Attributes:
+        kernel: Its name.
+        layers: That took it.
+        of: All that there are.
+        what: What they are.
+    """
+
+    kernel: str
+    layers: int
+    of: int
+    what: str
+
+    def __str__(self) -> str:
+        """As the log says it."""
+        return f"{self.kernel}: {self.layers} of {self.of} {self.what}"
+
+
+def apply_kernels(
+    vllm_config: VllmConfig, model: nn.Module, device: torch.device, block_causal: bool
+) -> PrefillAttention | None:
+    """Lets every layer that a kernel computes use it; the others stay as they are.
+
+    Args:
+        vllm_config: The engine's.
+        model: A model whose weights are loaded.
+        device: Where it runs.
+        block_causal: Whether the model's attention is block-causal.
+
+    Returns:
+        Which steps of a block-causal model go to our attention kernel; None for other models.
+    """
+    taken: list[Taken] = []
+    compiled = vllm_config.compilation_config.mode not in (None, CompilationMode.NONE)
+    if current_platform.is_cuda() and not compiled:
+        taken += fuse_attention(model)
+    if (why := _no_skinny_layers(vllm_config, device)) is None:
+        taken += use_skinny_layers(model)
+    prefill = None
+    if block_causal:
+        prefill = PrefillAttention(vllm_config, device)
+        if current_platform.is_cuda():
+            taken.append(Taken("block_causal_attention", *prefill.taken, "attention layers"))
+    if current_platform.is_cuda():
+        said = "; ".join(map(str, taken))
+        if compiled:
+            said += "; qk_norm_rope_cache: none, the model is compiled"
+        logger.info("Kernels: %s.", (said + (f"; skinny_linear: none, {why}" if why else "")).lstrip("; "))
+    return prefill
+
+
+def _no_skinny_layers(vllm_config: VllmConfig, device: torch.device) -> str | None:
+    """Why products of few rows stay with upstream; None if they need not."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "no CUDA GPU"
+    if torch.cuda.get_device_capability(device) != (9, 0):
+        return "the GPU is not of compute capability 9.0"
+    if vllm_config.lora_config is not None:
+        return "adapters add to the products"
+    if vllm_config.compilation_config.mode not in (None, CompilationMode.NONE):
+        return "the model is compiled"
+    if envs.VLLM_BATCH_INVARIANT:
+        return "results are to be equal for every batch"
+    return None
+
+
+def fuse_attention(model: nn.Module) -> list[Taken]:
+    """Lets attention layers norm, rotate and store in one kernel.
+
+    Args:
+        model: A model whose weights are loaded.
+    """
+    fused = storing = 0
+    for layer, form in _attention(model):
+        if fits(form):
+            become(layer, FusedAttention, form=form, stores=stores(form))
+            fused += 1
+            storing += stores(form)
+    all_layers = sum(isinstance(module, Attention) for module in model.modules())
+    what = "attention layers" if storing == fused else f"attention layers, {storing} of them with the cache"
+    return [Taken("qk_norm_rope_cache", fused, all_layers, what)]
+
+
+def use_skinny_layers(model: nn.Module) -> list[Taken]:
+    """Changes the layers of a model that suit.
+
+    Args:
+        model: A model whose weights are loaded, on a GPU that has the kernels.
+    """
+    modules: list[Any] = list(model.modules())
+    # An embedding that no head stands beside is the head too.
+    tied = not any(isinstance(module, ParallelLMHead) for module in modules)
+    head = VocabParallelEmbedding if tied else ParallelLMHead
+    linear = [module for module in modules if isinstance(module, LinearBase | head)]
+    suited = [layer for layer in linear if suits(layer)]
+    for layer in suited:
+        layer.quant_method = _skinny(layer.quant_method, layer.weight)
+    of_heads = {id(norm) for _, form in _attention(model) for norm in (form.q_norm, form.k_norm)}
+    between = [m for m in modules if isinstance(m, RMSNorm) and id(m) not in of_heads]
+    networks = [(module, form) for module in modules if (form := gated_form(module)) is not None]
+    gated = [(network, form) for network, form in networks if gates(form)]
+    for network, form in gated:
+        become(network, SkinnyNetwork, form=form)
+    # Without products that start early a norm gains nothing.
+    normed = [norm for norm in between if suited and norms(norm)]
+    for norm in normed:
+        become(norm, SkinnyNorm)
+    return [
+        Taken("skinny_linear", len(suited), len(linear), "layers"),
+        Taken("with its activation", len(gated), len(networks), "networks"),
+        Taken("add_rms_norm", len(normed), len(between), "norms"),
+    ]
+
+
+def become(layer: nn.Module, mixin: type[nn.Module], **attributes: Any) -> None:
+    """Makes a layer one of a class of ours that is its own class too.
+
+    Args:
+        layer: A layer of any class.
+        mixin: What comes before its class.
+        attributes: What the mixin wants to know of it.
+    """
+    layer.__class__ = _class_of(mixin, type(layer))
+    for name, value in attributes.items():
+        # Not as a module's own: parts that it refers to have a place in the model already.
+        object.__setattr__(layer, name, value)
+
+
+@cache
+def _class_of(mixin: type, kind: type) -> type:
+    """``FusedQwen3Attention``, ``SkinnyRMSNorm`` and the like, made once for a class."""
+    prefix = "Fused" if mixin is FusedAttention else "Skinny"
+    return type(prefix + kind.__name__, (mixin, kind), {"__doc__": mixin.__doc__})
+
+
+def _skinny(method: Any, weight: torch.Tensor) -> Any:
+    """A method that has all that another one has, and takes few rows to the kernel."""
+    kind: Any = _class_of(SkinnyMethod, type(method))
+    skinny = kind.__new__(kind)
+    vars(skinny).update(vars(method))
+    skinny.start(weight)
+    return skinny
+
+
+def _attention(model: nn.Module) -> Iterator[tuple[nn.Module, AttentionForm]]:
+    """The model's attention layers of the common form, and their parts."""
+    for module in model.modules():
+        if (form := attention_form(module)) is not None:
+            yield module, form
