@@ -50,8 +50,9 @@ class Paced(UnmaskingPolicy):
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         pace = canvas.values["pace"][:, None]
-        if (pace < 0).any():
+        if min(canvas.host_values["pace"]) < 0:
             raise RuntimeError("a negative pace")
+        assert pace.flatten().tolist() == list(canvas.host_values["pace"])
         agrees = canvas.memory["steps"] == canvas.step
         canvas.memory["steps"] += 1
         return canvas.masked & (canvas.masked.cumsum(dim=1) <= pace) & agrees[:, None]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -49,6 +49,8 @@ class CanvasView:
         seed: The requests' seeds, int64 ``[requests]``; see ``noise.py``.
         position: Positions of the tokens in the sequence, int64 ``[requests, width]``.
         values: The numbers that the policy's ``defaults`` name, each float32 ``[requests]``.
+        host_values: The same numbers on the host, one per request. A policy may branch on them
+            and skip work that no request asked for; reading ``values`` would wait for the device.
         memory: What the policy's ``make_memory`` made, for these requests: change it in
             place. All zeros in the first step of a block.
     """
@@ -63,6 +65,7 @@ class CanvasView:
     seed: torch.Tensor
     position: torch.Tensor
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    host_values: Mapping[str, Sequence[float]] = field(default_factory=dict)
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 

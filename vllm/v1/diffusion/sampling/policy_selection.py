@@ -215,6 +215,7 @@ class PolicySelection:
 
     def _view(self, step: DenoisingStep, group: _Group) -> CanvasView:
         canvases, slots = self.canvases, group.slots
+        asked = {name: self._asked(step, group, name) for name in group.policy.defaults}
         return CanvasView(
             tokens=canvases.tokens[slots],
             masked=self._masked(step, group),
@@ -225,7 +226,8 @@ class PolicySelection:
             unmasked=self._unmasked(step, group),
             seed=self.sampling_states.seeds.gpu[slots],
             position=canvases.start[slots, None] + self._columns,
-            values={name: self._value(step, group, name) for name in group.policy.defaults},
+            values={name: self._to_device(values) for name, values in asked.items()},
+            host_values=asked,
             memory=self._remembered(group),
         )
 
@@ -251,18 +253,20 @@ class PolicySelection:
         unmasked &= self._columns >= self._rewritable[group.which, None]
         return unmasked & (group.rows < len(step.active))
 
-    def _value(self, step: DenoisingStep, group: _Group, name: str) -> torch.Tensor:
-        """A number that the policy reads, float32 ``[n]``."""
+    def _asked(self, step: DenoisingStep, group: _Group, name: str) -> list[float]:
+        """What the group's requests set a number of the policy to, or its default."""
         decoding = self.canvases.decoding
-        values = [decoding[slot].values[name] for slot in step.slots_np[group.members].tolist()]
-        return async_tensor_h2d(values, dtype=torch.float32, device=step.slots.device)
+        return [decoding[slot].values[name] for slot in step.slots_np[group.members].tolist()]
+
+    def _to_device(self, values: list[float]) -> torch.Tensor:
+        return async_tensor_h2d(values, dtype=torch.float32, device=self.canvases.device)
 
     def _late(self, step: DenoisingStep, group: _Group) -> torch.Tensor:
         """Whether a block has taken more steps than any policy needs, bool ``[n]``."""
         canvases, slots = self.canvases, group.slots
         limit = canvases.steps.gpu[slots].to(torch.int64) + canvases.length[slots]
         if "max_post_steps" in group.policy.defaults:
-            limit += self._value(step, group, "max_post_steps").to(torch.int64)
+            limit += self._to_device(self._asked(step, group, "max_post_steps")).to(torch.int64)
         return canvases.step[slots] >= limit
 
     def _remembered(self, group: _Group) -> dict[str, torch.Tensor]:
