@@ -32,23 +32,28 @@ def parameters_page() -> str:
     """Return docs/parameters.md: what a request may say about its own denoising."""
     from vllm.v1.diffusion.families import FAMILIES
     from vllm.v1.diffusion.policies import built_in_policies, get_policy
-    from vllm.v1.diffusion.request.fields import parameters
-    from vllm.v1.diffusion.request.params import DiffusionParams
+    from vllm.v1.diffusion.policies.parameter import PREFIX
+    from vllm.v1.diffusion.request.params import parameters
 
     policies = {name: get_policy(name) for name in built_in_policies()}
     fields = []
-    for one in parameters(DiffusionParams):
-        readers = [f"`{name}`" for name, policy in policies.items() if one.name in policy.parameters]
+    for key, one in parameters().items():
+        readers = [f"`{name}`" for name, policy in policies.items() if key in policy.parameters]
         fields.append(
             [
-                f"`{one.key}`",
-                str(one.allowed),
-                one.default,
+                f"`{PREFIX}{key}`",
+                one.allowed,
+                one.default_text,
                 ", ".join(readers) or "all",
                 ", ".join(one.families) or "all",
                 one.meaning,
             ]
         )
+    aliases = [
+        [f"`{PREFIX}{alias}`", f"`{PREFIX}{key}`"]
+        for key, one in parameters().items()
+        for alias in one.aliases
+    ]
     algorithms = [
         [
             f"`{name}`",
@@ -71,10 +76,17 @@ def parameters_page() -> str:
         [
             "# Diffusion parameters of a request",
             _MADE.format(source="DiffusionParams, the policies and the families"),
-            "In Python `DiffusionParams(steps=4).to_extra_args()` becomes `SamplingParams.extra_args`; over\n"
-            "HTTP the same keys are members of `vllm_xargs`. A key that is unknown, out of range or has no\n"
-            "effect with the request's algorithm or the served model is refused with its name, status 400.",
+            "In Python `DiffusionParams(steps=4).sampling_params(temperature=0)` makes the parameters\n"
+            "of a request. Over HTTP the keys are members of `vllm_xargs`. A key that is unknown, out\n"
+            "of range or has no effect with the request's algorithm or the served model is refused\n"
+            "with its name, status 400. `DiffusionParams` refuses what is out of range when it is made.",
             table(["key", "values", "default", "algorithms", "families", "meaning"], fields),
+            "## Aliases",
+            "Names of other repositories' flags. They are accepted wherever the parameter is: in a\n"
+            "request, in `DiffusionParams`, in `--diffusion-config` and as an option of `vllm diffuse`.\n"
+            "`diffusion_seed_canvas` and `diffusion_pinned` are upstream's names for a template in ids.\n"
+            "In `--diffusion-config`, `canvas_length` is upstream's name for `block_length`.",
+            table(["alias", "parameter"], aliases),
             "## Algorithms",
             "Packages register more of them under the entry-point group `vllm.unmasking_policies`.",
             table(["`diffusion_algorithm`", "unmasks in a step", "reads"], algorithms),

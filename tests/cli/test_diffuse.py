@@ -212,17 +212,12 @@ def test_every_parameter_is_an_option() -> None:
     """Their names, types and help come from ``DiffusionParams``, whatever is added to it."""
     from vllm.entrypoints.cli.diffuse import DiffuseSubcommand
     from vllm.v1.diffusion.cli.options import diffusion_params
-    from vllm.v1.diffusion.request.fields import Flag, Name, Number, Text, parameters
-    from vllm.v1.diffusion.request.params import DiffusionParams
+    from vllm.v1.diffusion.request.params import DiffusionParams, parameters
 
-    values: dict[type, Callable[[Any], Any]] = {
-        Flag: lambda _: None,
-        Text: lambda _: "a",
-        Name: lambda kind: kind.names[-1],
-        Number: lambda _: 1,
-    }
-    known = [p for p in parameters(DiffusionParams) if p.name not in ("trace", "stats")]
-    given = {p.name: values[type(p.allowed)](p.allowed) for p in known if type(p.allowed) in values}
+    values = {"boolean": None, "string": "sequential", "integer": 1, "number": 1}
+    known = {name: one for name, one in parameters().items() if name not in ("trace", "stats")}
+    given = {name: values[t] for name, one in known.items() if (t := one.schema["type"]) in values}
+    given["cache"] = "dual"
     assert len(given) > 12
     words = [w for n, v in given.items() for w in (f"--{n.replace('_', '-')}", v) if w is not None]
     parser = argparse.ArgumentParser()
@@ -231,6 +226,8 @@ def test_every_parameter_is_an_option() -> None:
     asked = diffusion_params(parser.parse_args(["diffuse", *map(str, words)]))
     expected: dict[str, Any] = {name: True if value is None else value for name, value in given.items()}
     assert asked == DiffusionParams(**expected, trace=True)
+    old = parser.parse_args(["diffuse", "--eps", "0.5", "--confidence-eos-eot-inf"])
+    assert diffusion_params(old) == DiffusionParams(end_time=0.5, end_tokens_last=True, trace=True)
     assert diffusion_params(parser.parse_args(["diffuse"])) == DiffusionParams(trace=True)
     with pytest.raises(SystemExit) as done:
         parser.parse_args(["diffuse", "--help"])

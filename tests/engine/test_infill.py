@@ -34,7 +34,7 @@ def templates(seed: int, algorithms: list[str], block_lengths: tuple[int, ...]) 
         cases.append(
             Case(
                 random_prompt(5 + 7 * i, seed + i),
-                5,  # The template's length counts.
+                len(template),
                 algorithm,
                 block_lengths[i % len(block_lengths)],
                 steps=None if "threshold" in algorithm else 4,
@@ -122,7 +122,7 @@ def test_bidirectional_asynchronous_and_preempted() -> None:
 def test_text(engine: Any) -> None:
     """Pieces are tokenised alone; the answer holds them all, and end tokens end nothing."""
     args = {"diffusion_infill": "<|hole:2|>t7 t8<|hole:3|> <|endoftext|> t9<|hole:1|>"}
-    params = SamplingParams(temperature=0, max_tokens=3, logprobs=1, extra_args=args)
+    params = SamplingParams(temperature=0, logprobs=1, extra_args=args)
     for _ in range(2):  # Parameters may be used again.
         (output,) = engine.generate([PROMPT], params, use_tqdm=False)
         ids = list(output.outputs[0].token_ids)
@@ -147,6 +147,12 @@ def test_text(engine: Any) -> None:
         ({"diffusion_seed_canvas": [1, 2], "diffusion_pinned": [1, 1]}, "twice"),
         ({"diffusion_seed_canvas": [1, MASK], "diffusion_pinned": [1]}, "the mask token"),
         ({"diffusion_seed_canvas": [1, 2], "diffusion_pinned": "01"}, "diffusion_pinned"),
+        ({"diffusion_infill_ids": [1, 2]}, "nothing to write"),
+        ({"diffusion_infill_ids": [-1, -2]}, "diffusion_infill_ids=.* must be a list of token ids, -1 for a"),
+        ({"diffusion_infill_ids": [-1, 512]}, "diffusion_infill_ids=.* ids below 512"),
+        ({"diffusion_infill_ids": [-1, MASK]}, "holds the mask token 508 at .1.: a hole is -1"),
+        ({"diffusion_infill_ids": [-1], "diffusion_infill": "<|hole:1|>a"}, "exclude each other"),
+        ({"diffusion_infill_ids": [-1], "diffusion_seed_canvas": [MASK]}, "exclude each other"),
         ({"diffusion_infill": "t1 t2"}, "must have a hole"),
         ({"diffusion_infill": "t1<|hole|>t2"}, "must have a hole"),
         ({"diffusion_infill": "t1<|hole:4|>t2<|hole:-1|>"}, "written as"),

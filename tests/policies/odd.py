@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +10,15 @@ import torch
 
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.v1.diffusion.kernels.rules import Rule
-from vllm.v1.diffusion.policies import CanvasView, Choice, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies import (
+    THRESHOLD,
+    Boost,
+    CanvasView,
+    Parameter,
+    PositionStats,
+    Rewrite,
+    UnmaskingPolicy,
+)
 
 
 def install(folder: Path) -> Path:
@@ -43,7 +50,7 @@ class Paced(UnmaskingPolicy):
     It counts the steps in its memory, and unmasks nothing if the count is not the engine's.
     """
 
-    defaults: ClassVar[Mapping[str, float]] = {"pace": 2}
+    numbers: ClassVar = {"pace": Parameter("Positions that a step unmasks.", default=2)}
 
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
         return {"steps": torch.zeros(requests, dtype=torch.int64, device=device)}
@@ -122,22 +129,22 @@ class Idle(UnmaskingPolicy):
 class Restless(UnmaskingPolicy):
     """Unmasks everything and always wants another step, in which it rewrites everything."""
 
-    rewrites = True
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        return torch.ones_like(canvas.masked)
 
-    def select(self, stats: PositionStats, canvas: CanvasView) -> Choice:
+    def rewrite(self, stats: PositionStats, canvas: CanvasView) -> Rewrite:
         everything = torch.ones_like(canvas.masked)
-        return Choice(everything, rewrite=everything, unfinished=everything[:, 0])
+        return Rewrite(everything, unfinished=everything[:, 0])
 
 
 class Overboosts(UnmaskingPolicy):
     """Boosts without saying which ids."""
 
     rule = Rule.THRESHOLD
-    parameters = frozenset({"threshold"})
-    boosts = True
+    numbers: ClassVar = {"threshold": THRESHOLD}
 
-    def boost(self, stats: PositionStats, canvas: CanvasView) -> tuple[torch.Tensor, torch.Tensor]:
-        return stats.confidence, stats.confidence
+    def boost(self, stats: PositionStats, canvas: CanvasView) -> Boost:
+        return Boost(stats.confidence, stats.confidence)
 
 
 class Planner(UnmaskingPolicy):

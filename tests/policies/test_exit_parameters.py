@@ -17,7 +17,10 @@ from vllm.v1.diffusion.request.params import DiffusionParams, check_extra_args
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 CONFIG = MaskedDiffusionConfig(
-    block_length=8, algorithm="low_confidence_static", threshold=0.9, edit_threshold=0.7, mask_token_id=1
+    block_length=8,
+    algorithm="low_confidence_static",
+    numbers={"threshold": 0.9, "edit_threshold": 0.7},
+    mask_token_id=1,
 )
 
 
@@ -28,10 +31,11 @@ def resolved(extra_args: dict[str, Any], **params: Any) -> Decoding:
 
 
 def test_values_come_from_the_request_the_engine_and_the_policy() -> None:
-    assert resolved({"algorithm": "edit"}).values == {"edit_threshold": 0.7, "max_post_steps": 16}
+    default = {"threshold": 0.9, "edit_threshold": 0.7, "max_post_steps": 16}
+    assert resolved({"algorithm": "edit"}).values == default
     given = {"algorithm": "edit", "edit_threshold": 0.2, "max_post_steps": 0}
-    assert resolved(given).values == {"edit_threshold": 0.2, "max_post_steps": 0}
-    assert resolved({"algorithm": "hierarchical"}).values == {"low_threshold": 0.4}
+    assert resolved(given).values == {"threshold": 0.9, "edit_threshold": 0.2, "max_post_steps": 0}
+    assert resolved({"algorithm": "hierarchical"}).values == {"threshold": 0.9, "low_threshold": 0.4}
 
 
 def test_a_short_block_takes_a_step_for_every_token_unless_steps_are_asked_for() -> None:

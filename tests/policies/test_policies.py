@@ -70,8 +70,8 @@ def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
     for length, steps, made in itertools.product((1, 5, 33), (1, 2, 7, 40), (0, 1)):
         masked = torch.rand(24, length, generator=generator) < torch.linspace(0, 1, 24)[:, None]
         values = {
-            "eps": torch.tensor([1e-30, 1e-3, 0.5, 1.0]).repeat(6),
-            "alg_temperature": torch.tensor([0.0, 0.7]).repeat(12),
+            "end_time": torch.tensor([1e-30, 1e-3, 0.5, 1.0]).repeat(6),
+            "position_temperature": torch.tensor([0.0, 0.7]).repeat(12),
         }
         told = [policy.steps_left(count, made, steps, length) for count in masked.sum(dim=1).tolist()]
         taken = torch.zeros(24, dtype=torch.int64)
@@ -87,7 +87,6 @@ def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
                 step=made_now,
                 steps=asked,
                 block_length=tokens,
-                threshold=zeros.float(),
                 unmasked=~masked,
                 seed=zeros,
                 position=torch.arange(length).expand(24, -1),
@@ -114,7 +113,7 @@ def test_tokens_that_are_given_are_no_step_s() -> None:
             step=number,
             steps=torch.tensor([4]),
             block_length=torch.tensor([16]),
-            threshold=torch.tensor([0.3]),
+            values={"threshold": torch.tensor([0.3])},
             unmasked=~masked,
             seed=number,
             position=number,

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from tests.reference import unmasking
-from vllm.v1.diffusion.policies import CanvasView, Choice, PositionStats, get_policy
+from vllm.v1.diffusion.policies import CanvasView, PositionStats, get_policy
 
 WIDTH = 12
 
@@ -25,7 +24,6 @@ def view(masked: torch.Tensor, **given: Any) -> CanvasView:
             "step": torch.zeros(requests, dtype=torch.int32),
             "steps": torch.full((requests,), 4, dtype=torch.int32),
             "block_length": torch.full((requests,), width, dtype=torch.int32),
-            "threshold": torch.full((requests,), 0.8),
             "unmasked": torch.zeros_like(masked),
             "seed": torch.arange(requests),
             "position": column.expand(requests, width),
@@ -55,7 +53,7 @@ def test_hierarchical() -> None:
     threshold = torch.rand(400, generator=generator)
     low = torch.rand(400, generator=generator)
     chosen = get_policy("hierarchical").select(
-        stats(confidence), view(masked, threshold=threshold, values={"low_threshold": low})
+        stats(confidence), view(masked, values={"threshold": threshold, "low_threshold": low})
     )
     assert isinstance(chosen, torch.Tensor)
     several = 0
@@ -126,8 +124,8 @@ def test_credit() -> None:
         top1, token = logits.softmax(-1).max(dim=-1)
         nothing = torch.zeros_like(top1)
         canvas = view(masked, step=torch.full((2,), step, dtype=torch.int32), memory=memory)
-        ids, growth = policy.boost(PositionStats(token, top1, nothing, top1, nothing), canvas)
-        boosted = logits.scatter_add(2, ids, growth)
+        boost = policy.boost(PositionStats(token, top1, nothing, top1, nothing), canvas)
+        boosted = logits.scatter_add(2, boost.ids, boost.growth)
         for i, reference in enumerate(references):
             want = torch.tensor(reference.boosted(logits[i].tolist(), masked[i].tolist()))
             assert torch.allclose(boosted[i][masked[i]], want[masked[i]], atol=1e-5)
@@ -166,34 +164,31 @@ def test_edit() -> None:
             masked,
             tokens=tokens,
             unmasked=response & ~masked,
-            threshold=threshold,
-            values={"edit_threshold": edit_threshold, "max_post_steps": most.float()},
+            values={
+                "threshold": threshold,
+                "edit_threshold": edit_threshold,
+                "max_post_steps": most.float(),
+            },
             memory=memory,
         )
-        choice = policy.select(stats(confidence, proposed), canvas)
-        assert isinstance(choice, Choice) and choice.rewrite is not None and choice.unfinished is not None
-        unmask = choice.unmask & masked
+        unmask = policy.select(stats(confidence, proposed), canvas) & masked
+        rewrite = policy.rewrite(stats(confidence, proposed), canvas)
+        assert rewrite.unfinished is not None
         for i in open_.nonzero()[:, 0].tolist():
             want = references[i].step(
                 proposed[i].tolist(), confidence[i].tolist(), tokens[i].tolist(), masked[i].tolist(),
                 response[i].tolist(),
             )  # fmt: skip
             assert set(unmask[i].nonzero()[:, 0].tolist()) == want[0]
-            assert set(choice.rewrite[i].nonzero()[:, 0].tolist()) == want[1]
+            assert set(rewrite.positions[i].nonzero()[:, 0].tolist()) == want[1]
             full = not (masked[i] & ~unmask[i]).any()
-            assert bool(choice.unfinished[i]) | (not full) == want[2]
+            assert bool(rewrite.unfinished[i]) | (not full) == want[2]
             rewrites += len(want[1])
             ended_early += not want[2] and references[i].post_steps < int(most[i])
             ended_late += not want[2] and references[i].post_steps == int(most[i])
-        write = (unmask | choice.rewrite) & open_[:, None]
+        write = (unmask | rewrite.positions) & open_[:, None]
         tokens = torch.where(write, proposed, tokens)
         masked = masked & ~(unmask & open_[:, None])
-        open_ = open_ & (masked.any(dim=1) | choice.unfinished)
+        open_ = open_ & (masked.any(dim=1) | rewrite.unfinished)
     assert not open_.any()
     assert rewrites > 100 and ended_early > 5 and ended_late > 5
-
-
-@pytest.mark.parametrize("name", ["random", "hierarchical", "credit", "edit"])
-def test_a_policy_says_what_it_reads(name: str) -> None:
-    policy = get_policy(name)
-    assert policy.defaults.keys() <= policy.parameters

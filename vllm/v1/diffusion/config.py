@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import ArgsKwargs
 
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
 from vllm.v1.diffusion.families import Family, family_of_architectures
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
+from vllm.v1.diffusion.policies import get_policy
+from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, PositiveCount
+from vllm.v1.diffusion.policies.registry import built_in_numbers
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -21,34 +27,21 @@ class MaskedDiffusionConfig(DiffusionConfig):
     """Settings of a masked diffusion model.
 
     What is unset is taken from the model's configuration, else from its
-    family's defaults (``vllm/v1/diffusion/families.py``).
+    family's defaults (``vllm/v1/diffusion/families.py``). Ranges are those of a request's
+    parameters. A policy's numbers stand beside the fields, by name: ``{"threshold": 0.9}``.
     """
 
-    block_length: int | None = Field(default=None, gt=0)
-    """Tokens a block, and the longest block a request may ask for."""
+    block_length: BlockLength | None = None
+    """Tokens per block, and the longest block a request may ask for. ``canvas_length``,
+    upstream's name, is accepted for it."""
 
     algorithm: str | None = None
     """Name of the default unmasking policy."""
 
-    steps: int | None = Field(default=None, gt=0)
-    """Default denoising steps a block; unset: as many as the block has tokens."""
+    steps: PositiveCount | None = None
+    """Default denoising steps per block; unset: as many as the block has tokens."""
 
-    threshold: float | None = Field(default=None, ge=0, le=1)
-    """Default confidence threshold."""
-
-    entropy_bound: float | None = Field(default=None, gt=0)
-    """Default bound on the summed entropy of a step's tokens, in nats."""
-
-    edit_threshold: float | None = Field(default=None, ge=0, le=1)
-    """Default probability above which ``edit`` rewrites an unmasked token."""
-
-    low_threshold: float | None = Field(default=None, ge=0, le=1)
-    """Default second threshold of ``hierarchical``."""
-
-    max_post_steps: int | None = Field(default=None, ge=0)
-    """Default steps that ``edit`` may take after a block's last mask."""
-
-    cache: Literal["none", "prefix", "dual"] | None = None
+    cache: CacheMode | None = None
     """What bidirectional families reuse between the steps of a block: nothing, the
     keys and values before it, or those before and after it (Fast-dLLM's names)."""
 
@@ -60,7 +53,59 @@ class MaskedDiffusionConfig(DiffusionConfig):
     returned, unless ``stop_token_ids`` or ``stop`` of a request end it."""
 
     end_token_ids: list[int] | None = None
-    """Ids that ``diffusion_confidence_eos_eot_inf`` keeps from being unmasked early."""
+    """Ids that ``diffusion_end_tokens_last`` keeps from being unmasked early."""
+
+    numbers: dict[str, float] = Field(default_factory=dict)
+    """Defaults of the policies' numbers, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_numbers(cls, given: Any) -> Any:
+        """Gathers what is no field into ``numbers``, and uses one name for a block's length."""
+        if not isinstance(given, ArgsKwargs) or given.args:
+            return given
+        settings = dict(given.kwargs or {})
+        own = {field.name for field in fields(cls)}
+        numbers = _one_each([*(settings.pop("numbers", None) or {}).items(), *_without(settings, own)])
+        length = _one_each((k, settings.pop(k, None)) for k in ("block_length", "canvas_length"))
+        if (most := settings.get("max_denoising_steps")) is not None:
+            raise ValueError(f"max_denoising_steps={most!r} has no effect on masked diffusion; set steps.")
+        algorithm = settings.get("algorithm")
+        known = {**built_in_numbers(), **(get_policy(algorithm).numbers if algorithm else {})}
+        for name, value in numbers.items():
+            if name not in known:
+                names = sorted(own - _NOT_SHOWN | known.keys())
+                raise ValueError(f"{name}={value!r} has no effect. Known: {', '.join(names)}.")
+            try:
+                numbers[name] = known[name].parse(value)
+            except ValueError as error:
+                raise ValueError(f"{name}={value!r} {error}.") from None
+        # Upstream reads its own name.
+        lengths = dict.fromkeys(("block_length", "canvas_length"), length["block_length"]) if length else {}
+        return ArgsKwargs((), {**settings, **lengths, "numbers": numbers})
+
+
+_NOT_SHOWN = {"numbers", "canvas_length", "max_denoising_steps"}
+"""Fields that are written in another way."""
+
+
+def _without(settings: dict[str, Any], own: set[str]) -> list[tuple[str, Any]]:
+    """Takes out what is no field of the configuration."""
+    return [(name, settings.pop(name)) for name in list(settings) if name not in own]
+
+
+def _one_each(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Values by their parameter's own name; None stands for not given."""
+    aliases = {alias: name for name, one in built_in_numbers().items() for alias in one.aliases}
+    aliases["canvas_length"] = "block_length"
+    values: dict[str, Any] = {}
+    for written, value in given:
+        name = aliases.get(written, written)
+        if value is not None and values.setdefault(name, value) != value:
+            raise ValueError(
+                f"{written}={value!r} and {name}={values[name]!r} name the same thing; give one."
+            )
+    return values
 
 
 class Setting(NamedTuple):
@@ -115,19 +160,8 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
     if not isinstance(given, MaskedDiffusionConfig):
         given = MaskedDiffusionConfig(canvas_length=given.canvas_length)
     hf_config = model_config.hf_config
-    if (
-        given.canvas_length is not None
-        and given.block_length is not None
-        and given.canvas_length != given.block_length
-    ):
-        raise ValueError(
-            f"diffusion_config: canvas_length={given.canvas_length} and "
-            f"block_length={given.block_length} name the same thing for "
-            f"{family.name} models; give one."
-        )
     block_length = _first(
         (given.block_length, GIVEN),
-        (given.canvas_length, GIVEN),
         (getattr(hf_config, "block_size", None), MODEL),
         (family.block_length, TABLE),
         (min(model_config.max_model_len, MAX_CANVAS), f"{TABLE}: a response is one block"),
@@ -143,15 +177,13 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
             )
         cache = Setting(None, "the family's cache is exact")
     algorithm = _first((given.algorithm, GIVEN), (family.algorithm, TABLE))
-    _check_algorithm(algorithm.value)
+    numbers = {**built_in_numbers(), **get_policy(algorithm.value).numbers}
     return {
         "canvas_length": block_length,
         "block_length": block_length,
         "algorithm": algorithm,
         "steps": Setting(given.steps, GIVEN if given.steps else "the algorithm's"),
-        "threshold": _first((given.threshold, GIVEN), (family.threshold, TABLE)),
-        "entropy_bound": _first((given.entropy_bound, GIVEN), (family.entropy_bound, TABLE)),
-        **{name: _own(given, name) for name in ("edit_threshold", "low_threshold", "max_post_steps")},
+        **{name: _number(given, family, name) for name in numbers},
         "cache": cache,
         "mask_token_id": _mask_token_id(model_config, family, given),
         "stop_at_eos": _first(
@@ -185,10 +217,10 @@ def _mask_token_id(model_config: ModelConfig, family: Family, given: MaskedDiffu
     return found
 
 
-def _own(given: MaskedDiffusionConfig, name: str) -> Setting:
-    """A setting that an algorithm has a default for."""
-    value = getattr(given, name)
-    return Setting(value, "the algorithm's" if value is None else GIVEN)
+def _number(given: MaskedDiffusionConfig, family: Family, name: str) -> Setting:
+    """A number of a policy: the operator's, else the family's, else the policy's own default."""
+    candidates = ((given.numbers.get(name), GIVEN), (getattr(family, name, None), TABLE))
+    return next((Setting(*one) for one in candidates if one[0] is not None), Setting(None, "the algorithm's"))
 
 
 def _end_token_ids(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
@@ -222,12 +254,6 @@ def family_of(vllm_config: VllmConfig) -> Family:
     family = family_of_architectures(vllm_config.model_config.architectures)
     assert family is not None
     return family
-
-
-def _check_algorithm(algorithm: str) -> None:
-    from vllm.v1.diffusion.policies import get_policy
-
-    get_policy(algorithm)
 
 
 def _first(*candidates: tuple[Any, str]) -> Setting:

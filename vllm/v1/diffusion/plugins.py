@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.loops.shifted import ShiftedBlockDiffusionLoop
     from vllm.v1.diffusion.modes import ANCHORED, BIDIRECTIONAL, CAUSAL, BlockRule, Mode, Part
     from vllm.v1.diffusion.policies.base import (
+        UNMASKING_POLICY_API,
+        Boost,
         CanvasView,
-        Choice,
         PositionStats,
+        Rewrite,
         ScheduledPolicy,
         UnmaskingPolicy,
     )
     from vllm.v1.diffusion.policies.noise import gumbel, uniform
+    from vllm.v1.diffusion.policies.parameter import THRESHOLD, Parameter
     from vllm.v1.diffusion.request.decoding import Decoding
     from vllm.v1.diffusion.request.params import DiffusionParams
     from vllm.v1.diffusion.request.resolve import resolve_decoding
@@ -50,8 +53,12 @@ _HOME = {
     "DiffusionModelState": "vllm.v1.diffusion.worker.model_state",
     "FullDiffusionModelState": "vllm.v1.diffusion.worker.model_state",
     "CanvasView": "vllm.v1.diffusion.policies.base",
-    "Choice": "vllm.v1.diffusion.policies.base",
+    "Boost": "vllm.v1.diffusion.policies.base",
     "PositionStats": "vllm.v1.diffusion.policies.base",
+    "Rewrite": "vllm.v1.diffusion.policies.base",
+    "UNMASKING_POLICY_API": "vllm.v1.diffusion.policies.base",
+    "THRESHOLD": "vllm.v1.diffusion.policies.parameter",
+    "Parameter": "vllm.v1.diffusion.policies.parameter",
     "ScheduledPolicy": "vllm.v1.diffusion.policies.base",
     "UnmaskingPolicy": "vllm.v1.diffusion.policies.base",
     "Rule": "vllm.v1.diffusion.kernels.rules",
@@ -71,10 +78,12 @@ __all__ = [
     "BIDIRECTIONAL",
     "CAUSAL",
     "GENERATION_LOOP_API",
+    "THRESHOLD",
+    "UNMASKING_POLICY_API",
     "BlockDiffusionLoop",
     "BlockRule",
+    "Boost",
     "CanvasView",
-    "Choice",
     "Decoding",
     "DiffusionLoop",
     "DiffusionModelState",
@@ -84,8 +93,10 @@ __all__ = [
     "FullDiffusionModelState",
     "GenerationLoop",
     "Mode",
+    "Parameter",
     "Part",
     "PositionStats",
+    "Rewrite",
     "Rule",
     "ScheduledPolicy",
     "ShiftedBlockDiffusionLoop",

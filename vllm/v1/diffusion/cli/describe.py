@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.cli.engine import UsageError, model_path
 from vllm.v1.diffusion.cli.options import diffusion_params
-from vllm.v1.diffusion.request.fields import parameters
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -57,7 +56,7 @@ def _settings(model_config: ModelConfig, args: argparse.Namespace) -> dict[str, 
     from vllm.v1.diffusion.config import MODEL, TABLE, Setting, settings
     from vllm.v1.diffusion.families import family_of_architectures
     from vllm.v1.diffusion.policies import get_policy
-    from vllm.v1.diffusion.policies.registry import built_in_parameters
+    from vllm.v1.diffusion.policies.registry import built_in_numbers
 
     family = family_of_architectures(model_config.architectures)
     if family is None:
@@ -68,12 +67,10 @@ def _settings(model_config: ModelConfig, args: argparse.Namespace) -> dict[str, 
     given = diffusion_params(args)
     _check(given, {name: setting.value for name, setting in resolved.items()})
     resolved |= {
-        one.name: Setting(value, _COMMAND_LINE)
-        for one in parameters(given)
-        if one.name != "trace" and (value := getattr(given, one.name)) is not None
+        name: Setting(value, _COMMAND_LINE) for name, value in given if name != "trace" and value is not None
     }
     policy = get_policy(resolved["algorithm"].value)
-    for name in (built_in_parameters() - policy.parameters) & resolved.keys():
+    for name in ({"steps", *built_in_numbers()} - policy.parameters) & resolved.keys():
         del resolved[name]
     if "steps" in resolved and resolved["steps"].value is None:
         resolved["steps"] = Setting(*_default_steps(policy, resolved))

@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vllm.v1.diffusion.request.fields import Flag, Name, Number, Text, parameters
-from vllm.v1.diffusion.request.params import DiffusionParams
+from vllm.v1.diffusion.policies.parameter import Parameter
+from vllm.v1.diffusion.request.params import DiffusionParams, parameters
 
 _OF_THE_COMMAND = ("trace", "stats")
 """What the command itself asks for."""
@@ -15,27 +15,28 @@ _OF_THE_COMMAND = ("trace", "stats")
 
 def add_decoding_options(group: argparse._ArgumentGroup) -> None:
     """Declares an option for every parameter that a command line can write."""
-    for one in parameters(DiffusionParams):
-        if (kind := _kind(one.name, one.allowed)) is not None:
-            families = f" {', '.join(one.families)} only." if one.families else ""
-            text = f"{one.meaning}{families} Default: {one.default}.".replace("`", "").replace("%", "%%")
-            group.add_argument(f"--{one.name.replace('_', '-')}", default=None, help=text, **kind)
+    for name, one in _options().items():
+        families = f" {', '.join(one.families)} only." if one.families else ""
+        text = f"{one.meaning}{families} Default: {one.default_text}.".replace("`", "").replace("%", "%%")
+        names = [f"--{written.replace('_', '-')}" for written in (name, *one.aliases)]
+        group.add_argument(*names, dest=name, default=None, help=text, **_kind(one))
 
 
 def diffusion_params(args: argparse.Namespace) -> DiffusionParams:
     """The parameters that were given, and the trace that the command draws from."""
-    names = [one.name for one in parameters(DiffusionParams) if _kind(one.name, one.allowed) is not None]
-    return DiffusionParams(**{name: getattr(args, name) for name in names}, trace=True)
+    return DiffusionParams(**{name: getattr(args, name) for name in _options()}, trace=True)
 
 
-def _kind(name: str, allowed: object) -> dict[str, Any] | None:
-    """How argparse reads a parameter's values; None for those that it cannot."""
-    if name in _OF_THE_COMMAND:
-        return None
-    if isinstance(allowed, Number):
-        return {"type": int if allowed.whole else float, "metavar": "N" if allowed.whole else "X"}
-    if isinstance(allowed, Flag):
-        return {"action": "store_true"}
-    if isinstance(allowed, Text | Name):
-        return {"metavar": "NAME"}
-    return None
+def _options() -> dict[str, Parameter]:
+    known = parameters().items()
+    return {name: one for name, one in known if name not in _OF_THE_COMMAND and _kind(one)}
+
+
+def _kind(one: Parameter) -> dict[str, Any]:
+    """How argparse reads a parameter's values; empty for lists, which it cannot."""
+    return {
+        "integer": {"type": int, "metavar": "N"},
+        "number": {"type": float, "metavar": "X"},
+        "boolean": {"action": "store_true"},
+        "string": {"metavar": "NAME"},
+    }.get(one.schema["type"], {})

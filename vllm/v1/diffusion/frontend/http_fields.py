@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from vllm.v1.diffusion.frontend.responses import check_response
-from vllm.v1.diffusion.request.fields import PREFIX, ParameterError
+from vllm.v1.diffusion.policies.parameter import PREFIX
+from vllm.v1.diffusion.request.fields import ParameterError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -1,44 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a policy and checks what it answers; nothing here looks at values."""
+"""Asks a policy and checks the shapes and types of its answer; nothing here reads values."""
 
 from __future__ import annotations
 
 import torch
 
-from vllm.v1.diffusion.policies.base import CanvasView, Choice, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.base import Boost, CanvasView, PositionStats, Rewrite, UnmaskingPolicy
 
 
-def checked_boost(
-    policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView
-) -> tuple[torch.Tensor, torch.Tensor]:
+def checked_boost(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> Boost:
     """Asks a policy what to add to logits.
 
     Raises:
-        ValueError: It returned other shapes or types than it must.
+        ValueError: It returned another type than it must, or other shapes.
     """
-    ids, growth = policy.boost(stats, canvas)
-    shape = (*canvas.masked.shape, ids.shape[-1])
-    _check("boost's ids", ids, shape, torch.int64)
-    _check("boost's growth", growth, shape, torch.float32)
-    return ids, growth
+    boost = policy.boost(stats, canvas)
+    if not isinstance(boost, Boost):
+        raise ValueError(f"boost must be a Boost, not {type(boost).__name__}.")
+    shape = (*canvas.masked.shape, boost.ids.shape[-1])
+    _check("boost's ids", boost.ids, shape, torch.int64)
+    _check("boost's growth", boost.growth, shape, torch.float32)
+    return boost
 
 
-def checked_choice(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> Choice:
+def checked_select(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
     """Asks a policy what to unmask.
 
     Raises:
-        ValueError: It returned other shapes or types than it must.
+        ValueError: It returned another type than it must, or another shape.
     """
-    answer = policy.select(stats, canvas)
-    choice = answer if isinstance(answer, Choice) else Choice(answer)
-    _check("unmask", choice.unmask, canvas.masked.shape, torch.bool)
-    if choice.rewrite is not None:
-        if not policy.rewrites:
-            raise ValueError("rewrite was given, but the policy does not say that it rewrites.")
-        _check("rewrite", choice.rewrite, canvas.masked.shape, torch.bool)
-    if choice.unfinished is not None:
-        _check("unfinished", choice.unfinished, canvas.masked.shape[:1], torch.bool)
-    return choice
+    unmask = policy.select(stats, canvas)
+    _check("unmask", unmask, canvas.masked.shape, torch.bool)
+    return unmask
+
+
+def checked_rewrite(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> Rewrite:
+    """Asks a policy what to write again.
+
+    Raises:
+        ValueError: It returned another type than it must, or other shapes.
+    """
+    rewrite = policy.rewrite(stats, canvas)
+    if not isinstance(rewrite, Rewrite):
+        raise ValueError(f"rewrite must be a Rewrite, not {type(rewrite).__name__}.")
+    _check("rewrite's positions", rewrite.positions, canvas.masked.shape, torch.bool)
+    if rewrite.unfinished is not None:
+        _check("unfinished", rewrite.unfinished, canvas.masked.shape[:1], torch.bool)
+    return rewrite
 
 
 def _check(name: str, value: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -1,15 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface of an unmasking policy."""
+"""The interface of an unmasking policy.
+
+Versioned like ``GenerationLoop``: what is written here holds for every release whose
+``UNMASKING_POLICY_API`` is the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.policies.parameter import Parameter
+
+UNMASKING_POLICY_API = 1
+"""Version of this interface. A policy written for another one is refused."""
+
+RULE_NUMBERS: Mapping[Rule, str] = {
+    Rule.DYNAMIC: "threshold",
+    Rule.THRESHOLD: "threshold",
+    Rule.ENTROPY_BOUNDED: "entropy_bound",
+    Rule.FACTOR: "factor",
+}
+"""The number that each rule of the kernel reads; the others read none."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +59,15 @@ class CanvasView:
         step: Denoising steps already made on the block, int32 ``[requests]``.
         steps: Denoising steps asked for, int32 ``[requests]``.
         block_length: Tokens of the block, int32 ``[requests]``.
-        threshold: The policy's threshold, float32 ``[requests]``.
         unmasked: Positions of the response that earlier steps unmasked and that have not
             been emitted: what may be rewritten. bool ``[requests, width]``.
         seed: The requests' seeds, int64 ``[requests]``; see ``noise.py``.
         position: Positions of the tokens in the sequence, int64 ``[requests, width]``.
-        values: The numbers that the policy's ``defaults`` name, each float32 ``[requests]``.
+        values: The policy's ``numbers``, each float32 ``[requests]``.
         host_values: The same numbers on the host, one per request. A policy may branch on them
             and skip work that no request asked for; reading ``values`` would wait for the device.
-        memory: What the policy's ``make_memory`` made, for these requests: change it in
-            place. All zeros in the first step of a block.
+        memory: What the policy's ``make_memory`` made, for these requests, all zeros in the
+            first step of a block. The policy changes the tensors in place.
     """
 
     tokens: torch.Tensor
@@ -60,29 +75,38 @@ class CanvasView:
     step: torch.Tensor
     steps: torch.Tensor
     block_length: torch.Tensor
-    threshold: torch.Tensor
     unmasked: torch.Tensor
     seed: torch.Tensor
     position: torch.Tensor
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
     host_values: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a step does to the canvases, where it is more than unmasking positions.
+class Boost:
+    """What :meth:`UnmaskingPolicy.boost` adds to logits, before tokens and confidences are taken.
 
     Attributes:
-        unmask: Masked positions that get their token, bool ``[requests, width]``.
-        rewrite: Unmasked positions that get their token, likewise; None for none.
-            Only of a policy that ``rewrites``.
+        ids: Token ids, int64 ``[requests, width, n]``. Amounts of one id add up.
+        growth: What their logits grow by, float32 ``[requests, width, n]``.
+    """
+
+    ids: torch.Tensor
+    growth: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What :meth:`UnmaskingPolicy.rewrite` does with positions that are unmasked already.
+
+    Attributes:
+        positions: Unmasked positions that get their token again, bool ``[requests, width]``.
         unfinished: Blocks that want another step though no mask is left, bool
             ``[requests]``; None for none.
     """
 
-    unmask: torch.Tensor
-    rewrite: torch.Tensor | None = None
+    positions: torch.Tensor
     unfinished: torch.Tensor | None = None
 
 
@@ -99,34 +123,37 @@ class UnmaskingPolicy:
     it must not, fails the requests that use it and no others.
     """
 
+    api_version: ClassVar[int] = UNMASKING_POLICY_API
+    """The version of this interface that the policy is written for."""
+
     rule: ClassVar[Rule] = Rule.GIVEN
     """The kernel's rule; ``GIVEN`` where :meth:`select` decides."""
 
-    parameters: ClassVar[frozenset[str]] = frozenset()
-    """The fields of ``DiffusionParams`` that have an effect with this policy; those in
-    ``defaults`` are added."""
+    numbers: ClassVar[Mapping[str, Parameter]] = {}
+    """The numbers that the policy reads, by name: ``CanvasView.values``. A request sets one as
+    ``diffusion_NAME``, the operator in ``--diffusion-config``. A ``rule`` reads the number that
+    ``RULE_NUMBERS`` names, which must be among them."""
 
-    defaults: ClassVar[Mapping[str, float]] = {}
-    """Numbers that a request may set beside ``steps`` and the threshold, and their defaults:
-    ``CanvasView.values``. A name that is no field of ``DiffusionParams`` is the policy's own;
-    a request sets it as ``diffusion_NAME``."""
-
-    threshold_parameter: ClassVar[str] = "threshold"
-    """The field that is handed to the policy as its threshold."""
+    uses_steps: ClassVar[bool] = False
+    """Whether ``diffusion_steps`` has an effect: ``CanvasView.steps``."""
 
     default_steps: ClassVar[int | None] = None
-    """Steps a block where none are asked for; None: as many as the block has tokens."""
+    """Steps per block where none are asked for; None: as many as the block has tokens."""
 
-    rewrites: ClassVar[bool] = False
-    """Whether the policy rewrites unmasked positions: they get statistics too."""
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Names of the parameters that have an effect with this policy and not with every one."""
+        return frozenset(self.numbers) | ({"steps"} if self.uses_steps else set())
 
-    boosts: ClassVar[bool] = False
-    """Whether the policy adds to logits: :meth:`boost`."""
+    @property
+    def boosts(self) -> bool:
+        """Whether the policy adds to logits: it has a :meth:`boost`."""
+        return type(self).boost is not UnmaskingPolicy.boost
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Counts the numbers with a default among the parameters."""
-        super().__init_subclass__(**kwargs)
-        cls.parameters = cls.parameters | cls.defaults.keys()
+    @property
+    def rewrites(self) -> bool:
+        """Whether the policy rewrites unmasked positions: it has a :meth:`rewrite`."""
+        return type(self).rewrite is not UnmaskingPolicy.rewrite
 
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
         """Makes what the policy remembers of each request between the steps of a block.
@@ -143,30 +170,34 @@ class UnmaskingPolicy:
         """
         return {}
 
-    def boost(self, stats: PositionStats, canvas: CanvasView) -> tuple[torch.Tensor, torch.Tensor]:
-        """Says what to add to which logits, before tokens and confidences are taken from them.
+    def boost(self, stats: PositionStats, canvas: CanvasView) -> Boost:
+        """Adds to logits, before tokens and confidences are taken from them.
 
-        Called ahead of the step's choice if the policy ``boosts``.
+        Called ahead of the step's choice.
 
         Args:
             stats: What the logits say as they are, at temperature 1.
             canvas: The canvases.
-
-        Returns:
-            Token ids, int64, and what their logits grow by, float32, both
-            ``[requests, width, n]``. What is said of one id more than once adds up.
         """
         raise NotImplementedError(f"{type(self).__name__} boosts nothing")
 
-    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor | Choice:
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """Chooses positions to unmask, for a batch of requests.
 
         Positions that are not masked are ignored.
 
         Returns:
-            bool ``[requests, width]``, or a :class:`Choice`.
+            bool ``[requests, width]``.
         """
         raise NotImplementedError(f"{type(self).__name__} names a rule")
+
+    def rewrite(self, stats: PositionStats, canvas: CanvasView) -> Rewrite:
+        """Chooses unmasked positions to write again, with the statistics that :meth:`select` had.
+
+        Called after :meth:`select`, in every step, with what was masked before it. Unmasked
+        positions of the open block have statistics only if the policy has this method.
+        """
+        raise NotImplementedError(f"{type(self).__name__} rewrites nothing")
 
     def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
         """How many denoising steps a block still needs.
@@ -199,7 +230,7 @@ def scheduled_count(step: int, steps: int, block_length: int) -> int:
 class ScheduledPolicy(UnmaskingPolicy):
     """A policy that unmasks a fixed number of positions a step, those of highest score."""
 
-    parameters = frozenset({"steps"})
+    uses_steps = True
 
     def score(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """What positions are ranked by, ``[requests, width]``; NaN ranks last."""

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -21,7 +20,13 @@ from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
 from vllm.v1.diffusion.policies.adaptive.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.adaptive.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.adaptive.threshold import Threshold
-from vllm.v1.diffusion.policies.base import ScheduledPolicy, UnmaskingPolicy
+from vllm.v1.diffusion.policies.base import (
+    RULE_NUMBERS,
+    UNMASKING_POLICY_API,
+    ScheduledPolicy,
+    UnmaskingPolicy,
+)
+from vllm.v1.diffusion.policies.parameter import Parameter
 from vllm.v1.diffusion.policies.scheduled.entropy import Entropy
 from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 from vllm.v1.diffusion.policies.scheduled.low_confidence_static import LowConfidenceStatic
@@ -58,6 +63,9 @@ _SCHEDULED = {
 }
 """Policies that say how many steps a block takes, and the rules that keep to it."""
 
+_RULES_OF_STEPS = (Rule.STATIC, Rule.DYNAMIC, Rule.SEQUENTIAL)
+"""Rules that unmask a scheduled number of positions."""
+
 
 def built_in_policies() -> list[str]:
     """The names of the policies that come with this package."""
@@ -65,9 +73,9 @@ def built_in_policies() -> list[str]:
 
 
 @cache
-def built_in_parameters() -> frozenset[str]:
-    """The fields of ``DiffusionParams`` that some built-in policy reads, and others may not."""
-    return frozenset(name for policy in _BUILT_IN.values() for name in policy.parameters)
+def built_in_numbers() -> Mapping[str, Parameter]:
+    """The numbers of the built-in policies by name: records that several share are one object."""
+    return {name: one for policy in _BUILT_IN.values() for name, one in policy.numbers.items()}
 
 
 def known_policies() -> list[str]:
@@ -121,6 +129,11 @@ def _make(name: str, where: str, load: Callable[[], Any]) -> UnmaskingPolicy:
         raise ValueError(f"diffusion_algorithm={name!r} ({where}) cannot be loaded: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, UnmaskingPolicy)):
         raise ValueError(f"diffusion_algorithm={name!r} ({where}) is no UnmaskingPolicy.")
+    if cls.api_version != UNMASKING_POLICY_API:
+        raise ValueError(
+            f"diffusion_algorithm={name!r} ({where}) is written for unmasking-policy interface "
+            f"{cls.api_version}, this engine has version {UNMASKING_POLICY_API}."
+        )
     try:
         policy = cls()
     except Exception as error:
@@ -142,19 +155,36 @@ def _fault(policy: UnmaskingPolicy) -> str | None:
             return f"is a {kept.__name__}, and rule {policy.rule.name} keeps no schedule"
     elif cls.steps_left is not UnmaskingPolicy.steps_left:
         return "must not override steps_left(); derive from ScheduledPolicy to be planned ahead"
-    elif policy.rule is Rule.GIVEN and cls.select is UnmaskingPolicy.select:
-        return "has no select()"
-    wrong = [f"{k}={v!r}" for k, v in policy.defaults.items() if not _is_number(v)]
-    if wrong:
-        return f"has defaults that are no numbers: {', '.join(wrong)}"
-    known = built_in_parameters() | policy.defaults.keys()
-    if unknown := sorted(policy.parameters - known):
-        return (
-            f"has parameters that no request can set: {', '.join(unknown)}. Numbers of its own go into "
-            f"defaults; others are {', '.join(sorted(known))}"
-        )
+    return _fault_of_rule(policy, kept or UnmaskingPolicy) or _fault_of_numbers(policy)
+
+
+def _fault_of_rule(policy: UnmaskingPolicy, kept: type[UnmaskingPolicy]) -> str | None:
+    """Whether the kernel and the policy both decide; ``kept`` has the methods that may stay."""
+    cls, rule = type(policy), policy.rule
+    if rule is Rule.GIVEN:
+        return "has no select()" if cls.select is UnmaskingPolicy.select else None
+    written = [
+        name
+        for name in ("select", "rewrite", "score")
+        if getattr(cls, name, None) not in (getattr(kept, name, None), getattr(UnmaskingPolicy, name, None))
+    ]
+    if written:
+        return f"has rule {rule.name} beside {written[0]}(), which would never be called"
+    if (number := RULE_NUMBERS.get(rule)) is not None and number not in policy.numbers:
+        return f"has rule {rule.name}, which reads {number!r}, and no such name in numbers"
+    if policy.uses_steps != (rule in _RULES_OF_STEPS):
+        return f"has rule {rule.name}, so uses_steps must be {rule in _RULES_OF_STEPS}"
     return None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _fault_of_numbers(policy: UnmaskingPolicy) -> str | None:
+    """Whether every number is a record of numbers whose default is one of them."""
+    for name, one in policy.numbers.items():
+        if not isinstance(one, Parameter) or not one.is_number:
+            return f"has numbers[{name!r}]={one!r}, which is no Parameter of a number"
+        try:
+            if one.default is not None:
+                one.parse(one.default)
+        except ValueError as error:
+            return f"has numbers[{name!r}] with the default {one.default!r}, which {error}"
+    return None

@@ -3,186 +3,297 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN
-from vllm.v1.diffusion.policies.registry import check_importable
-from vllm.v1.diffusion.request.fields import (
+from vllm.v1.diffusion.policies.parameter import (
     PREFIX,
+    BlockLength,
+    CacheMode,
     Flag,
-    Integers,
-    Name,
-    Number,
-    ParameterError,
-    Text,
-    naming,
-    parameter,
-    parameters,
+    Parameter,
+    PositiveCount,
+    Share,
 )
+from vllm.v1.diffusion.policies.registry import (
+    built_in_numbers,
+    built_in_policies,
+    check_importable,
+    get_policy,
+    known_policies,
+)
+from vllm.v1.diffusion.request.fields import ParameterError, naming, require
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
+    from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
-_MOST_STEPS = 32768
-"""More than any block has positions; a step's number must fit beside a position's in 64 bits."""
+_Name = Annotated[str, Field(description="the name of an unmasking policy")]
+_Template = Annotated[str, Field(description="a text with holes")]
+_Ids = Annotated[
+    Sequence[Annotated[int, Field(ge=-1)]],
+    Field(min_length=1, description="a list of token ids, -1 for a hole"),
+]
+_Seed = Annotated[
+    Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1, description="a list of token ids")
+]
+_Positions = Annotated[
+    Sequence[Annotated[int, Field(ge=0)]], Field(description="a list of positions in diffusion_seed_canvas")
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiffusionParams:
-    """How one request is denoised; what is None takes the engine's default.
+class DiffusionParams(BaseModel):
+    """How one request is denoised; what is not given takes the engine's default.
 
-    ``SamplingParams(extra_args=DiffusionParams(steps=2).to_extra_args())``; over
-    HTTP the same keys are members of ``vllm_xargs``. Each field's range, default and
-    families stand beside it; ``docs/parameters.md`` is made from them.
+    ``DiffusionParams(steps=2).sampling_params(temperature=0)`` makes the parameters of a request;
+    over HTTP the keys of :meth:`to_extra_args` are members of ``vllm_xargs``. The numbers of the
+    unmasking policies are given beside the fields, by name: ``DiffusionParams(threshold=0.8)``,
+    and those of another package's policy together with its ``algorithm``.
+    ``docs/parameters.md`` lists all of them with range, default and families.
+
+    Raises:
+        ParameterError: A ``ValueError`` that names the parameter, its value and what is allowed.
     """
 
-    algorithm: str | None = parameter(
-        "The unmasking policy: which positions a step unmasks.",
-        Text("the name of an unmasking policy"),
-        default="`--diffusion-config`, else the family's",
-    )
-    steps: int | None = parameter(
-        "Denoising steps a block.",
-        Number(low=1, high=_MOST_STEPS, whole=True),
-        default="`--diffusion-config`, else as many as the block has tokens; 1 with `confidence_threshold`",
-    )
-    block_length: int | None = parameter(
-        "Tokens a block; a divisor of the served block length, or, with bidirectional models, up to it.",
-        Number(low=1, whole=True),
-        default="the served block length",
-    )
-    threshold: float | None = parameter(
-        "Confidence from which a position is unmasked.",
-        Number(low=0, high=1),
-        default="`--diffusion-config`, else the family's",
-    )
-    factor: float | None = parameter(
-        "Fast-dLLM's factor: the more positions a step unmasks, the surer each must be.",
-        Number(above=0),
-        default="must be given",
-    )
-    entropy_bound: float | None = parameter(
-        "Bound on the summed entropy of the positions that a step unmasks, in nats.",
-        Number(above=0),
-        default="`--diffusion-config`, else the family's",
-    )
-    alg_temperature: float | None = parameter(
-        "Positions are drawn by their score at this temperature; 0 takes the best.",
-        Number(low=0),
-        default="0",
-    )
-    eps: float | None = parameter(
-        "Time at which the timetable of Dream's algorithms ends.",
-        Number(above=0, high=1),
-        default="0.001",
-    )
-    cache: str | None = parameter(
-        "What is reused between the steps of a block: nothing, the keys and values before it, or those "
-        "before and after it.",
-        Name(("none", "prefix", "dual")),
-        default="`--diffusion-config`, else `none`",
-        families=BIDIRECTIONAL,
-    )
-    edit_threshold: float | None = parameter(
-        "Probability above which an unmasked token is rewritten.",
-        Number(low=0, high=1),
-        default="`--diffusion-config`, else 0.9",
-    )
-    low_threshold: float | None = parameter(
-        "Confidence above which the best position of a run of masks is unmasked.",
-        Number(low=0, high=1),
-        default="`--diffusion-config`, else 0.4",
-    )
-    max_post_steps: int | None = parameter(
-        "Steps that a block may take after its last mask, to rewrite tokens.",
-        Number(low=0, high=_MOST_STEPS, whole=True),
-        default="`--diffusion-config`, else 16",
-    )
-    max_steps: int | None = parameter(
-        "Most denoising steps a block; the last of them unmasks all that is left.",
-        Number(low=1, high=_MOST_STEPS, whole=True),
-        default="no limit",
-    )
-    exit_threshold: float | None = parameter(
-        "Early exit: a block whose masked positions all reach this confidence is unmasked at once.",
-        Number(low=0, high=1),
-        default="no early exit",
-    )
-    eos_early_stop: bool | None = parameter(
-        "Early exit: a block ends as soon as it holds an end token (or one of `stop_token_ids`) and no "
-        "mask before it. What is returned stays the same.",
-        Flag(),
-        default="false",
-    )
-    confidence_eos_eot_inf: bool | None = parameter(
-        "End tokens are unmasked last: their confidence is zero, and the others' is that of the softmax "
-        "without them.",
-        Flag(),
-        default="false",
-        families=END_OF_TURN,
-    )
-    trace: bool | None = parameter(
-        "Tell for every token which denoising step of the request unmasked it, and its probability "
-        "in that step: `CompletionOutput.unmask_trace`, and a choice's `diffusion.trace` in a response. "
-        "A token that `edit` rewrote has the step that first unmasked its position, and the probability "
-        "of the step that wrote it last.",
-        Flag(),
-        default="false",
-    )
-    stats: bool | None = parameter(
-        "Tell the request's denoising steps, tokens per forward and steps of each block: a choice's "
-        "`diffusion` in a response, `CompletionOutput.spec_decode_metrics.per_step_accepted` in Python.",
-        Flag(),
-        default="false",
-    )
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    infill: str | None = parameter(
-        "A template, which is the whole answer: text in which `<|hole:16|>` is a hole of 16 tokens to be "
-        "written. Every piece of text between holes is tokenised alone and kept as it is.",
-        Text("a text with holes"),
-        default="none",
-    )
-    seed_canvas: Sequence[int] | None = parameter(
-        "A template in token ids, of any length; holes hold the mask token.",
-        Integers("token ids", least=1),
-        default="none",
-    )
-    pinned: Sequence[int] | None = parameter(
-        "The positions of `diffusion_seed_canvas` that are kept. All others are holes, whatever id is there.",
-        Integers("positions in diffusion_seed_canvas"),
-        default="all that do not hold the mask token",
-    )
+    algorithm: Annotated[
+        _Name | None,
+        Parameter(
+            "The unmasking policy: which positions a step unmasks.",
+            otherwise="`--diffusion-config`, else the family's",
+        ),
+    ] = None
+    steps: Annotated[
+        PositiveCount | None,
+        Parameter(
+            "Denoising steps per block.",
+            otherwise="`--diffusion-config`, else as many as the block has tokens; "
+            "1 with `confidence_threshold`",
+        ),
+    ] = None
+    block_length: Annotated[
+        BlockLength | None,
+        Parameter(
+            "Tokens per block; a divisor of the served block length, or, with bidirectional models, "
+            "up to it.",
+            otherwise="the served block length",
+        ),
+    ] = None
+    cache: Annotated[
+        CacheMode | None,
+        Parameter(
+            "What is reused between the steps of a block: nothing, the keys and values before it, or "
+            "those before and after it.",
+            otherwise="`--diffusion-config`, else `none`",
+            families=BIDIRECTIONAL,
+        ),
+    ] = None
+    max_steps: Annotated[
+        PositiveCount | None,
+        Parameter(
+            "Most denoising steps per block; the last of them unmasks all that is left.",
+            otherwise="no limit",
+        ),
+    ] = None
+    exit_threshold: Annotated[
+        Share | None,
+        Parameter(
+            "Early exit: a block whose masked positions all reach this confidence is unmasked at once.",
+            otherwise="no early exit",
+        ),
+    ] = None
+    eos_early_stop: Annotated[
+        Flag | None,
+        Parameter(
+            "Early exit: a block ends as soon as it holds an end token (or one of `stop_token_ids`) and "
+            "no mask before it. What is returned stays the same.",
+            otherwise="false",
+        ),
+    ] = None
+    end_tokens_last: Annotated[
+        Flag | None,
+        Parameter(
+            "End tokens are unmasked last: their confidence is zero, and the others' is that of the "
+            "softmax without them.",
+            otherwise="false",
+            aliases=("confidence_eos_eot_inf",),
+            families=END_OF_TURN,
+        ),
+    ] = None
+    trace: Annotated[
+        Flag | None,
+        Parameter(
+            "Adds `trace` to what is reported of the denoising: for every token the denoising step of the "
+            "request that unmasked it, and its probability in that step. A token that `edit` rewrote has "
+            "the step that first unmasked its position, and the probability of the step that wrote it last.",
+            otherwise="false",
+        ),
+    ] = None
+    stats: Annotated[
+        Flag | None,
+        Parameter(
+            "Adds `steps`, `tokens_per_forward` and `steps_per_block` to a choice's `diffusion` in a "
+            "response of the server. In Python, `CompletionOutput.diffusion` always has them.",
+            otherwise="false",
+        ),
+    ] = None
+    infill: Annotated[
+        _Template | None,
+        Parameter(
+            "A template, which is the whole answer: text in which `<|hole:16|>` is a hole of 16 tokens to "
+            "be written. Every piece of text between holes is tokenised alone and kept as it is.",
+            otherwise="none",
+        ),
+    ] = None
+    infill_ids: Annotated[
+        _Ids | None,
+        Parameter(
+            "A template in token ids, of any length. A hole is -1, once for each token to be written.",
+            otherwise="none",
+        ),
+    ] = None
+    seed_canvas: Annotated[
+        _Seed | None,
+        Parameter(
+            "Upstream's way to write `diffusion_infill_ids`: holes hold the mask token.", otherwise="none"
+        ),
+    ] = None
+    pinned: Annotated[
+        _Positions | None,
+        Parameter(
+            "The positions of `diffusion_seed_canvas` that are kept. All others are holes, whatever id is "
+            "there.",
+            otherwise="all that do not hold the mask token",
+        ),
+    ] = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            algorithm: str | None = None,
+            steps: int | None = None,
+            block_length: int | None = None,
+            cache: CacheMode | None = None,
+            max_steps: int | None = None,
+            exit_threshold: float | None = None,
+            eos_early_stop: bool | None = None,
+            end_tokens_last: bool | None = None,
+            trace: bool | None = None,
+            stats: bool | None = None,
+            infill: str | None = None,
+            infill_ids: Sequence[int] | None = None,
+            seed_canvas: Sequence[int] | None = None,
+            pinned: Sequence[int] | None = None,
+            **numbers: float | None,
+        ) -> None: ...
+
+    else:
+
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**_parsed(given, None))
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """The policies' numbers that are given, by name."""
+        return self.model_extra or {}
 
     def to_extra_args(self) -> dict[str, Any]:
-        """The parameters that are set, as ``SamplingParams.extra_args``."""
-        values = {p.key: getattr(self, p.name) for p in parameters(self)}
-        return {key: value for key, value in values.items() if value is not None}
+        """The parameters that are given, as members of ``SamplingParams.extra_args``."""
+        return {PREFIX + name: value for name, value in self if value is not None}
+
+    def sampling_params(self, **given: Any) -> SamplingParams:
+        """Makes the parameters of a request.
+
+        Args:
+            **given: Those of ``SamplingParams``. Members of ``extra_args`` are kept.
+
+        Raises:
+            ParameterError: ``extra_args`` say otherwise, or ``max_tokens`` are fewer than the
+                template's.
+        """
+        from vllm.sampling_params import SamplingParams
+
+        extra = given.pop("extra_args", None) or {}
+        own = self.to_extra_args()
+        for key, value in extra.items():
+            name = PREFIX + canonical(str(key).removeprefix(PREFIX))
+            if str(key).startswith(PREFIX) and own.get(name, value) != value:
+                raise ParameterError(
+                    f"extra_args has {key}={value!r}, DiffusionParams has {name}={own[name]!r}; give one.",
+                    parameter=key,
+                    value=value,
+                )
+        template = self.infill_ids if self.seed_canvas is None else self.seed_canvas
+        asked = given.get("max_tokens")
+        if template is not None and asked is not None:
+            check_max_tokens(asked, len(template))
+        if template is not None or self.infill is not None:
+            # The template is the whole answer. SamplingParams' own default would stand for a limit.
+            given.setdefault("max_tokens", None)
+        return SamplingParams(**given, extra_args={**extra, **own})
 
     @classmethod
-    def from_extra_args(cls, extra_args: dict[str, Any] | None) -> DiffusionParams:
+    def from_extra_args(
+        cls, extra_args: Mapping[str, Any] | None, policy: UnmaskingPolicy | None = None
+    ) -> DiffusionParams:
         """Reads ``SamplingParams.extra_args``.
 
         Keys without the prefix are a plug-in's; :func:`check_extra_args` knows them.
 
+        Args:
+            extra_args: The keys and values.
+            policy: The policy whose numbers may be among them; None for the one that they name.
+
         Raises:
-            ParameterError: A key with the prefix is unknown.
+            ParameterError: A key with the prefix is unknown, or a value is not allowed.
         """
-        known = {p.key: p.name for p in parameters(cls)}
-        values = {}
-        for key, value in (extra_args or {}).items():
-            if key in known:
-                values[known[key]] = value
-            elif str(key).startswith(PREFIX):
-                raise _without_effect(key, value)
-        return cls(**values)
+        given = {str(k).removeprefix(PREFIX): v for k, v in (extra_args or {}).items() if _is_ours(k)}
+        return cls.model_construct(**_parsed(given, policy))
+
+
+def fields() -> dict[str, Parameter]:
+    """The parameters that every request may have, by name."""
+    return dict(_FIELDS)
+
+
+def parameters() -> dict[str, Parameter]:
+    """All parameters that come with this package, by name: the fields and the policies' numbers."""
+    return {**_FIELDS, **built_in_numbers()}
+
+
+def canonical(name: str) -> str:
+    """A parameter's own name, for it or an alias, without the prefix."""
+    return _aliases().get(name, name)
+
+
+def check_max_tokens(max_tokens: int, length: int) -> None:
+    """Refuses a limit that would cut a template.
+
+    Raises:
+        ParameterError: Names ``max_tokens``.
+    """
+    if max_tokens < length:
+        raise ParameterError(
+            f"max_tokens={max_tokens} must not be below the {length} tokens of the template, which is the "
+            "whole answer. It need not be given.",
+            parameter="max_tokens",
+            value=max_tokens,
+        )
 
 
 def check_extra_args(
-    extra_args: dict[str, Any] | None, own: Collection[str], config: MaskedDiffusionConfig
+    extra_args: Mapping[str, Any] | None, own: Collection[str], config: MaskedDiffusionConfig
 ) -> None:
     """Refuses at admission keys that nobody reads, and policies that must not be imported.
 
@@ -195,14 +306,82 @@ def check_extra_args(
         ParameterError: Names the first such key.
     """
     for key, value in (extra_args or {}).items():
-        if not str(key).startswith(PREFIX) and key not in own:
-            raise _without_effect(key, value, own)
+        if not _is_ours(key) and key not in own:
+            raise _without_effect(key, value, [*sorted(own), *(PREFIX + name for name in parameters())])
     algorithm = (extra_args or {}).get(PREFIX + "algorithm")
     if isinstance(algorithm, str):
         with naming("algorithm", algorithm):
             check_importable(algorithm, config.algorithm or "")
 
 
-def _without_effect(key: str, value: Any, own: Collection[str] = ()) -> ParameterError:
-    known = ", ".join([*sorted(own), *(p.key for p in parameters(DiffusionParams))])
-    return ParameterError(f"{key} has no effect on this model. Known: {known}.", parameter=key, value=value)
+def _records() -> Iterator[tuple[str, Parameter]]:
+    """What the fields' annotations say: the type without None is the record's kind."""
+    for name, field in DiffusionParams.model_fields.items():
+        (record,) = (one for one in field.metadata if isinstance(one, Parameter))
+        kind = next(one for one in get_args(field.annotation) if one is not type(None))
+        yield name, replace(record, kind=kind)
+
+
+_FIELDS: Mapping[str, Parameter] = dict(_records())
+
+
+@cache
+def _aliases() -> Mapping[str, str]:
+    return {alias: name for name, one in parameters().items() for alias in one.aliases}
+
+
+def _is_ours(key: object) -> bool:
+    return str(key).startswith(PREFIX)
+
+
+def _parsed(given: Mapping[str, Any], policy: UnmaskingPolicy | None) -> dict[str, Any]:
+    """Checks values by the records of their names, which may be aliases; None stands for not given."""
+    given = {name: value for name, value in given.items() if value is not None}
+    algorithm = given.get("algorithm")
+    if policy is None and isinstance(algorithm, str):
+        policy = _named(algorithm, given)
+    numbers = built_in_numbers() if policy is None else {**built_in_numbers(), **policy.numbers}
+    if taken := sorted(numbers.keys() & (_FIELDS.keys() | _aliases().keys())):
+        with naming("algorithm", algorithm):
+            raise ValueError(
+                f"diffusion_algorithm={algorithm!r} has numbers of a name that is taken: {', '.join(taken)}."
+            )
+    records = {**_FIELDS, **numbers}
+    aliases = {alias: name for name, one in records.items() for alias in one.aliases}
+    values: dict[str, Any] = {}
+    for written, value in given.items():
+        name = aliases.get(written, written)
+        if name not in records:
+            raise _without_effect(PREFIX + written, value, [PREFIX + known for known in records])
+        try:
+            parsed = records[name].parse(value)
+        except ValueError as error:
+            require(False, written, value, str(error))
+        require(
+            values.setdefault(name, parsed) == parsed,
+            written,
+            value,
+            f"contradicts {PREFIX}{name}={values[name]!r}, of which it is another name",
+        )
+    return values
+
+
+def _named(algorithm: str, given: Mapping[str, Any]) -> UnmaskingPolicy | None:
+    """The policy that a caller names; no package is imported unless a number of its own is given."""
+    known = known_policies()
+    require(
+        algorithm in known or "." in algorithm,
+        "algorithm",
+        algorithm,
+        f"must be one of {', '.join(known)}, or a dotted path to a class",
+    )
+    if algorithm in built_in_policies() or given.keys() <= _FIELDS.keys():
+        return None
+    with naming("algorithm", algorithm):
+        return get_policy(algorithm)
+
+
+def _without_effect(key: str, value: Any, known: Collection[str]) -> ParameterError:
+    return ParameterError(
+        f"{key} has no effect on this model. Known: {', '.join(known)}.", parameter=key, value=value
+    )

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.families import END_OF_TURN
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
-from vllm.v1.diffusion.policies.registry import built_in_parameters
+from vllm.v1.diffusion.policies.base import RULE_NUMBERS
+from vllm.v1.diffusion.policies.parameter import PREFIX
 from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.request.fields import PREFIX, Number, naming, parameters, require
-from vllm.v1.diffusion.request.params import DiffusionParams
+from vllm.v1.diffusion.request.fields import naming, require
+from vllm.v1.diffusion.request.params import DiffusionParams, parameters
 from vllm.v1.diffusion.request.template import template_of
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
-
-_NUMBER = Number(low=-1e30, high=1e30)
-"""What a policy's own numbers may be."""
 
 
 def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfig) -> Decoding:
@@ -38,20 +36,12 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     asked = extra.get(PREFIX + "algorithm")
     algorithm: str = config.algorithm if asked is None else asked
     policy = _policy(algorithm)
-    own = {
-        name: extra.pop(PREFIX + name)
-        for name in policy.defaults
-        if PREFIX + name in extra and not hasattr(DiffusionParams, name)
-    }
-    given = DiffusionParams.from_extra_args(extra)
-    for one in parameters(given):
-        one.check(getattr(given, one.name))
+    given = DiffusionParams.from_extra_args(extra, policy)
     block_length = _block_length(given, config)
     _check_model(given, config)
-    _check_read(given, algorithm, policy)
-    threshold = _threshold(given, algorithm, policy, config)
+    _check_read(given, extra, algorithm, policy)
     steps = given.steps or config.steps or policy.default_steps
-    values = _values(own, given, policy, config)
+    values = _values(given, algorithm, policy, config)
     template = template_of(given, config.mask_token_id)
     constrained = params is not None and params.structured_outputs is not None
     if constrained:
@@ -61,7 +51,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
             algorithm,
             "is not supported with structured_outputs: it rewrites tokens that the grammar has read",
         )
-        name = "seed_canvas" if given.infill is None else "infill"
+        name = next((n for n in ("infill", "infill_ids") if getattr(given, n) is not None), "seed_canvas")
         require(
             template is None,
             name,
@@ -73,7 +63,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         steps=steps or block_length,
         stepwise=steps is None,
         block_length=block_length,
-        threshold=threshold,
+        threshold=values.get(RULE_NUMBERS.get(policy.rule, ""), 0.0),
         trace=bool(given.trace),
         stats=bool(given.stats),
         values=values,
@@ -83,7 +73,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         stop_ids=_stop_ids(given, params, policy, config),
         constrained=constrained,
         vetoes=bool(params and any(len(word) > 1 for word in params.bad_words_token_ids or ())),
-        late_ids=tuple(config.end_token_ids or ()) if given.confidence_eos_eot_inf else (),
+        late_ids=tuple(config.end_token_ids or ()) if given.end_tokens_last else (),
         template=template,
     )
 
@@ -95,7 +85,7 @@ def _policy(algorithm: Any) -> UnmaskingPolicy:
 
 
 def _block_length(given: DiffusionParams, config: MaskedDiffusionConfig) -> int:
-    """Tokens a block, which must fit the served block length."""
+    """Tokens per block, which must fit the served block length."""
     served = config.block_length
     assert served is not None
     block_length = given.block_length or served
@@ -119,50 +109,39 @@ def _check_model(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
         "has no effect on this model, whose cache is exact",
     )
     require(
-        not given.confidence_eos_eot_inf or bool(config.end_token_ids),
-        "confidence_eos_eot_inf",
-        given.confidence_eos_eot_inf,
+        not given.end_tokens_last or bool(config.end_token_ids),
+        "end_tokens_last",
+        given.end_tokens_last,
         f"has no effect on this model, but on {', '.join(END_OF_TURN)}",
     )
 
 
-def _check_read(given: DiffusionParams, algorithm: str, policy: UnmaskingPolicy) -> None:
-    """Refuses what other algorithms read and this one does not."""
-    for name in sorted(built_in_parameters() - policy.parameters):
-        value = getattr(given, name)
+def _check_read(
+    given: DiffusionParams, extra: Mapping[str, Any], algorithm: str, policy: UnmaskingPolicy
+) -> None:
+    """Refuses what other algorithms read and this one does not, as it was written."""
+    asked = {"steps": given.steps, **given.numbers}
+    for name in sorted(asked.keys() - policy.parameters):
+        aliases = parameters()[name].aliases
+        written = next((one for one in aliases if PREFIX + one in extra), name)
         require(
-            value is None,
-            name,
-            value,
+            asked[name] is None,
+            written,
+            asked[name],
             f"has no effect with diffusion_algorithm={algorithm!r}, which reads "
             f"{', '.join(sorted(policy.parameters)) or 'no parameters'}",
         )
 
 
-def _threshold(
-    given: DiffusionParams, algorithm: str, policy: UnmaskingPolicy, config: MaskedDiffusionConfig
-) -> float:
-    """What the policy takes for its threshold; 0 where it has none."""
-    name = policy.threshold_parameter
-    value = _first(getattr(given, name, None), getattr(config, name, None))
-    require(
-        value is not None or name not in policy.parameters,
-        name,
-        None,
-        f"must be given with diffusion_algorithm={algorithm!r}",
-    )
-    return float(value or 0.0)
-
-
 def _values(
-    own: Mapping[str, Any], given: DiffusionParams, policy: UnmaskingPolicy, config: MaskedDiffusionConfig
+    given: DiffusionParams, algorithm: str, policy: UnmaskingPolicy, config: MaskedDiffusionConfig
 ) -> dict[str, float]:
-    """The numbers that the policy has defaults for; ``own`` are those that only it knows."""
+    """The policy's numbers: the request's, else the engine's, else its own."""
     values = {}
-    for name, default in policy.defaults.items():
-        value = own.get(name, getattr(given, name, None))
-        require(value is None or value in _NUMBER, name, value, f"must be {_NUMBER}")
-        values[name] = float(_first(value, getattr(config, name, None), default))
+    for name, number in policy.numbers.items():
+        value = _first(given.numbers.get(name), config.numbers.get(name), number.default)
+        require(value is not None, name, None, f"must be given with diffusion_algorithm={algorithm!r}")
+        values[name] = float(value)
     return values
 
 
@@ -185,7 +164,7 @@ def _stop_ids(
     ids = tuple(params.stop_token_ids or ())
     ignored = params.ignore_eos or config.stop_at_eos is False
     why = "with ignore_eos" if params.ignore_eos else "on a model whose end token ends nothing,"
-    if given.seed_canvas is not None:
+    if given.infill_ids is not None or given.seed_canvas is not None:
         why = "with a template, in which an end token ends nothing,"
     require(bool(ids) or not ignored, name, value, f"has no effect {why} and no stop_token_ids")
     return ids if ignored or params.eos_token_id is None else (*ids, params.eos_token_id)

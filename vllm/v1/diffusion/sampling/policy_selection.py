@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -21,14 +21,15 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
-from vllm.v1.diffusion.policies.answers import checked_boost, checked_choice
+from vllm.v1.diffusion.policies.answers import checked_boost, checked_rewrite, checked_select
 from vllm.v1.diffusion.sampling.boost import Boost
 from vllm.v1.generation_loop.plug_ins import is_plug_in
 from vllm.v1.generation_loop.ranks import gathered
 
 logger = init_logger(__name__)
 
-T = TypeVar("T")
+_Question: TypeAlias = Callable[[UnmaskingPolicy, PositionStats, CanvasView], Any]
+"""Calls a method of a policy and checks the answer."""
 
 
 class Selection(NamedTuple):
@@ -131,9 +132,10 @@ class PolicySelection:
         stats = row_stats(logits, nothing, nothing + 1, number, number, active, mask)
         made = []
         for group in groups:
-            for part, (ids, growth) in self._ask(group, stats, step, "boost", checked_boost):
+            for part, (boost,) in self._ask(group, stats, step, {"boost": checked_boost}):
+                ids = boost.ids
                 valid = self._masked(step, part)[..., None] & (ids >= 0) & (ids < vocabulary)
-                growth = torch.where(valid, growth, 0.0)
+                growth = torch.where(valid, boost.growth, 0.0)
                 made.append(Boost(part.rows, ids.clamp(0, vocabulary - 1), growth))
         return made
 
@@ -146,18 +148,21 @@ class PolicySelection:
             torch.zeros_like(step.active), torch.zeros_like(step.active), torch.zeros_like(step.covered)
         )
         for group in groups:
-            for part, choice in self._ask(group, stats, step, "select", checked_choice):
+            questions: dict[str, _Question] = {"select": checked_select}
+            if group.policy.rewrites:
+                questions["rewrite"] = checked_rewrite
+            for part, (unmask, *rewrites) in self._ask(group, stats, step, questions):
                 masked = self._masked(step, part)
                 late = self._late(step, part)
-                unmask = choice.unmask & masked
+                unmask = unmask & masked
                 best = _best(stats.sample_prob[part.rows.clamp(max=len(step.active) - 1)], masked)
                 unmask |= best & (late & ~unmask.any(dim=1))[:, None]
                 chosen.unmask.logical_or_(_marked(step.active, part.rows, unmask))
-                if choice.rewrite is not None:
-                    rewrite = choice.rewrite & self._unmasked(step, part)
-                    chosen.rewrite.logical_or_(_marked(step.active, part.rows, rewrite))
-                if choice.unfinished is not None:
-                    chosen.unfinished[part.which] = choice.unfinished & ~late
+                for rewrite in rewrites:
+                    positions = rewrite.positions & self._unmasked(step, part)
+                    chosen.rewrite.logical_or_(_marked(step.active, part.rows, positions))
+                    if rewrite.unfinished is not None:
+                        chosen.unfinished[part.which] = rewrite.unfinished & ~late
         return chosen
 
     def failures(self) -> dict[int, str]:
@@ -177,10 +182,9 @@ class PolicySelection:
         group: _Group,
         stats: RowStats,
         step: DenoisingStep,
-        method: str,
-        question: Callable[[UnmaskingPolicy, PositionStats, CanvasView], T],
-    ) -> Iterator[tuple[_Group, T]]:
-        """Asks a group's policy; where that fails, once for each request alone."""
+        questions: Mapping[str, _Question],
+    ) -> Iterator[tuple[_Group, list[Any]]]:
+        """Asks a group's policy, method after method; where one fails, once for each request alone."""
         pending = [i for i in group.members if i not in self.failed]
         if len(pending) < len(group.members):
             group = self._group(step, group.policy, pending)
@@ -189,8 +193,9 @@ class PolicySelection:
             part, where = parts.pop(), "make_memory"
             try:
                 view = self._view(step, part)
-                where = method
-                answer = question(part.policy, self._stats(stats, part), view)
+                answers = []
+                for where, question in questions.items():  # noqa: B007
+                    answers.append(question(part.policy, self._stats(stats, part), view))
                 memory = self._remembers(part, view)
             except Exception as error:
                 if len(part.members) > 1:
@@ -202,7 +207,7 @@ class PolicySelection:
                 continue
             for name, tensor in memory.items():
                 self._memory[part.policy][name][part.slots] = tensor
-            yield part, answer
+            yield part, answers
 
     def _remembers(self, group: _Group, view: CanvasView) -> Mapping[str, torch.Tensor]:
         """A policy's memory of a group as the policy left it: of the shapes and types that it had."""
@@ -215,14 +220,13 @@ class PolicySelection:
 
     def _view(self, step: DenoisingStep, group: _Group) -> CanvasView:
         canvases, slots = self.canvases, group.slots
-        asked = {name: self._asked(step, group, name) for name in group.policy.defaults}
+        asked = {name: self._asked(step, group, name) for name in group.policy.numbers}
         return CanvasView(
             tokens=canvases.tokens[slots],
             masked=self._masked(step, group),
             step=canvases.step[slots],
             steps=canvases.block_steps(slots),
             block_length=canvases.length[slots],
-            threshold=canvases.threshold.gpu[slots],
             unmasked=self._unmasked(step, group),
             seed=self.sampling_states.seeds.gpu[slots],
             position=canvases.start[slots, None] + self._columns,
@@ -265,7 +269,7 @@ class PolicySelection:
         """Whether a block has taken more steps than any policy needs, bool ``[n]``."""
         canvases, slots = self.canvases, group.slots
         limit = canvases.steps.gpu[slots].to(torch.int64) + canvases.length[slots]
-        if "max_post_steps" in group.policy.defaults:
+        if "max_post_steps" in group.policy.numbers:
             limit += self._to_device(self._asked(step, group, "max_post_steps")).to(torch.int64)
         return canvases.step[slots] >= limit
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``confidence_threshold``: confident positions, but no faster than a schedule."""
 
+from typing import ClassVar
+
 import torch
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.parameter import THRESHOLD
 
 
 class ConfidenceThreshold(UnmaskingPolicy):
@@ -13,7 +16,8 @@ class ConfidenceThreshold(UnmaskingPolicy):
     threshold held back stays allowed. Without ``steps`` everything is allowed at once.
     """
 
-    parameters = frozenset({"steps", "threshold"})
+    uses_steps = True
+    numbers: ClassVar = {"threshold": THRESHOLD}
     default_steps = 1
 
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
@@ -29,5 +33,5 @@ class ConfidenceThreshold(UnmaskingPolicy):
         masks, left = canvas.memory["masks"], canvas.masked.sum(dim=1)
         masks += torch.where(canvas.step == 0, left, 0)
         allowed = quota * (canvas.step + 1) - (masks - left)
-        sure = (rank < allowed[:, None]) & (confidence >= canvas.threshold[:, None])
+        sure = (rank < allowed[:, None]) & (confidence >= canvas.values["threshold"][:, None])
         return canvas.masked & (sure | (rank == 0))

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """``credit``: tokens that keep leading gain confidence."""
 
+from typing import ClassVar
+
 import torch
 
 from vllm.v1.diffusion.kernels.rules import Rule
-from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.base import Boost, CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.parameter import THRESHOLD
 
 DECAY = 0.8
 GAMMA = 0.2
@@ -22,8 +25,7 @@ class Credit(UnmaskingPolicy):
     """
 
     rule = Rule.THRESHOLD
-    parameters = frozenset({"threshold"})
-    boosts = True
+    numbers: ClassVar = {"threshold": THRESHOLD}
 
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
         """See :meth:`UnmaskingPolicy.make_memory`."""
@@ -33,7 +35,7 @@ class Credit(UnmaskingPolicy):
             "credit": torch.zeros(shape, dtype=torch.float32, device=device),
         }
 
-    def boost(self, stats: PositionStats, canvas: CanvasView) -> tuple[torch.Tensor, torch.Tensor]:
+    def boost(self, stats: PositionStats, canvas: CanvasView) -> Boost:
         """See :meth:`UnmaskingPolicy.boost`."""
         leader, credit = canvas.memory["leader"], canvas.memory["credit"]
         credit *= DECAY
@@ -45,4 +47,4 @@ class Credit(UnmaskingPolicy):
         total = (same * credit[..., None, :]).sum(-1)
         # A token that has led more than once grows once.
         again = same.tril(-1).any(-1)
-        return leader, (ALPHA * (total + 1).log()).masked_fill(again, 0.0)
+        return Boost(leader, (ALPHA * (total + 1).log()).masked_fill(again, 0.0))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``edit``: unmasked tokens are rewritten while the model is sure of others."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 
-from vllm.v1.diffusion.policies.base import CanvasView, Choice, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, Rewrite, UnmaskingPolicy
+from vllm.v1.diffusion.policies.parameter import THRESHOLD, Count, Parameter, Share
 
 
 class Edit(UnmaskingPolicy):
@@ -17,24 +17,33 @@ class Edit(UnmaskingPolicy):
     them rewrites nothing, at most ``max_post_steps``. A prompt's tokens stay.
     """
 
-    parameters = frozenset({"threshold"})
-    defaults: ClassVar[Mapping[str, float]] = {"edit_threshold": 0.9, "max_post_steps": 16}
-    rewrites = True
+    numbers: ClassVar = {
+        "threshold": THRESHOLD,
+        "edit_threshold": Parameter(
+            "Probability above which an unmasked token is rewritten.", Share, default=0.9
+        ),
+        "max_post_steps": Parameter(
+            "Steps that a block may take after its last mask, to rewrite tokens.", Count, default=16
+        ),
+    }
 
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
         """See :meth:`UnmaskingPolicy.make_memory`."""
         return {"post_steps": torch.zeros(requests, dtype=torch.int32, device=device)}
 
-    def select(self, stats: PositionStats, canvas: CanvasView) -> Choice:
+    def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""
         confidence = torch.where(canvas.masked, stats.confidence, -1.0)
-        unmask = confidence > canvas.threshold[:, None]
+        unmask = confidence > canvas.values["threshold"][:, None]
         best = torch.zeros_like(unmask).scatter_(1, confidence.argmax(dim=1, keepdim=True), True)
-        unmask = torch.where(unmask.any(dim=1, keepdim=True), unmask, best)
+        return torch.where(unmask.any(dim=1, keepdim=True), unmask, best)
+
+    def rewrite(self, stats: PositionStats, canvas: CanvasView) -> Rewrite:
+        """See :meth:`UnmaskingPolicy.rewrite`."""
         rewrite = canvas.unmasked & (stats.token != canvas.tokens)
         rewrite &= stats.confidence > canvas.values["edit_threshold"][:, None]
         full = ~canvas.masked.any(dim=1)
         post_steps = canvas.memory["post_steps"]
         post_steps += full
         more = post_steps < canvas.values["max_post_steps"]
-        return Choice(unmask, rewrite, unfinished=more & (rewrite.any(dim=1) | ~full))
+        return Rewrite(rewrite, unfinished=more & (rewrite.any(dim=1) | ~full))

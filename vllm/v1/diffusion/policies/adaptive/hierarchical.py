@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hierarchical``: the best of every run of masks, so that runs split evenly."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.parameter import THRESHOLD, Parameter, Share
 
 
 class Hierarchical(UnmaskingPolicy):
@@ -15,8 +15,12 @@ class Hierarchical(UnmaskingPolicy):
     A run is a stretch of neighbouring masked positions.
     """
 
-    parameters = frozenset({"threshold"})
-    defaults: ClassVar[Mapping[str, float]] = {"low_threshold": 0.4}
+    numbers: ClassVar = {
+        "threshold": THRESHOLD,
+        "low_threshold": Parameter(
+            "Confidence above which the best position of a run of masks is unmasked.", Share, default=0.4
+        ),
+    }
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""
@@ -29,5 +33,5 @@ class Hierarchical(UnmaskingPolicy):
         highest = highest.scatter_reduce(1, run, confidence, "amax")
         best = masked & (confidence == highest.gather(1, run))
         best &= confidence > canvas.values["low_threshold"][:, None]
-        best |= confidence > canvas.threshold[:, None]
+        best |= confidence > canvas.values["threshold"][:, None]
         return best.scatter(1, confidence.argmax(dim=1, keepdim=True), True)

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``sub_blocks``: confident positions, one part of the block after the other."""
 
+from typing import ClassVar
+
 import torch
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.parameter import THRESHOLD
 
 SUB_BLOCK = 8
 """Positions that are open at a time: ``small_block_size`` in Fast-dLLM v2's scripts."""
@@ -12,7 +15,7 @@ SUB_BLOCK = 8
 class SubBlocks(UnmaskingPolicy):
     """Unmasks all above the threshold in the first open sub-block, and the best (Fast-dLLM v2)."""
 
-    parameters = frozenset({"threshold"})
+    numbers: ClassVar = {"threshold": THRESHOLD}
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""
@@ -22,4 +25,4 @@ class SubBlocks(UnmaskingPolicy):
         confidence = torch.where(open_, stats.confidence, -1.0)
         best = torch.zeros_like(open_)
         best.scatter_(1, confidence.argmax(dim=1, keepdim=True), True)
-        return open_ & (best | (confidence > canvas.threshold[:, None]))
+        return open_ & (best | (confidence > canvas.values["threshold"][:, None]))

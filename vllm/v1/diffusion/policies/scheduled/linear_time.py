@@ -8,27 +8,41 @@ the share ``1 - s / t`` of what is masked, all in the last step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.noise import gumbel
+from vllm.v1.diffusion.policies.parameter import NotNegative, Parameter, Positive
 
-EPS = 1e-3
-"""Where the published timetable ends."""
+END_TIME = Parameter(
+    "Time at which the timetable of Dream's algorithms ends.",
+    Annotated[Positive, Field(le=1)],
+    default=1e-3,
+    aliases=("eps",),
+)
+"""Where the timetable ends; published as ``eps``."""
 
 
 class LinearTimePolicy(UnmaskingPolicy):
     """Unmasks the share of a step, those of highest score.
 
-    With ``alg_temperature`` above 0 the positions are drawn instead, without
-    replacement, from ``softmax(score / alg_temperature)`` over the masked positions.
+    With ``position_temperature`` above 0 the positions are drawn instead, without
+    replacement, from ``softmax(score / position_temperature)`` over the masked positions.
     """
 
-    defaults: ClassVar[Mapping[str, float]] = {"alg_temperature": 0.0, "eps": EPS}
-    parameters = frozenset({"steps"})
+    uses_steps = True
+    numbers: ClassVar = {
+        "position_temperature": Parameter(
+            "Positions are drawn by their score at this temperature; 0 takes the best.",
+            NotNegative,
+            default=0,
+            aliases=("alg_temperature",),
+        ),
+        "end_time": END_TIME,
+    }
 
     def score(self, stats: PositionStats) -> torch.Tensor:
         """How sure the model is of every position, float ``[requests, width]``."""
@@ -37,7 +51,7 @@ class LinearTimePolicy(UnmaskingPolicy):
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""
         score = self.score(stats).double()
-        temperature = canvas.values["alg_temperature"][:, None].double()
+        temperature = canvas.values["position_temperature"][:, None].double()
         noise = gumbel(canvas.seed[:, None], canvas.position, canvas.step[:, None])
         score = torch.where(temperature > 0, score / temperature.clamp(min=1e-12) + noise, score)
         order = score.masked_fill(~canvas.masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
@@ -65,7 +79,7 @@ def share(canvas: CanvasView) -> torch.Tensor:
 
 def _time(canvas: CanvasView, index: torch.Tensor) -> torch.Tensor:
     """Entry ``index`` of the linspace, float32 ``[requests]``: either half from its own end."""
-    steps, eps = canvas.steps, canvas.values["eps"]
+    steps, eps = canvas.steps, canvas.values["end_time"]
     width = ((eps - 1) / steps).double()
     first = 1 + width * index
     second = eps.double() - width * (steps - index)

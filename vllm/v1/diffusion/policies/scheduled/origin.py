@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """``origin``: positions at random, on Dream's timetable."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.noise import uniform
-from vllm.v1.diffusion.policies.scheduled.linear_time import EPS, share
+from vllm.v1.diffusion.policies.scheduled.linear_time import END_TIME, share
 
 
 class Origin(UnmaskingPolicy):
     """Unmasks each position with the step's share as probability (Dream's default)."""
 
-    defaults: ClassVar[Mapping[str, float]] = {"eps": EPS}
-    parameters = frozenset({"steps"})
+    uses_steps = True
+    numbers: ClassVar = {"end_time": END_TIME}
 
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
         """See :meth:`UnmaskingPolicy.select`."""
