@@ -59,7 +59,7 @@ def solve(llm: LLM, puzzles: list[Puzzle], how: DiffusionParams) -> Score:
         len(puzzles),
         sum(p.is_right(d.text) for p, d in zip(puzzles, done, strict=True)),
         sum(len(d.token_ids) for d in done),
-        sum(sum(d.spec_decode_metrics.histogram) for d in done),
+        sum(d.diffusion.steps for d in done),
     )
 
 

@@ -116,7 +116,7 @@ def run(llm: Any, work: Workload, repeats: int = 3, warm: int = 1, vocabulary: i
             seconds.append(time.perf_counter() - begin)
         for output in outputs:
             assert len(output.outputs[0].token_ids) == work.tokens
-        metrics = outputs[0].outputs[0].spec_decode_metrics
-        forwards = sum(metrics.histogram) if work.steps is not None else work.tokens
+        report = outputs[0].outputs[0].diffusion
+        forwards = report.steps if work.steps is not None else work.tokens
     median = statistics.median(seconds)
     return Timing(median, work.batch * work.tokens / median, forwards, repeats)

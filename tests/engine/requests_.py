@@ -149,13 +149,14 @@ def run(llm: Any, cases: list[Case]) -> list[dict[str, Any]]:
     results = []
     for output in outputs:
         completion = output.outputs[0]
-        metrics = completion.spec_decode_metrics
+        report = completion.diffusion
+        trace = report.trace or () if report else ()
         results.append(
             {
                 "token_ids": list(completion.token_ids),
-                "steps": sum(metrics.histogram) if metrics else None,
-                "unmask_steps": [step for step, _ in completion.unmask_trace or ()],
-                "probabilities": [p for _, p in completion.unmask_trace or ()],
+                "steps": report.steps if report else None,
+                "unmask_steps": [step for step, _ in trace],
+                "probabilities": [p for _, p in trace],
                 "finish_reason": completion.finish_reason,
                 "stop_reason": completion.stop_reason,
                 "cached": output.num_cached_tokens,

@@ -95,8 +95,8 @@ def test_abort_in_the_middle(engine: Any) -> None:
     completion = seen["keep"].outputs[0]
     result = {
         "token_ids": list(completion.token_ids),
-        "unmask_steps": [s for s, _ in completion.unmask_trace],
-        "steps": sum(completion.spec_decode_metrics.histogram),
+        "unmask_steps": [s for s, _ in completion.diffusion.trace],
+        "steps": completion.diffusion.steps,
     }
     assert_as_reference([result], [keep])
 

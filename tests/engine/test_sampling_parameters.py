@@ -77,7 +77,7 @@ class Subject:
 
     def seen_by(self, completion: Any, i: int) -> list[int]:
         """Prompt, output and masks as they were when output token i unmasked."""
-        steps = [s for s, _ in completion.unmask_trace]
+        steps = [s for s, _ in completion.diffusion.trace]
         known = [t if s < steps[i] else self.mask for t, s in zip(completion.token_ids, steps, strict=True)]
         if self.bidirectional:
             return [*PROMPT, *known]
@@ -137,7 +137,7 @@ def test_every_pair_as_the_reference(subject: Subject) -> None:
         assert len(completion.token_ids) == 20
         for i in range(0, 13, 2):
             raw, x = expected_logits(subject, sampling, subject.seen_by(completion, i), len(PROMPT) + i)
-            token, confidence = completion.token_ids[i], completion.unmask_trace[i][1]
+            token, confidence = completion.token_ids[i], completion.diffusion.trace[i][1]
             allowed = subject.without_mask(x)
             if sampling.min_p:
                 x = allowed.masked_fill(allowed < allowed.max() + math.log(sampling.min_p), -math.inf)
@@ -157,7 +157,7 @@ def test_each_alone_is_as_in_the_batch(subject: Subject) -> None:
     for sampling, completion in subject.told[:: len(subject.told) // 6]:
         (alone,) = run(subject.llm, [sampling])
         assert alone.token_ids == completion.token_ids
-        assert alone.unmask_trace == completion.unmask_trace
+        assert alone.diffusion.trace == completion.diffusion.trace
         assert alone.logprobs == completion.logprobs
 
 
@@ -186,5 +186,5 @@ def test_n_completions_have_their_own_log_probabilities(subject: Subject) -> Non
     for output in outputs:
         told = [entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)]
         # The trace holds the probability in the same distribution, at temperature 1.
-        assert [math.exp(x) for x in told] == pytest.approx([p for _, p in output.unmask_trace], abs=1e-4)
+        assert [math.exp(x) for x in told] == pytest.approx([p for _, p in output.diffusion.trace], abs=1e-4)
         assert output.cumulative_logprob == pytest.approx(sum(told))

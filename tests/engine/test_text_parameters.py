@@ -38,7 +38,7 @@ def test_stop_strings_cut_text_tokens_and_traces(bundled: Any, stop: str, includ
     count = at + len(stop)
     assert cut.finish_reason == "stop"
     assert cut.token_ids == whole.token_ids[:count]
-    assert cut.unmask_trace == whole.unmask_trace[:count]
+    assert cut.diffusion.trace == whole.diffusion.trace[:count]
     assert cut.logprobs == whole.logprobs[:count]
     assert cut.cumulative_logprob == pytest.approx(
         sum(entry[token].logprob for token, entry in zip(cut.token_ids, cut.logprobs, strict=True))
@@ -49,7 +49,7 @@ def test_stop_token_ids_end_in_the_middle_of_a_block(bundled: Any) -> None:
     cut = complete(bundled, stop_token_ids=[ord("4")])
     assert cut.text == "1"
     assert cut.stop_reason == ord("4")
-    assert len(cut.token_ids) == len(cut.unmask_trace) == len(cut.logprobs) == 2
+    assert len(cut.token_ids) == len(cut.diffusion.trace) == len(cut.logprobs) == 2
     # Not before min_tokens: then the first of them is another.
     later = complete(bundled, stop_token_ids=[ord("4")], min_tokens=7)
     assert len(later.token_ids) >= 7
@@ -93,7 +93,9 @@ def test_a_stream_of_deltas(bundled: Any) -> None:
         pieces += [output.outputs[0] for output in core.step()]
     assert len(pieces) > 1
     for piece in pieces:
-        assert len(piece.token_ids) == len(piece.unmask_trace or ()) == len(piece.logprobs)
-    for name in ("token_ids", "unmask_trace", "logprobs"):
+        assert len(piece.token_ids) == len(piece.diffusion.trace or ()) == len(piece.logprobs)
+    for name in ("token_ids", "logprobs"):
         assert [x for piece in pieces for x in getattr(piece, name) or ()] == list(getattr(whole, name))
+    assert [x for piece in pieces for x in piece.diffusion.trace or ()] == whole.diffusion.trace
+    assert pieces[-1].diffusion.steps_per_block == whole.diffusion.steps_per_block
     assert "".join(piece.text for piece in pieces) == whole.text

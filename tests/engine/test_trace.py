@@ -18,7 +18,11 @@ def test_no_trace_unless_asked_for(engine: Any) -> None:
         SamplingParams(temperature=0, max_tokens=8),
         use_tqdm=False,
     )[0].outputs[0]
-    assert output.unmask_trace is None
+    assert output.diffusion.trace is None
+    # Two blocks of 4 at the engine's default, a step for every token that the canvas had masked.
+    assert output.diffusion.steps == sum(output.diffusion.steps_per_block) > 0
+    assert output.diffusion.tokens_per_forward == round(8 / output.diffusion.steps, 4)
+    assert output.spec_decode_metrics is None
 
 
 def test_traces_stream_with_their_tokens(engine: Any) -> None:
@@ -30,8 +34,8 @@ def test_traces_stream_with_their_tokens(engine: Any) -> None:
     while core.has_unfinished_requests():
         for output in core.step():
             completion = output.outputs[0]
-            assert len(completion.unmask_trace) == len(completion.token_ids)
-            pieces.append(completion.unmask_trace)
+            assert len(completion.diffusion.trace) == len(completion.token_ids)
+            pieces.append(completion.diffusion.trace)
     # 2 tokens end the prompt's block, then whole blocks, then what is left.
     assert [len(p) for p in pieces] == [2, 8, 8, 8, 4]
     steps = [step for piece in pieces for step, _ in piece]

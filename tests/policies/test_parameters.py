@@ -36,6 +36,7 @@ from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 CONFIG = MaskedDiffusionConfig(block_length=8, algorithm="low_confidence_static", mask_token_id=1)
 HERE = __name__
+HIGH_ENOUGH = Annotated[float, Field(le=1)]
 
 
 def selects(self: Any, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
@@ -202,7 +203,7 @@ def policy(*bases: type, **attributes: Any) -> str:
         (policy(select=selects, numbers={"pace": 2}), r"numbers\['pace'\]=2, which is no Parameter"),
         (policy(select=selects, numbers={"pace": Parameter("Text.", str)}), "no Parameter of a number"),
         (
-            policy(select=selects, numbers={"low": Parameter("Low.", Annotated[float, Field(le=1)], default=2)}),
+            policy(select=selects, numbers={"low": Parameter("Low.", HIGH_ENOUGH, default=2)}),
             "with the default 2, which must be a number of at most 1",
         ),
     ],

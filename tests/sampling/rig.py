@@ -51,7 +51,8 @@ class Wish:
         """As the worker has it."""
         how = (self.algorithm, self.steps, self.block_length, self.threshold)
         vetoes = any(len(word) > 1 for word in self.params.bad_words_token_ids or ())
-        return Decoding(*how, trace=self.trace, values=self.values, vetoes=vetoes)
+        values = {"threshold": self.threshold, **self.values}
+        return Decoding(*how, trace=self.trace, values=values, vetoes=vetoes)
 
 
 @dataclass

@@ -158,7 +158,7 @@ def test_admission_validates_once() -> None:
 def test_the_trace_survives_msgpack() -> None:
     """EngineCoreOutput is array-like: a field that is not last shifts what clients read."""
     output = load("vllm.v1.engine:EngineCoreOutput")
-    assert output.__struct_fields__[-1] == "unmask_trace"
+    assert output.__struct_fields__[-1] == "diffusion"
     assert output.__struct_config__.array_like
 
 

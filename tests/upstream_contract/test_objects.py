@@ -41,7 +41,6 @@ OBJECTS = {
         "vllm.v1.diffusion.frontend.report",
     ): "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
     ("output", "vllm.v1.diffusion.frontend.report"): "vllm.outputs:CompletionOutput",
-    ("metrics", "vllm.v1.diffusion.frontend.report"): "vllm.v1.metrics.stats:RequestSpecDecodeMetrics",
     ("cache_manager", "vllm.v1.diffusion"): "vllm.v1.core.kv_cache_manager:KVCacheManager",
     ("stats", "vllm.v1.diffusion.frontend.metrics"): "vllm.v1.spec_decode.metrics:SpecDecodingStats",
 }
@@ -70,7 +69,6 @@ def test_the_table_is_in_use() -> None:
                 "unmask_trace",
             },
         ),
-        ("vllm.v1.metrics.stats:RequestSpecDecodeMetrics", {"num_spec_tokens", "histogram"}),
         (
             "vllm.v1.worker.gpu.sample.logits_processor.interface:LogitsContext",
             {

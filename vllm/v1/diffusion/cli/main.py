@@ -53,14 +53,14 @@ class Result:
     def of(cls, output: RequestOutput, prompt: str, blocks: list[int], puzzle: Puzzle | None) -> Result:
         """Reads a finished request."""
         completion = output.outputs[0]
-        assert completion.spec_decode_metrics is not None
+        assert completion.diffusion is not None
         return cls(
             prompt,
             completion.text,
             list(completion.token_ids),
             completion.finish_reason or "",
-            sum(completion.spec_decode_metrics.histogram),
-            list(completion.unmask_trace or ()),
+            completion.diffusion.steps,
+            completion.diffusion.trace or [],
             blocks,
             puzzle.is_right(completion.text) if puzzle else None,
         )
@@ -235,10 +235,11 @@ def _traced(engine: Engine, result: Result) -> TracedRequest:
 
 def _emitted_block(engine: Engine, index: int, output: RequestOutput, seen: int) -> EmittedBlock:
     completion = output.outputs[0]
+    assert completion.diffusion is not None
     return EmittedBlock(
         index,
         ["" if p.special else p.text for p in engine.pieces(completion.token_ids)[seen:]],
-        [step for step, _ in list(completion.unmask_trace or ())[seen:]],
+        [step for step, _ in (completion.diffusion.trace or ())[seen:]],
     )
 
 

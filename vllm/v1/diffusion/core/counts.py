@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 
 from vllm.v1.diffusion.core.plan import RequestPlan
-from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
+from vllm.v1.diffusion.message.report import DenoisingReport
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
@@ -27,62 +27,66 @@ class DenoisingRecord:
         self._num_spec_tokens = num_spec_tokens
         self._log_stats = log_stats
         self._stats: SpecDecodingStats | None = None
-        self.reports: dict[str, RequestSpecDecodeMetrics] = {}
-        """Counts of requests that ask for them, since the scheduler last handed them on."""
+        self._reports: dict[str, DenoisingReport] = {}
+        """What was counted of each request since its last output."""
+        self._ended: list[str] = []
+        """Requests that ended since the last ``drop_ended``."""
         self._steps: Counter[tuple[int, int]] = Counter()
         """Requests' steps since the last ``take``, by the positions they had and the tokens they emitted."""
 
-    def observe(
-        self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput
-    ) -> list[tuple[int, float]] | None:
+    def observe(self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput) -> None:
         """Counts a step of a request's block.
 
         Args:
             request: The request.
             plan: Its plan, changed.
             runner_output: The step's output.
-
-        Returns:
-            The trace of the block, if it finished and the request wants one.
         """
         index = runner_output.req_id_to_index[request.request_id]
         committed = len(runner_output.sampled_token_ids[index])
         plan.denoised += 1
         plan.block_denoised += 1
-        trace = None
-        if committed and plan.decoding.trace:
-            assert runner_output.unmask_trace is not None
-            trace = _trace_of(plan, runner_output.unmask_trace[index, :committed])
-        self._count(request, plan.block_length, committed, plan.decoding.stats)
+        report = self._count(request, plan.block_length, committed)
         if committed:
+            report.steps_per_block.append(plan.block_denoised)
             if self._log_stats:
                 self._sums.steps_per_block.append(plan.block_denoised)
             plan.block_denoised = 0
-        return trace
+            self._trace(plan, runner_output, index, committed, report)
 
-    def observe_anchor(
-        self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput
-    ) -> list[tuple[int, float]] | None:
+    def observe_anchor(self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput) -> None:
         """Counts the pass that makes a block's first token; see ``anchored.py``.
 
         Args:
             request: The request.
             plan: Its plan, changed.
             runner_output: The step's output.
-
-        Returns:
-            The token's trace, if the request wants one.
         """
         plan.denoised += 1
-        self._count(request, 1, 1, detailed=False)
-        if not plan.decoding.trace:
-            return None
-        assert runner_output.unmask_trace is not None
-        index = runner_output.req_id_to_index[request.request_id]
-        return _trace_of(plan, runner_output.unmask_trace[index, :1])
+        report = self._count(request, 1, 1)
+        self._trace(plan, runner_output, runner_output.req_id_to_index[request.request_id], 1, report)
+
+    def report(self, request_id: str, tokens: int) -> DenoisingReport | None:
+        """Hands on what was counted of a request since the last call; None for nothing.
+
+        Args:
+            request_id: The request.
+            tokens: Tokens of its output, which may be cut behind an end token.
+        """
+        report = self._reports.pop(request_id, None)
+        if report is not None and report.trace is not None:
+            report.trace = report.trace[:tokens]
+        return report
+
+    def drop_ended(self) -> None:
+        """Forgets what no output carries: counts of requests that were aborted."""
+        for request_id in self._ended:
+            self._reports.pop(request_id, None)
+        self._ended.clear()
 
     def ended(self, request: Request, plan: RequestPlan) -> None:
-        """Notes the tokens a forward of a request that has ended."""
+        """Notes that a request has ended, and its tokens per forward."""
+        self._ended.append(request.request_id)
         if plan.denoised and self._log_stats:
             self._sums.tokens_per_forward.append(request.num_output_tokens / plan.denoised)
 
@@ -102,15 +106,28 @@ class DenoisingRecord:
         stats, self._stats = self._stats, None
         return stats
 
-    def _count(self, request: Request, drafted: int, committed: int, detailed: bool) -> None:
-        assert request.spec_decode_metrics is not None
-        request.spec_decode_metrics.observe(
-            num_draft_tokens=drafted, num_accepted=committed, detailed=detailed
-        )
-        if detailed:
-            self.reports[request.request_id] = request.spec_decode_metrics
+    def _count(self, request: Request, drafted: int, committed: int) -> DenoisingReport:
         if self._log_stats:
             self._steps[drafted, committed] += 1
+        report = self._reports.setdefault(request.request_id, DenoisingReport())
+        report.steps += 1
+        return report
+
+    def _trace(
+        self,
+        plan: RequestPlan,
+        runner_output: ModelRunnerOutput,
+        index: int,
+        count: int,
+        report: DenoisingReport,
+    ) -> None:
+        """Notes the trace of emitted tokens, if the request wants one."""
+        if plan.decoding.trace:
+            assert runner_output.unmask_trace is not None
+            report.trace = [
+                *(report.trace or ()),
+                *_trace_of(plan, runner_output.unmask_trace[index, :count]),
+            ]
 
     @property
     def _sums(self) -> SpecDecodingStats:

@@ -22,7 +22,7 @@ from vllm.v1.diffusion.message.request_data import described
 from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.engine import EngineCoreOutputs
-from vllm.v1.metrics.stats import RequestSpecDecodeMetrics, SchedulerStats
+from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
@@ -69,10 +69,6 @@ class DiffusionScheduler(Scheduler):
             request.cache_salt = f"{request.cache_salt or ''}|{salt}"
             request.block_hashes.clear()
             request.update_block_hashes()
-        # No speculation: a response then shows nothing in its terms.
-        request.spec_decode_metrics = RequestSpecDecodeMetrics(
-            num_spec_tokens=0, histogram=[0] * (self.num_spec_tokens + 1)
-        )
         super().add_request(request)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
@@ -198,7 +194,7 @@ class DiffusionScheduler(Scheduler):
     ) -> dict[int, EngineCoreOutputs]:
         """Processes a step's tokens; see upstream."""
         failed = self._fail_requests(scheduler_output, model_runner_output)
-        traces = self._observe(scheduler_output, model_runner_output)
+        self._observe(scheduler_output, model_runner_output)
         # Computed tokens were set when the window was scheduled: no draft token
         # is accepted or rejected here.
         outputs = super().update_from_output(
@@ -213,17 +209,12 @@ class DiffusionScheduler(Scheduler):
             computed = plan.pop(request.num_tokens)
             if computed is not None:
                 request.num_computed_tokens = computed
-        told = self._record.reports
-        if not failed and not traces and not told:
-            return outputs
         for output in (o for client in outputs.values() for o in client.outputs):
             if output.request_id in failed:
                 output.stop_reason = failed[output.request_id]
-            if output.request_id in traces:
-                output.unmask_trace = traces[output.request_id][: len(output.new_token_ids)]
-            # A stop string is found in the front end, which then hears no more.
-            output.spec_decode_metrics = told.get(output.request_id, output.spec_decode_metrics)
-        told.clear()
+            # What is new, with every block: the front end finds a stop string without asking again.
+            output.diffusion = self._record.report(output.request_id, len(output.new_token_ids))
+        self._record.drop_ended()
         return outputs
 
     def _fail_requests(
@@ -240,15 +231,8 @@ class DiffusionScheduler(Scheduler):
         self.grammar_compile_error_reqs.update(failed)
         return failed
 
-    def _observe(
-        self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput
-    ) -> dict[str, list[tuple[int, float]]]:
-        """Counts denoising steps and committed tokens.
-
-        Returns:
-            The finished blocks' traces, by request, of those that want one.
-        """
-        traces: dict[str, list[tuple[int, float]]] = {}
+    def _observe(self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput) -> None:
+        """Counts denoising steps and emitted tokens."""
         requests, plans = self.requests, self._plans
         for request_id in scheduler_output.scheduled_spec_decode_tokens:
             request, plan = requests.get(request_id), plans.get(request_id)
@@ -256,14 +240,11 @@ class DiffusionScheduler(Scheduler):
                 continue
             window, known = plan.windows[0], request.num_tokens
             if self.planner.is_anchor(plan, window, known):
-                trace = self._record.observe_anchor(request, plan, runner_output)
+                self._record.observe_anchor(request, plan, runner_output)
             elif self.planner.denoised_nothing(plan, window, known):
                 continue  # The block had finished: a plain commit.
             else:
-                trace = self._record.observe(request, plan, runner_output)
-            if trace is not None:
-                traces[request_id] = trace
-        return traces
+                self._record.observe(request, plan, runner_output)
 
     def make_stats(
         self, spec_decoding_stats: SpecDecodingStats | None = None, *args: Any, **kwargs: Any

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,48 +10,29 @@ if TYPE_CHECKING:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.outputs import CompletionOutput
 
+_COUNTS = ("steps", "tokens_per_forward", "steps_per_block")
+
 
 def report_denoising(
-    choice: Any, request: CompletionRequest | ChatCompletionRequest, output: CompletionOutput, tokens: int
+    choice: Any, request: CompletionRequest | ChatCompletionRequest, output: CompletionOutput
 ) -> None:
-    """Gives a response's choice a field ``diffusion``.
+    """Gives a response's choice a field ``diffusion``: the fields of ``CompletionOutput.diffusion``.
 
-    ``diffusion_stats`` asks for ``steps``, ``tokens_per_forward`` and
-    ``steps_per_block``, which a stream has in the choice that ends it;
-    ``diffusion_trace`` for ``trace``: for each of the choice's tokens the step that
-    unmasked it, from 0, and its probability in that step. Without either nothing is
-    added, so other responses stay as they are.
+    ``diffusion_stats`` asks for the counts, which a stream has in the choice that ends it;
+    ``diffusion_trace`` for ``trace``. Without either nothing is added, so other responses stay
+    as they are.
 
     Args:
         choice: The choice, of a response or a chunk of one; changed in place.
         request: The request.
         output: What the engine told of the choice.
-        tokens: The choice's tokens so far.
     """
-    asked = request.vllm_xargs or {}
-    said: dict[str, Any] = {}
-    metrics = output.spec_decode_metrics
-    if asked.get("diffusion_stats") and metrics is not None:
-        steps = len(metrics.per_step_accepted)
-        said["steps"] = steps
-        said["tokens_per_forward"] = round(tokens / max(steps, 1), 4)
-        said["steps_per_block"] = steps_per_block(metrics.per_step_accepted)
-    if output.unmask_trace is not None:
-        said["trace"] = output.unmask_trace
+    report = output.diffusion
+    if report is None:
+        return
+    asked = (request.vllm_xargs or {}).get("diffusion_stats") and output.finished()
+    said = {name: getattr(report, name) for name in _COUNTS} if asked else {}
+    if report.trace is not None:
+        said["trace"] = report.trace
     if said:
         choice.diffusion = said
-
-
-def steps_per_block(emitted: Iterable[int]) -> list[int]:
-    """Steps of each block that finished.
-
-    Args:
-        emitted: Tokens that each denoising step emitted: a block's, or none.
-    """
-    blocks, steps = [], 0
-    for tokens in emitted:
-        steps += 1
-        if tokens:
-            blocks.append(steps)
-            steps = 0
-    return blocks

@@ -36,7 +36,6 @@ class Decoding:
     block_length: int
     threshold: float
     trace: bool
-    stats: bool = False
     values: Mapping[str, float] = field(default_factory=dict)
     cache: str | None = None
     max_steps: int | None = None

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of a request's denoising: in ``CompletionOutput.diffusion`` and in a response's choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+
+@dataclass
+class DenoisingReport:
+    """A request's denoising so far.
+
+    The engine core sends what is new with every block; the front end adds it up. A block that a
+    preemption interrupts is denoised again, and counts with the steps that were lost.
+
+    Attributes:
+        steps: Denoising steps, each a forward of the request's open block.
+        tokens_per_forward: Tokens of the output by ``steps``.
+        steps_per_block: Steps of each block that finished.
+        trace: Of each token of the output, the step that unmasked it, from 0, and its probability in
+            that step; -1 for a token that a template gave. Only if the request asks, by
+            ``diffusion_trace``. In a stream of deltas, of the tokens that are new.
+    """
+
+    steps: int = 0
+    tokens_per_forward: float | None = None
+    steps_per_block: list[int] = field(default_factory=list)
+    trace: list[tuple[int, float]] | None = None
+
+    def of_output(self, tokens: int, new: int) -> DenoisingReport:
+        """What one output says.
+
+        Args:
+            tokens: Tokens of the request so far.
+            new: How many of them, the last ones, are in the output.
+        """
+        return replace(
+            self,
+            tokens_per_forward=round(tokens / self.steps, 4) if self.steps else None,
+            steps_per_block=list(self.steps_per_block),
+            trace=self.trace and (self.trace[tokens - new : tokens] or None),
+        )
+
+
+def added(so_far: DenoisingReport | None, new: DenoisingReport | None) -> DenoisingReport | None:
+    """Adds what the engine core told of the last block to what it told before; None for nothing."""
+    if so_far is None or new is None:
+        return so_far or new
+    so_far.steps += new.steps
+    so_far.steps_per_block += new.steps_per_block
+    if new.trace:
+        so_far.trace = so_far.trace or []
+        so_far.trace += new.trace
+    return so_far
+
+
+def joined(before: DenoisingReport | None, later: DenoisingReport | None) -> DenoisingReport | None:
+    """What two deltas of one output's stream say together."""
+    if before is None or later is None:
+        return later or before
+    return replace(later, trace=_traces(before, later))
+
+
+def _traces(*reports: DenoisingReport) -> list[tuple[int, float]] | None:
+    return [entry for report in reports for entry in report.trace or ()] or None
