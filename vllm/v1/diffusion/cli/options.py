@@ -34,9 +34,10 @@ def _options() -> dict[str, Parameter]:
 
 def _kind(one: Parameter) -> dict[str, Any]:
     """How argparse reads a parameter's values; empty for lists, which it cannot."""
-    return {
+    kinds: dict[str, dict[str, Any]] = {
         "integer": {"type": int, "metavar": "N"},
         "number": {"type": float, "metavar": "X"},
         "boolean": {"action": "store_true"},
         "string": {"metavar": "NAME"},
-    }.get(one.schema["type"], {})
+    }
+    return kinds.get(one.schema["type"], {})
