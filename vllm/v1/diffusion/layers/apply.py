@@ -190,5 +190,7 @@ def _skinny(method: Any, weight: torch.Tensor) -> Any:
 def _attention(model: nn.Module) -> Iterator[tuple[nn.Module, AttentionForm]]:
     """The model's attention layers of the common form, and their parts."""
     for module in model.modules():
-        if (form := attention_form(module)) is not None:
+        if isinstance(module, FusedAttention):
+            yield module, module.form
+        elif (form := attention_form(module)) is not None:
             yield module, form
