@@ -46,6 +46,30 @@ _NOT_ON_HOPPER = (
     "vllm/third_party/tml_fa4",
     "vllm/vllm-rs",
 )
+NOT_NEEDED = frozenset(
+    {
+        "fastsafetensors",
+        "flashinfer-python",
+        "humming-kernels",
+        "instanttensor",
+        "numba",
+        "nvidia-cudnn-frontend",
+        "nvidia-cutlass-dsl",
+        "nvtx",
+        "opencv-python-headless",
+        "opentelemetry-exporter-otlp",
+        "pynvvideocodec",
+        "quack-kernels",
+        "tilelang",
+        "tokenspeed-mla",
+        "torchaudio",
+        "torchcodec",
+        "torchvision",
+    }
+)
+"""Requirements of upstream's, canonical names, that no text model on a Hopper GPU imports: decoders of sound,
+pictures and video, kernels for other attention and other GPUs, faster loaders, the export of traces. They are
+nine tenths of what a host lacks. ``tests/build`` imports the fork without them."""
 _INSTALL = '''#!/usr/bin/env python3
 """Checks the parts beside this file and unpacks them: python3 install.py TARGET"""
 
@@ -169,6 +193,9 @@ def main() -> int:
     parser.add_argument("--size", type=float, help="largest part, in MB; default: one part")
     parser.add_argument("--capability", help="keep GPU code for this compute capability alone, as 9.0")
     parser.add_argument("--all-objects", action="store_true", help="keep what no Hopper GPU needs")
+    parser.add_argument(
+        "--all-wheels", action="store_true", help="bring what no text model on a Hopper GPU imports"
+    )
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="projects not to bring")
     parser.add_argument("--preset", type=int, default=6, choices=range(10), help="xz preset (%(default)s)")
     chosen = parser.parse_args()
@@ -176,7 +203,7 @@ def main() -> int:
     for stale in chosen.out.glob(f"{_NAME}*"):
         stale.unlink()
     present = frozen_names(chosen.have.read_text("utf-8")) if chosen.have else set()
-    without = {canonical(name) for name in chosen.without}
+    without = {canonical(name) for name in chosen.without} | (set() if chosen.all_wheels else NOT_NEEDED)
     try:
         with tempfile.TemporaryDirectory(prefix="bundle-", dir=chosen.out) as scratch:
             content, wheels = Path(scratch) / "content", Path(scratch) / "wheels"

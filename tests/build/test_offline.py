@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 
 from build_support.errors import BuildError
 from build_support.fatbin import keep_architecture
-from build_support.host_wheels import fetch_missing, frozen_names
+from build_support.host_wheels import canonical, fetch_missing, frozen_names
 from build_support.paths import ROOT
+from build_support.pin import load_pin
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,67 @@ def test_a_wheel_that_does_not_exist_is_named(index: Path, tmp_path: Path) -> No
 
 def test_frozen_names() -> None:
     assert frozen_names("Some_Thing==1.0\nother.one @ file:///x\n\n-e git+x\n") == {"some-thing", "other-one"}
+
+
+def test_only_what_a_text_model_needs_is_brought(tool: ModuleType) -> None:
+    """What is left out is upstream's own requirement still, and in upstream's names."""
+    needs = {canonical(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]) for line in upstream_needs()}
+    assert needs >= tool.NOT_NEEDED
+    assert {"torch", "transformers", "xgrammar", "msgspec", "fastapi"} <= needs - tool.NOT_NEEDED
+    assert all(name == canonical(name) for name in tool.NOT_NEEDED)
+
+
+def upstream_needs() -> tuple[str, ...]:
+    return tuple(load_pin(ROOT).requirements["cuda"])
+
+
+def test_the_fork_is_imported_without_what_is_left_out(tool: ModuleType) -> None:
+    """The server, the engine, the worker and the models, where those projects are not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("needs the installed fork")
+    modules = {
+        "opencv-python-headless": "cv2",
+        "flashinfer-python": "flashinfer",
+        "nvidia-cudnn-frontend": "cudnn",
+        "nvidia-cutlass-dsl": "cutlass",
+        "opentelemetry-exporter-otlp": "opentelemetry.exporter",
+        "pynvvideocodec": "PyNvVideoCodec",
+        "quack-kernels": "quack",
+        "humming-kernels": "humming",
+    }
+    gone = {modules.get(name, name.replace("-", "_")) for name in tool.NOT_NEEDED}
+    code = f"""
+import importlib, importlib.util, sys
+gone, find_spec = {gone!r}, importlib.util.find_spec
+missing = lambda name: any(name == n or name.startswith(n + ".") for n in gone)
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if missing(name):
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Gone())
+importlib.util.find_spec = lambda n, p=None: None if missing(n) else find_spec(n, p)
+for name in {IMPORTED!r}:
+    importlib.import_module(name)
+assert not gone & {{name.split(".")[0] for name in sys.modules}}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+IMPORTED = (
+    "vllm.entrypoints.openai.api_server",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.gpu_worker",
+    "vllm.v1.worker.gpu.model_runner",
+    "vllm.v1.attention.backends.flash_attn",
+    "vllm.model_executor.layers.quantization.fp8",
+    "vllm.model_executor.models.llada2_moe",
+    "vllm.model_executor.models.sdar",
+    "vllm.v1.diffusion.worker.model_state",
+    "vllm.v1.diffusion.cli.main",
+)
 
 
 def entry(kind: int, architecture: int, payload: bytes) -> bytes:

@@ -130,6 +130,17 @@ def test_the_rules_refuse_what_they_should(room: str, target: str) -> None:
     assert forbidden(room, target)
 
 
+def test_classes_of_objects_are_changed_in_one_place() -> None:
+    """And in the guard, whose objects are a plug-in's."""
+    places = {"vllm/v1/diffusion/layers/classes.py", "vllm/v1/generation_loop/guarded_classes.py"}
+    found = {
+        name
+        for name in overlay_files(paths.ROOT)
+        if name.endswith(".py") and re.search(r"\.__class__ = ", (paths.ROOT / name).read_text("utf-8"))
+    }
+    assert found == places
+
+
 def test_no_folder_grows_without_end() -> None:
     for folder in (DIFFUSION, *(path for path in DIFFUSION.rglob("*") if path.is_dir())):
         modules = [path for path in folder.glob("*.py") if path.stem != "__init__"]

@@ -11,8 +11,7 @@ import pytest
 from tests.gpu.test_golden import GRAPHS, engine
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.demo.puzzles import TASKS, make_puzzle
-from vllm.v1.diffusion.layers import skinny_layers
-from vllm.v1.diffusion.worker import model_state
+from vllm.v1.diffusion.layers import apply, skinny_layers
 
 
 def answers(family: str, fused: bool) -> list[list[int]]:
@@ -42,9 +41,9 @@ def test_answers_stay(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skinny_layers, "_LEAST", 0)
     got = answers(family, fused=True)
 
-    def nothing(*args: Any) -> None:
-        return None
+    def nothing(model: Any) -> list[Any]:
+        return []
 
-    monkeypatch.setattr(model_state, "fuse_attention", nothing)
-    monkeypatch.setattr(model_state, "use_skinny_layers", nothing)
+    monkeypatch.setattr(apply, "fuse_attention", nothing)
+    monkeypatch.setattr(apply, "use_skinny_layers", nothing)
     assert got == answers(family, fused=False)

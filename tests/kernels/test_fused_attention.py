@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from tests.kernels.real_models import PUBLISHED, build, one_process
+from vllm.config.compilation import CompilationMode
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm
 from vllm.model_executor.layers.linear import QKVParallelLinear
@@ -21,8 +23,8 @@ from vllm.model_executor.models.qwen3 import Qwen3Attention
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
 from vllm.v1.diffusion.kernels import reference
-from vllm.v1.diffusion.layers import fused_attention
-from vllm.v1.diffusion.layers.apply import fuse_attention
+from vllm.v1.diffusion.layers import apply, fused_attention
+from vllm.v1.diffusion.layers.apply import apply_kernels, fuse_attention
 from vllm.v1.diffusion.layers.forms import attention_form
 from vllm.v1.diffusion.layers.fused_attention import FusedAttention
 
@@ -315,3 +317,27 @@ def test_another_cache_is_left_to_upstream(change: Any, sdar: Any) -> None:
     (taken,) = fuse_attention(sdar)
     assert isinstance(sdar, FusedAttention) and not sdar.stores
     assert str(taken) == "qk_norm_rope_cache: 1 of 1 attention layers, 0 of them with the cache"
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        (CompilationMode.NONE, ["qk_norm_rope_cache: 3 of 3 attention layers", "no CUDA GPU"]),
+        (CompilationMode.VLLM_COMPILE, ["qk_norm_rope_cache: none, the model is compiled", "no CUDA GPU"]),
+    ],
+)
+def test_the_log_says_how_many(
+    mode: CompilationMode, said: list[str], built: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a platform that says it is CUDA; the device is none, and has no products for few rows."""
+    config, model = built("SDAR")
+    config.compilation_config.mode = mode
+    lines: list[str] = []
+    monkeypatch.setattr(apply, "current_platform", SimpleNamespace(is_cuda=lambda: True))
+    monkeypatch.setattr(apply.logger, "info", lambda text, *args: lines.append(text % args))
+    apply_kernels(config, model, torch.device("cpu"), block_causal=True)
+    (line,) = lines
+    assert line.startswith("Kernels: ")
+    assert all(part in line for part in (*said, "block_causal_attention: 0 of 3 attention layers"))
+    fused = sum(isinstance(module, FusedAttention) for module in model.modules())
+    assert fused == (3 if mode == CompilationMode.NONE else 0)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,44 +13,48 @@ import pytest
 import torch
 
 from tests.kernels.attention_cases import assert_close, make_batch
+from vllm.config import set_current_vllm_config
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers.attention import Attention
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
 from vllm.v1.diffusion.kernels import reference
-from vllm.v1.diffusion.layers import prefill_attention
+from vllm.v1.diffusion.layers.apply import use_block_causal_attention
 from vllm.v1.diffusion.layers.prefill_attention import BlockCausalAttentionImpl, PrefillAttention
 
-
-def make_layer(**changes: Any) -> Any:
-    """A layer with an implementation as upstream would make it for a GPU."""
-    impl: Any = object.__new__(FlashAttentionImpl)
-    known: dict[str, Any] = {
-        "head_size": 64,
-        "scale": 64**-0.5,
-        "num_queries_per_kv": 4,
-        "attn_type": AttentionType.DECODER,
-        "kv_cache_dtype": "auto",
-        "sliding_window": (-1, -1),
-        "alibi_slopes": None,
-        "sinks": None,
-        "logits_soft_cap": 0,
-        "dcp_world_size": 1,
-    }
-    vars(impl).update(known | changes)
-    return SimpleNamespace(impl=impl)
+Make = Callable[..., tuple[PrefillAttention, dict[str, Any]]]
 
 
-def make_attention(
-    monkeypatch: pytest.MonkeyPatch, layers: dict[str, Any], dtype: torch.dtype = torch.bfloat16
-) -> PrefillAttention:
-    monkeypatch.setattr(prefill_attention, "get_layers_from_vllm_config", lambda *_: layers)
-    config: Any = SimpleNamespace(model_config=SimpleNamespace(dtype=dtype))
-    return PrefillAttention(config, torch.device("cpu"))
+@pytest.fixture
+def make() -> Make:
+    """Upstream's attention layers, registered as a model's are, with the implementation of a GPU."""
+
+    def made(*changes: dict[str, Any], dtype: str = "bfloat16") -> tuple[PrefillAttention, dict[str, Any]]:
+        """A layer for each of ``changes``, which its implementation has."""
+        model = str(Path(__file__).parents[1] / "golden" / "sdar")
+        config = EngineArgs(model=model, dtype=dtype, enforce_eager=True).create_engine_config()
+        shape: Any = {"num_heads": 8, "head_size": 64, "scale": 64**-0.5, "num_kv_heads": 2}
+        layers: dict[str, Any] = {}
+        with set_current_vllm_config(config):
+            for name, changed in zip("ab", changes, strict=False):
+                layers[name] = Attention(**shape, prefix=name)
+                layers[name].impl = FlashAttentionImpl(
+                    **shape, alibi_slopes=None, sliding_window=None, kv_cache_dtype="auto"
+                )
+                for attribute, value in changed.items():
+                    assert hasattr(layers[name].impl, attribute), attribute
+                    setattr(layers[name].impl, attribute, value)
+        attention, taken = use_block_causal_attention(config, torch.device("cpu"))
+        assert taken.of == len(layers)
+        return attention, layers
+
+    return made
 
 
-def test_windows_reach_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_reach_the_kernel(make: Make) -> None:
     """Two groups of layers with tables of their own; padding is left alone."""
-    layers = {"a": make_layer(), "b": make_layer()}
-    attention = make_attention(monkeypatch, layers)
+    attention, layers = make({}, {})
+    assert all(isinstance(layer.impl, BlockCausalAttentionImpl) for layer in layers.values())
     requests = [(40, 0, 4), (16, 32, 16), (4, 8, 4)]
     batches = [make_batch(requests, heads=8, kv_heads=2, spare_rows=5, seed=seed) for seed in (0, 1)]
     input_batch: Any = SimpleNamespace(
@@ -73,9 +79,9 @@ def test_windows_reach_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (out[60:] == 7.0).all()
 
 
-def test_other_steps_are_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = make_layer()
-    make_attention(monkeypatch, {"a": layer})
+def test_other_steps_are_upstreams(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, layers = make({})
+    layer = layers["a"]
     monkeypatch.setattr(FlashAttentionImpl, "forward", lambda *args: "upstream's")
     none = torch.empty(0)
     assert layer.impl.forward(layer, none, none, none, none, SimpleNamespace(), none) == "upstream's"
@@ -84,10 +90,8 @@ def test_other_steps_are_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("group", "blocks", "wanted"), [(4, [31], True), (4, [32], False), (4, [64, 8], True), (8, [16], False)]
 )
-def test_short_blocks_go_to_the_kernel(
-    monkeypatch: pytest.MonkeyPatch, group: int, blocks: list[int], wanted: bool
-) -> None:
-    attention = make_attention(monkeypatch, {"a": make_layer(num_queries_per_kv=group)})
+def test_short_blocks_go_to_the_kernel(make: Make, group: int, blocks: list[int], wanted: bool) -> None:
+    attention, _ = make({"num_queries_per_kv": group})
     assert attention.wants(np.array(blocks)) is wanted
 
 
@@ -102,16 +106,14 @@ def test_short_blocks_go_to_the_kernel(
         {"dcp_world_size": 2},
     ],
 )
-def test_layers_that_the_kernel_does_not_know(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
+def test_layers_that_the_kernel_does_not_know(make: Make, changes: dict[str, Any]) -> None:
     """One such layer, and all stay upstream's."""
-    layers = {"a": make_layer(), "b": make_layer(**changes)}
-    assert not make_attention(monkeypatch, layers).wants(np.array([4]))
+    attention, layers = make({}, changes)
+    assert not attention.wants(np.array([4]))
     assert type(layers["a"].impl) is FlashAttentionImpl
 
 
-def test_float32_stays_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = make_layer()
-    assert not make_attention(monkeypatch, {"a": layer}, torch.float32).wants(np.array([4]))
-    assert type(layer.impl) is not BlockCausalAttentionImpl
+def test_float32_stays_upstreams(make: Make) -> None:
+    attention, layers = make({}, dtype="float32")
+    assert not attention.wants(np.array([4]))
+    assert type(layers["a"].impl) is FlashAttentionImpl

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layers take skinny_linear, and what they give it."""
+"""Which of upstream's layers take skinny_linear, and what they give it; the layers are upstream's own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,53 +11,62 @@ import pytest
 import torch
 from torch import nn
 
-from vllm.model_executor.layers.activation import SiluAndMul
-from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from tests.kernels.real_models import one_process
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.activation import GeluAndMul
+from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
+from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
+    LinearBase,
+    ReplicatedLinear,
+    UnquantizedLinearMethod,
+)
 from vllm.model_executor.layers.utils import default_unquantized_gemm
-from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.models.bailing_moe import BailingMLP
 from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.qwen2 import Qwen2MLP
+from vllm.model_executor.models.qwen2_moe import Qwen2MoeMLP
+from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.layers import skinny_layers
-from vllm.v1.diffusion.layers.skinny_layers import SkinnyEmbeddingMethod, SkinnyLinearMethod, suit_layers
+from vllm.v1.diffusion.layers.apply import apply_kernels, use_skinny_layers
+from vllm.v1.diffusion.layers.skinny_layers import SkinnyMethod, SkinnyNetwork, SkinnyNorm
+
+WIDTH, INNER = 128, 256
 
 
-class Layer(nn.Module):
-    """What the methods see of a layer."""
-
-    def __init__(self, rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__()
-        weight = (torch.randn(rows, columns) / columns**0.5).to(dtype)
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.quant_method: Any = plain_method()
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return self.quant_method.apply(self, x), None
+@pytest.fixture(scope="module", autouse=True)
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with one_process(tmp_path_factory.mktemp("groups")), set_current_vllm_config(VllmConfig()):
+        yield
 
 
-class MergedLayer(Layer):
-    """In the place of upstream's, which wants a process group."""
+def make(kind: Any, *args: Any, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Any:
+    """A module of upstream's, its weights drawn, its products computed as on a GPU."""
+    generator = torch.Generator().manual_seed(1)
+    with set_default_torch_dtype(dtype):
+        module: Any = kind(*args, **kwargs)
+    for parameter in module.parameters():
+        if parameter.dim() == 2:
+            parameter.data.copy_(
+                torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5
+            )
+    for part in module.modules():
+        if isinstance(part, LinearBase):
+            part.quant_method._gemm_impl = default_unquantized_gemm
+    return module.requires_grad_(False)
 
 
-def plain_method(gemm: Any = default_unquantized_gemm) -> Any:
-    method: Any = object.__new__(UnquantizedLinearMethod)
-    method._gemm_impl = gemm
-    return method
+def linear(rows: int = 96, columns: int = WIDTH, **kwargs: Any) -> Any:
+    return make(ReplicatedLinear, columns, rows, bias=False, **kwargs)
 
 
-def make_network(kind: type[nn.Module]) -> Any:
-    """A feed-forward network whose parallel layers are made by hand: there is no process group."""
-    network: Any = object.__new__(kind)
-    nn.Module.__init__(network)
-    network.gate_up_proj = MergedLayer(512, 128)
-    vars(network.gate_up_proj).update(gather_output=False, skip_bias_add=False, bias=None)
-    network.down_proj = Layer(128, 256)
-    act: Any = object.__new__(SiluAndMul)
-    nn.Module.__init__(act)
-    act._forward_method = SiluAndMul.forward_native
-    network.act_fn = act
-    return network
+def bailing(hidden: int, inner: int, act: str) -> BailingMLP:
+    return BailingMLP(inner, SimpleNamespace(hidden_size=hidden, use_bias=False))
+
+
+NETWORKS = [Qwen2MLP, LlamaMLP, Qwen2MoeMLP, bailing]
 
 
 @pytest.fixture
@@ -72,100 +82,172 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
 
     monkeypatch.setattr(skinny_layers, "skinny_linear", kernel)
     monkeypatch.setattr(skinny_layers, "_LEAST", 1)
-    monkeypatch.setattr(skinny_layers, "MergedColumnParallelLinear", MergedLayer)
     return seen
 
 
 def test_few_rows_go_to_the_kernel(calls: list[tuple[int, bool]]) -> None:
-    layer = Layer(96, 128)
+    layer = linear()
     before = layer.quant_method
-    suit_layers(nn.Sequential(layer))
-    assert type(layer.quant_method) is SkinnyLinearMethod
+    (taken, _, _) = use_skinny_layers(nn.Sequential(layer))
+    assert (taken.layers, taken.of) == (1, 1)
+    assert isinstance(layer.quant_method, SkinnyMethod) and isinstance(
+        layer.quant_method, UnquantizedLinearMethod
+    )
     assert layer.quant_method._gemm_impl is before._gemm_impl
     for rows in (1, 64, 65, 200):
-        x = torch.randn(rows, 128, dtype=torch.bfloat16)
+        x = torch.randn(rows, WIDTH, dtype=torch.bfloat16)
         torch.testing.assert_close(layer(x)[0], x @ layer.weight.T, rtol=2e-2, atol=2e-2)
     layer(torch.randn(3, 136, dtype=torch.bfloat16)[:, 4:132])  # misaligned rows
     assert calls == [(1, False), (64, False)]
 
 
 def test_the_head_too(calls: list[tuple[int, bool]]) -> None:
-    head = Layer(96, 128)
-    head.quant_method = UnquantizedEmbeddingMethod()
-    suit_layers(head)
-    assert type(head.quant_method) is SkinnyEmbeddingMethod
-    head(torch.randn(4, 128, dtype=torch.bfloat16))
+    """And no embedding beside it, but one that is the head itself."""
+    head = make(ParallelLMHead, 96, WIDTH)
+    embedding = make(VocabParallelEmbedding, 96, WIDTH)
+    (taken, _, _) = use_skinny_layers(nn.ModuleList([head, embedding]))
+    assert (taken.layers, taken.of) == (1, 1)
+    head.quant_method.apply(head, torch.randn(4, WIDTH, dtype=torch.bfloat16))
     assert calls == [(4, False)]
     assert head.quant_method.embedding(head, torch.tensor([3])).equal(head.weight[3:4])
+    assert not isinstance(embedding.quant_method, SkinnyMethod)
+    use_skinny_layers(nn.ModuleList([embedding]))
+    assert isinstance(embedding.quant_method, SkinnyMethod)
+
+
+class OwnMethod(UnquantizedLinearMethod):
+    """Computes something else."""
+
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return x.new_zeros(len(x), len(layer.weight))
+
+
+class SameMethod(UnquantizedLinearMethod):
+    """Makes weights otherwise, and computes the same."""
+
+
+def test_what_a_method_computes_decides(calls: list[tuple[int, bool]]) -> None:
+    layers = [linear() for _ in range(2)]
+    for layer, kind in zip(layers, (OwnMethod, SameMethod), strict=True):
+        layer.quant_method.__class__ = kind
+    use_skinny_layers(nn.ModuleList(layers))
+    assert [isinstance(layer.quant_method, SkinnyMethod) for layer in layers] == [False, True]
+    assert isinstance(layers[1].quant_method, SameMethod)
 
 
 def test_layers_that_do_not_suit_stay(calls: list[tuple[int, bool]]) -> None:
-    quantised, elsewhere = Layer(96, 128), Layer(96, 128)
+    quantised, elsewhere = linear(), linear()
     quantised.quant_method = SimpleNamespace()
-    elsewhere.quant_method = plain_method(lambda *_: None)  # a backend that somebody asked for
-    layers = [quantised, elsewhere, Layer(96, 128, torch.float32), Layer(96, 96), Layer(100, 128)]
+    elsewhere.quant_method._gemm_impl = lambda *_: None  # a backend that somebody asked for
+    layers = [quantised, elsewhere, linear(dtype=torch.float32), linear(columns=96), linear(rows=100)]
     before = [layer.quant_method for layer in layers]
-    suit_layers(nn.ModuleList(layers))
+    (taken, _, _) = use_skinny_layers(nn.ModuleList(layers))
+    assert str(taken) == "skinny_linear: 0 of 5 layers"
     assert [layer.quant_method for layer in layers] == before
 
 
 def test_small_weights_stay() -> None:
-    small = Layer(96, 128)
-    suit_layers(small)
+    small = make(ColumnParallelLinear, WIDTH, 96, bias=False)
+    use_skinny_layers(small)
     assert type(small.quant_method) is UnquantizedLinearMethod
 
 
-@pytest.mark.parametrize("kind", [Qwen2MLP, LlamaMLP])
-def test_the_activation_is_computed_with_the_product(
-    calls: list[tuple[int, bool]], kind: type[nn.Module]
-) -> None:
-    network = make_network(kind)
-    x = torch.randn(5, 128, dtype=torch.bfloat16)
-    gate, up = (x @ network.gate_up_proj.weight.T).chunk(2, dim=-1)
-    expected = (torch.nn.functional.silu(gate) * up) @ network.down_proj.weight.T
-    suit_layers(network)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_the_activation_is_computed_with_the_product(calls: list[tuple[int, bool]], kind: Any) -> None:
+    network = make(kind, WIDTH, INNER, "silu")
+    x = torch.randn(5, WIDTH, dtype=torch.bfloat16)
+    expected = network(x)
+    products, gated, _ = use_skinny_layers(network)
+    assert str(products) == "skinny_linear: 2 of 2 layers"
+    assert str(gated) == "with its activation: 1 of 1 networks"
     torch.testing.assert_close(network(x), expected, rtol=3e-2, atol=3e-2)
     assert calls == [(5, True), (5, False)]
+    many = torch.randn(65, WIDTH, dtype=torch.bfloat16)
+    network(many)
+    assert len(calls) == 2
 
 
-@pytest.mark.parametrize("kind", [Qwen2MLP, LlamaMLP])
-def test_another_activation_is_not(calls: list[tuple[int, bool]], kind: type[nn.Module]) -> None:
-    network = make_network(kind)
-    network.act_fn = nn.Identity()
-    suit_layers(network)
-    assert type(network) is kind
+class SubclassMLP(Qwen2MLP):
+    """Of a plug-in, without a forward of its own."""
 
 
-def make_norm() -> Any:
-    norm: Any = object.__new__(RMSNorm)
-    nn.Module.__init__(norm)
-    norm.weight = nn.Parameter(torch.ones(128, dtype=torch.bfloat16), requires_grad=False)
-    vars(norm).update(variance_epsilon=1e-6, variance_size_override=None, has_weight=True)
-    vars(norm).update(pass_weight_add=True, _forward_method=lambda x, residual=None: ("upstream", residual))
-    return norm
+class CopiedMLP(nn.Module):
+    """The structure, written by somebody else."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.both, self.act, self.back = network.gate_up_proj, network.act_fn, network.down_proj
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.back(self.act(self.both(hidden_states)[0]))[0]
+        return out
+
+
+def test_a_subclass_and_a_copy_of_the_structure(calls: list[tuple[int, bool]]) -> None:
+    subclass = make(SubclassMLP, WIDTH, INNER, "silu")
+    copied = CopiedMLP(make(Qwen2MLP, WIDTH, INNER, "silu"))
+    use_skinny_layers(nn.ModuleList([subclass, copied]))
+    assert isinstance(subclass, SkinnyNetwork) and isinstance(copied, SkinnyNetwork)
+    x = torch.randn(5, WIDTH, dtype=torch.bfloat16)
+    assert torch.equal(subclass(x), copied(hidden_states=x))
+    assert calls == 2 * [(5, True), (5, False)]
+
+
+class ScaledMLP(Qwen2MLP):
+    """Does more than the form."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = super().forward(x) * 0.5
+        return out
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_another_activation_is_not(calls: list[tuple[int, bool]], kind: Any) -> None:
+    network = make(kind, WIDTH, INNER, "silu")
+    network.act_fn = GeluAndMul()
+    use_skinny_layers(network)
+    assert not isinstance(network, SkinnyNetwork)
+
+
+def test_another_forward_is_not(calls: list[tuple[int, bool]]) -> None:
+    network = make(ScaledMLP, WIDTH, INNER, "silu")
+    use_skinny_layers(network)
+    assert type(network) is ScaledMLP
+    assert isinstance(network.down_proj.quant_method, SkinnyMethod)
+
+
+def test_a_gated_expert_is_not(calls: list[tuple[int, bool]]) -> None:
+    """A shared expert whose output has a gate of its own."""
+    network = make(Qwen2MoeMLP, WIDTH, INNER, "silu")
+    network.expert_gate = linear(rows=16)
+    use_skinny_layers(network)
+    assert type(network) is Qwen2MoeMLP
 
 
 def test_a_norm_between_products(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, bool]]) -> None:
     """With a residual and few rows; not without one, not with many, not beside other products."""
-    norms: list[int] = []
-    monkeypatch.setattr(skinny_layers, "add_rms_norm", lambda x, *_: norms.append(len(x)))
-    norm = make_norm()
-    suit_layers(nn.ModuleList([norm, Layer(96, 128)]))
+    normed: list[int] = []
+    monkeypatch.setattr(skinny_layers, "add_rms_norm", lambda x, *_: normed.append(len(x)))
+    norm, other = make(RMSNorm, WIDTH), make(GemmaRMSNorm, WIDTH)
+    _, _, taken = use_skinny_layers(nn.ModuleList([norm, other, linear()]))
+    assert isinstance(norm, SkinnyNorm) and not isinstance(other, SkinnyNorm)
+    assert str(taken) == "add_rms_norm: 1 of 1 norms"
     for rows in (4, 64, 65):
-        x, residual = torch.zeros(2, rows, 128, dtype=torch.bfloat16)
+        x, residual = torch.ones(2, rows, WIDTH, dtype=torch.bfloat16)
         out = norm(x, residual)
-        assert out[0] is x if rows <= 64 else out[0] == "upstream"
-        assert out[1] is residual
-    assert norm(x[:4]) == ("upstream", None)
-    assert norms == [4, 64]
-    alone = make_norm()
-    suit_layers(nn.ModuleList([alone, Layer(100, 128)]))
+        if rows <= 64:
+            assert out[0] is x and out[1] is residual
+        else:
+            torch.testing.assert_close(out[0], torch.ones_like(x), rtol=1e-2, atol=1e-2)
+    assert normed == [4, 64]
+    assert norm(torch.ones(4, WIDTH, dtype=torch.bfloat16)).shape == (4, WIDTH)
+    alone = make(RMSNorm, WIDTH)
+    use_skinny_layers(nn.ModuleList([alone, linear(rows=100)]))
     assert type(alone) is RMSNorm
 
 
-def test_nothing_changes_on_a_cpu() -> None:
-    layer = Layer(96, 128)
-    before = layer.quant_method
-    config: Any = SimpleNamespace()
-    skinny_layers.use_skinny_layers(config, layer, torch.device("cpu"))
-    assert layer.quant_method is before
+def test_nothing_changes_on_a_cpu(calls: list[tuple[int, bool]]) -> None:
+    network = make(Qwen2MLP, WIDTH, INNER, "silu")
+    assert apply_kernels(VllmConfig(), network, torch.device("cpu"), block_causal=False) is None
+    assert type(network) is Qwen2MLP
+    assert type(network.down_proj.quant_method) is UnquantizedLinearMethod

@@ -13,6 +13,7 @@ import torch
 
 from vllm.config import VllmConfig
 from vllm.model_executor.models.bailing_moe import BailingMoE, BailingMoeForCausalLM
+from vllm.v1.diffusion.layers.classes import retype
 
 
 class LLaDA2Experts(BailingMoE):
@@ -36,4 +37,4 @@ class LLaDA2MoeModelLM(BailingMoeForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         for module in self.modules():
             if isinstance(module, BailingMoE):
-                module.__class__ = LLaDA2Experts  # The backbone makes its layers of classes that it names.
+                retype(module, LLaDA2Experts)  # The backbone makes its layers of classes that it names.

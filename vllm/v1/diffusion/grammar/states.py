@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from xgrammar import apply_token_bitmask_inplace
 
 from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
@@ -69,12 +70,13 @@ class GrammarStates:
             return
         device, size = logits.device, logits.shape[1]
         rows = async_tensor_h2d([row for row, _ in restricted], dtype=torch.int64, device=device)
-        words = async_tensor_h2d(np.stack([bits for _, bits in restricted]), device=device)
-        bit = torch.arange(32, dtype=torch.int32, device=device)
-        allowed = (words[:, :, None] >> bit & 1).flatten(1)[:, :size] != 0
-        forbidden = torch.ones(len(restricted), size, dtype=torch.bool, device=device)
-        forbidden[:, : allowed.shape[1]] = ~allowed
-        logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)
+        # Ids that a grammar's vocabulary does not have are forbidden: their bits are 0.
+        words = np.zeros((len(restricted), -(-size // 32)), dtype=np.int32)
+        for row, (_, bits) in zip(words, restricted, strict=True):
+            row[: len(bits)] = bits[: len(row)]
+        restricted_logits = logits[rows]
+        apply_token_bitmask_inplace(restricted_logits, async_tensor_h2d(words, device=device))
+        logits[rows] = restricted_logits
 
     def revise(self, finished: torch.Tensor, stats: RowStats, step: DenoisingStep, overlaps: bool) -> None:
         """Reads what a step has unmasked: masks again, fills in, corrects.

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gives a loaded model's layers the kernels that compute them, and says how many took which.
 
-This is the one place where layers of upstream's classes become layers of ours, once, after loading. A
-layer gets a class, made here, that has one of our mixins before its own class: what the mixin does not
-do, and the layer's parts and weights, stay what they were.
+It is called once, after loading. A layer gets a class that has one of our mixins before its own class:
+what the mixin does not do, and the layer's parts and weights, stay what they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from vllm import envs
-from vllm.config import VllmConfig
+from vllm.config import VllmConfig, get_layers_from_vllm_config
 from vllm.config.compilation import CompilationMode
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
@@ -25,9 +23,14 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.platforms import current_platform
+from vllm.v1.diffusion.layers.classes import become, remade, retype
 from vllm.v1.diffusion.layers.forms import AttentionForm, attention_form, gated_form
 from vllm.v1.diffusion.layers.fused_attention import FusedAttention, fits, stores
-from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
+from vllm.v1.diffusion.layers.prefill_attention import (
+    BlockCausalAttentionImpl,
+    PrefillAttention,
+    computes,
+)
 from vllm.v1.diffusion.layers.skinny_layers import (
     SkinnyMethod,
     SkinnyNetwork,
@@ -75,22 +78,24 @@ def apply_kernels(
     Returns:
         Which steps of a block-causal model go to our attention kernel; None for other models.
     """
-    taken: list[Taken] = []
+    on_cuda = current_platform.is_cuda()
     compiled = vllm_config.compilation_config.mode not in (None, CompilationMode.NONE)
-    if current_platform.is_cuda() and not compiled:
-        taken += fuse_attention(model)
+    said: list[object] = []
+    if compiled:
+        # Upstream fuses by itself what it compiles.
+        said.append("qk_norm_rope_cache: none, the model is compiled")
+    elif on_cuda:
+        said += fuse_attention(model)
     if (why := _no_skinny_layers(vllm_config, device)) is None:
-        taken += use_skinny_layers(model)
+        said += use_skinny_layers(model)
+    else:
+        said.append(f"skinny_linear: none, {why}")
     prefill = None
     if block_causal:
-        prefill = PrefillAttention(vllm_config, device)
-        if current_platform.is_cuda():
-            taken.append(Taken("block_causal_attention", *prefill.taken, "attention layers"))
-    if current_platform.is_cuda():
-        said = "; ".join(map(str, taken))
-        if compiled:
-            said += "; qk_norm_rope_cache: none, the model is compiled"
-        logger.info("Kernels: %s.", (said + (f"; skinny_linear: none, {why}" if why else "")).lstrip("; "))
+        prefill, taken = use_block_causal_attention(vllm_config, device)
+        said.append(taken)
+    if on_cuda:
+        logger.info("Kernels: %s.", "; ".join(map(str, said)))
     return prefill
 
 
@@ -126,6 +131,24 @@ def fuse_attention(model: nn.Module) -> list[Taken]:
     return [Taken("qk_norm_rope_cache", fused, all_layers, what)]
 
 
+def use_block_causal_attention(
+    vllm_config: VllmConfig, device: torch.device
+) -> tuple[PrefillAttention, Taken]:
+    """Lets the layers' attention take steps with short blocks to the kernel: all layers, or none.
+
+    Args:
+        vllm_config: The engine's, its layers built.
+        device: Where the model runs.
+    """
+    layers = get_layers_from_vllm_config(vllm_config, Attention).values()
+    impls: list[Any] = [layer.impl for layer in layers]
+    suiting = impls if all(computes(impl, vllm_config.model_config.dtype) for impl in impls) else []
+    for impl in suiting:
+        retype(impl, BlockCausalAttentionImpl)
+    taken = Taken("block_causal_attention", len(suiting), len(impls), "attention layers")
+    return PrefillAttention(suiting, device), taken
+
+
 def use_skinny_layers(model: nn.Module) -> list[Taken]:
     """Changes the layers of a model that suit.
 
@@ -157,32 +180,9 @@ def use_skinny_layers(model: nn.Module) -> list[Taken]:
     ]
 
 
-def become(layer: nn.Module, mixin: type[nn.Module], **attributes: Any) -> None:
-    """Makes a layer one of a class of ours that is its own class too.
-
-    Args:
-        layer: A layer of any class.
-        mixin: What comes before its class.
-        attributes: What the mixin wants to know of it.
-    """
-    layer.__class__ = _class_of(mixin, type(layer))
-    for name, value in attributes.items():
-        # Not as a module's own: parts that it refers to have a place in the model already.
-        object.__setattr__(layer, name, value)
-
-
-@cache
-def _class_of(mixin: type, kind: type) -> type:
-    """``FusedQwen3Attention``, ``SkinnyRMSNorm`` and the like, made once for a class."""
-    prefix = "Fused" if mixin is FusedAttention else "Skinny"
-    return type(prefix + kind.__name__, (mixin, kind), {"__doc__": mixin.__doc__})
-
-
 def _skinny(method: Any, weight: torch.Tensor) -> Any:
     """A method that has all that another one has, and takes few rows to the kernel."""
-    kind: Any = _class_of(SkinnyMethod, type(method))
-    skinny = kind.__new__(kind)
-    vars(skinny).update(vars(method))
+    skinny = remade(method, SkinnyMethod)
     skinny.start(weight)
     return skinny
 
@@ -190,5 +190,7 @@ def _skinny(method: Any, weight: torch.Tensor) -> Any:
 def _attention(model: nn.Module) -> Iterator[tuple[nn.Module, AttentionForm]]:
     """The model's attention layers of the common form, and their parts."""
     for module in model.modules():
-        if (form := attention_form(module)) is not None:
+        if isinstance(module, FusedAttention):
+            yield module, module.form
+        elif (form := attention_form(module)) is not None:
             yield module, form

@@ -29,6 +29,7 @@ from vllm.v1.diffusion.layers.forms import AttentionForm, plain
 class FusedAttention(nn.Module):
     """The forward of an attention layer with fewer kernels; a mixin that comes before the layer's class."""
 
+    prefix = "Fused"
     form: AttentionForm
     """The layer's parts."""
     stores: bool

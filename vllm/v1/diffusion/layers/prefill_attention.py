@@ -8,14 +8,13 @@ with blocks of 4 that takes four times as long as ``block_causal_attention`` (do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from vllm.config import VllmConfig, get_layers_from_vllm_config
-from vllm.model_executor.layers.attention import Attention
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
@@ -84,30 +83,17 @@ class BlockCausalAttentionImpl(FlashAttentionImpl):
 
 
 class PrefillAttention:
-    """Which steps of a model go to our kernel.
+    """Which steps of a model go to our kernel."""
 
-    Attributes:
-        taken: Layers that have the kernel, and all.
-    """
-
-    def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
-        """Prepares the model's layers that the kernel can compute.
+    def __init__(self, impls: Sequence[Any], device: torch.device) -> None:
+        """Notes for which blocks the kernel gains.
 
         Args:
-            vllm_config: The engine's, its layers built.
+            impls: The layers' implementations, each a ``BlockCausalAttentionImpl``; none: no step goes.
             device: Where the model runs.
         """
         self._device = device
-        layers = get_layers_from_vllm_config(vllm_config, Attention)
-        impls: list[Any] = [layer.impl for layer in layers.values()]
-        self._longest = 0
-        self.taken = (0, len(impls))
-        # All or none: a step's metadata is made for all layers.
-        if impls and all(_fits(impl, vllm_config.model_config.dtype) for impl in impls):
-            for impl in impls:
-                impl.__class__ = BlockCausalAttentionImpl
-            self._longest = min((_TILE - 1) // impl.num_queries_per_kv for impl in impls)
-            self.taken = (len(impls), len(impls))
+        self._longest = min(((_TILE - 1) // impl.num_queries_per_kv for impl in impls), default=0)
 
     def wants(self, block_lengths: np.ndarray) -> bool:
         """Whether a step with such blocks gains by it.
@@ -149,8 +135,13 @@ class PrefillAttention:
                 attn_metadata[name].block_windows = windows
 
 
-def _fits(impl: Any, dtype: object) -> bool:
-    """Whether the kernel computes what a layer's implementation does."""
+def computes(impl: Any, dtype: object) -> bool:
+    """Whether the kernel computes what a layer's implementation does.
+
+    Args:
+        impl: Of upstream's attention.
+        dtype: The model's.
+    """
     return bool(
         type(impl) is FlashAttentionImpl
         and dtype in (torch.bfloat16, torch.float16)

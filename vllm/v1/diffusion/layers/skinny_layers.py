@@ -35,6 +35,7 @@ _LEAST = 1 << 24
 class SkinnyMethod:
     """What a layer's method does with few rows; a mixin that comes before the method's class."""
 
+    prefix = "Skinny"
     arrived: torch.Tensor
 
     def start(self, weight: torch.Tensor) -> None:
@@ -57,6 +58,7 @@ class SkinnyMethod:
 class SkinnyNetwork(nn.Module):
     """A feed-forward network with the activation inside of the product; a mixin before its class."""
 
+    prefix = "Skinny"
     form: GatedForm
     """The network's parts."""
 
@@ -75,6 +77,7 @@ class SkinnyNetwork(nn.Module):
 class SkinnyNorm(nn.Module):
     """A norm with a residual, for few rows: the product after it starts meanwhile; a mixin likewise."""
 
+    prefix = "Skinny"
     weight: Any
     variance_epsilon: float
 
