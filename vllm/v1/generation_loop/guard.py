@@ -28,7 +28,7 @@ from vllm.v1.generation_loop.guarded_classes import (
 from vllm.v1.generation_loop.interface import GenerationLoop
 from vllm.v1.generation_loop.plug_ins import is_plug_in
 from vllm.v1.generation_loop.ranks import call_on_all_ranks, vocabulary, watch
-from vllm.v1.generation_loop.recovery import fail_batch, fail_refused
+from vllm.v1.generation_loop.recovery import Snapshot, fail_batch, fail_refused
 from vllm.v1.generation_loop.stages import hidden_fallback
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class GuardedLoop(GenerationLoop):
         """
         if refused := fail_refused(core):
             return refused, False
+        before = Snapshot.of(core) if is_plug_in(type(self.loop)) else Snapshot()
         try:
             result = self.loop.step(core)
             if self.overrides("step"):
@@ -154,7 +155,7 @@ class GuardedLoop(GenerationLoop):
                     raise
                 logger.exception("A plug-in failed.")
                 message = describe(self.name, "step", error)
-            return fail_batch(core, message), False
+            return fail_batch(core, message, before), False
 
     def _is_ours(self, core: EngineCore) -> bool:
         """Whether an unmarked error can only come from the plug-in's code in the core."""
