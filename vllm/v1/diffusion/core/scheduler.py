@@ -222,7 +222,7 @@ class DiffusionScheduler(Scheduler):
         model_runner_output: ModelRunnerOutput,
     ) -> dict[int, EngineCoreOutputs]:
         """Processes a step's tokens; see upstream."""
-        failed = self._fail_requests(scheduler_output, model_runner_output)
+        failed = self._fail_requests(model_runner_output)
         traces = self._observe(scheduler_output, model_runner_output)
         # Computed tokens were set when the window was scheduled: no draft token
         # is accepted or rejected here.
@@ -251,9 +251,7 @@ class DiffusionScheduler(Scheduler):
         told.clear()
         return outputs
 
-    def _fail_requests(
-        self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput
-    ) -> dict[str, str]:
+    def _fail_requests(self, runner_output: ModelRunnerOutput) -> dict[str, str]:
         """Has upstream end the requests whose policy failed in the worker.
 
         It ends those for which no grammar could be compiled; these go with them.
@@ -261,7 +259,7 @@ class DiffusionScheduler(Scheduler):
         Returns:
             What to tell their clients, by request.
         """
-        failed = failed_requests(self._plans, scheduler_output.scheduled_spec_decode_tokens, runner_output)
+        failed = failed_requests(self._plans, runner_output)
         self.grammar_compile_error_reqs.update(failed)
         return failed
 

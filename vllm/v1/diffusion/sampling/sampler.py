@@ -122,10 +122,14 @@ class DenoisingSampler:
         if step is None:
             finished = slots.new_zeros(num_reqs, dtype=torch.bool)
             outputs, logprobs = StepOutputs(slots.new_zeros(num_reqs, canvases.width)), None
+            failures = None
         else:
             done, outputs, logprobs = self._denoise(
                 logits, step, num_reqs, known - start, block_end, overlaps
             )
+            failures = {
+                input_batch.req_ids[int(step.requests[i])]: why for i, why in self.policies.failures().items()
+            }
             finished = done
             if len(done) < num_reqs:
                 finished = slots.new_zeros(num_reqs, dtype=torch.bool)
@@ -139,6 +143,7 @@ class DenoisingSampler:
             num_sampled=num_sampled,
             num_rejected=(window_end - computed).to(torch.int32),
             unmask_trace=outputs.trace,
+            policy_failures=failures or None,
         )
 
     def _denoise(
@@ -182,7 +187,7 @@ class DenoisingSampler:
         )
         self.grammars.revise(done, stats, step, overlaps)
         self.logprobs.record(processed, step, before)
-        outputs = StepOutputs.of(canvases, step, first, num_reqs, self.policies.failures())
+        outputs = StepOutputs.of(canvases, step, first, num_reqs)
         logprobs = self.logprobs.read(step, first, num_reqs)
         canvases.next_block(self.req_states, step.slots, done, step.for_requests(block_end), step.whole)
         return done, outputs, logprobs
