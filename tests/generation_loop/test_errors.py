@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.generation_loop import chaos
 from tests.generation_loop.elsewhere import Request, Result, generate, request, start
 from tests.generation_loop.tiny import make_qwen3
+from vllm.v1.generation_loop.errors import GenerationLoopError
 
 LOOP = "tests.generation_loop.chaos.ChaosLoop"
 TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
@@ -198,3 +201,63 @@ def test_a_stream_ends_with_the_message(tmp_path: Path) -> None:
     failed = error_or(output("error", "forward() raised Chaos"))
     assert isinstance(failed, RequestFailedError) and "forward() raised Chaos" in str(failed)
     assert failed.http_status == 500
+
+
+class Head(torch.nn.Module):
+    """As much of a pipeline stage's model as a step that has failed needs."""
+
+    def make_empty_intermediate_tensors(self, rows: int, dtype: torch.dtype, device: Any) -> Any:
+        from vllm.sequence import IntermediateTensors
+
+        return IntermediateTensors({"hidden_states": torch.zeros(rows, 4, dtype=dtype, device=device)})
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("called in a step that has failed")
+
+    forward = compute_logits
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
+    """Makes this process a stage of several, the last one or not."""
+    from vllm.v1.generation_loop import stages
+
+    def become(last: bool) -> None:
+        monkeypatch.setattr(stages, "is_last_stage", lambda: last)
+
+    monkeypatch.setattr(stages, "several_stages", lambda: True)
+    yield become
+    stages._step.failure, stages._step.running = None, False
+
+
+def test_a_loop_without_a_forward_passes_its_states_failure_on(stage: Callable[[bool], None]) -> None:
+    from vllm.v1.generation_loop import stages
+    from vllm.v1.generation_loop.guard import GuardedLoop
+
+    loop = GuardedLoop("state_only", chaos.UnreadyLoop())
+    inputs: dict[str, Any] = {"positions": torch.arange(3)}
+    stage(False)
+    stages.begin_step()
+    assert stages.defer_failure("ChaosState.prepare_inputs() raised Chaos")
+    sent = loop.forward(Head(), inputs)
+    assert not stages.failed() and sent.tensors["hidden_states"].shape == (3, 4)
+
+    stage(True)
+    stages.begin_step()
+    stages.receive_failure(sent)
+    hidden = loop.forward(Head(), inputs)
+    assert len(loop.compute_logits(Head(), hidden)) == 3
+    with pytest.raises(GenerationLoopError, match="prepare_inputs"):
+        stages.end_step()
+
+
+def test_a_step_that_was_given_up_leaves_no_failure(stage: Callable[[bool], None]) -> None:
+    from vllm.v1.generation_loop import stages
+
+    for last in (True, False):
+        stage(last)
+        stages.begin_step()
+        stages.defer_failure("of the step before")
+        stages.begin_step()
+        assert stages.failed() is not last  # An earlier stage has yet to pass it on.
+        stages._step.failure = None

@@ -43,12 +43,14 @@ class Wish:
     threshold: float = 0.5
     values: dict[str, float] = field(default_factory=dict)
     trace: bool = True
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further fields of ``Decoding``."""
 
     def decoding(self) -> Decoding:
         """As the worker has it."""
         how = (self.algorithm, self.steps, self.block_length, self.threshold)
         vetoes = any(len(word) > 1 for word in self.params.bad_words_token_ids or ())
-        return Decoding(*how, trace=self.trace, values=self.values, vetoes=vetoes)
+        return Decoding(*how, trace=self.trace, values=self.values, vetoes=vetoes, **self.more)
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Rig:
         tokens = wish.prompt + (output or [])
         self.requests.add_request(name, len(wish.prompt), tokens, 0, 64)
         slot = self.requests.req_id_to_index[name]
-        self.canvases.add(slot, wish.decoding())
+        self.canvases.add(slot, wish.decoding(), prompt_len=len(wish.prompt))
         self.sampler.add_request(slot, wish.params)
         self.requests.apply_staged_writes()
         self.sampler.apply_staged_writes()
@@ -110,6 +112,9 @@ class Rig:
 
     def remove(self, name: str) -> None:
         """Ends a request."""
+        slot = self.requests.req_id_to_index[name]
+        self.canvases.remove(slot)
+        self.sampler.remove(slot)
         self.requests.remove_request(name)
         del self.live[name]
 

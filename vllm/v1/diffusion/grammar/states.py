@@ -38,12 +38,15 @@ class GrammarStates:
 
     def add(self, slot: int, data: NewRequestData, block_length: int) -> None:
         """Takes a slot for a request, whether or not it has a grammar."""
-        self._grammars.pop(slot, None)
-        self._starting.pop(slot, None)
         if (compiled := self._compiler.start(data)) is not None:
             known = len(data.prefill_token_ids or [])
             column = known % block_length if self.canvases.aligned else 0
             self._starting[slot] = lambda: CanvasGrammar(compiled(), block_length, column)
+
+    def remove(self, slot: int) -> None:
+        """Forgets the grammar of a request that has ended, compiled or not."""
+        self._grammars.pop(slot, None)
+        self._starting.pop(slot, None)
 
     def restrict(self, logits: torch.Tensor, step: DenoisingStep) -> None:
         """Leaves, where a request's text has been read to, the tokens that may come next.

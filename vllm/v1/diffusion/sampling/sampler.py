@@ -78,6 +78,12 @@ class DenoisingSampler:
         self.logits.add_request(req_idx, sampling_params)
         self.logprobs.add_request(req_idx, sampling_params)
 
+    def remove(self, req_idx: int) -> None:
+        """Gives a request's slot back, which the canvases have given back."""
+        self.logits.remove(req_idx)
+        self.logprobs.remove(req_idx)
+        self.policies.remove(req_idx)
+
     def apply_staged_writes(self) -> None:
         """Makes the noted parameters visible to the device; called every step."""
         if not self._noted:

@@ -11,7 +11,6 @@ import torch.nn as nn
 
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
-from vllm.distributed import get_pp_group
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas.states import CanvasStates
@@ -25,6 +24,7 @@ from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.worker.block_sequences import BlockSequences, GraphSequences, make_room
 from vllm.v1.diffusion.worker.pipeline_relay import CanvasRelay
 from vllm.v1.diffusion.worker.row_adapters import RowAdapters
+from vllm.v1.generation_loop.stages import is_last_stage
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
 from vllm.v1.worker.gpu.block_table import BlockTables
@@ -64,10 +64,13 @@ class DiffusionModelState(DefaultModelState):
         assert width is not None and mask_token_id is not None
         # A request's step may be in flight when its next one is planned; not so in a pipeline.
         pipelined = vllm_config.parallel_config.pipeline_parallel_size > 1
+        self._denoises = is_last_stage()
+        self._slots: dict[str, int] = {}
+        self._sampler: DenoisingSampler | None = None
         self.overlaps = vllm_config.max_concurrent_batches > 1 and not pipelined
         self.canvases = CanvasStates(self.max_num_reqs, width, mask_token_id, device, self.aligned)
         self.grammars = GrammarStates(vllm_config, self.canvases)
-        self.relay = CanvasRelay(self.canvases, get_pp_group().is_last_rank) if pipelined else None
+        self.relay = CanvasRelay(self.canvases, self._denoises) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
         fuse_attention(vllm_config, model)
         use_skinny_layers(vllm_config, model, device)
@@ -75,7 +78,7 @@ class DiffusionModelState(DefaultModelState):
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
         family = family_of(self.vllm_config)
-        denoising = self.sampler_cls(
+        self._sampler = denoising = self.sampler_cls(
             sampler,
             self.canvases,
             self.grammars,
@@ -94,11 +97,23 @@ class DiffusionModelState(DefaultModelState):
         if end is not None:
             decoding = decoding.within(end - new_req_data.prompt_len)
         self.canvases.add(req_index, decoding, end, new_req_data.prompt_len)
-        self.grammars.add(req_index, new_req_data, decoding.block_length)
+        self._slots[new_req_data.req_id] = req_index
+        if self._denoises:
+            self.grammars.add(req_index, new_req_data, decoding.block_length)
         if self.relay is not None:
             self.relay.start(req_index)
         if self.adapters is not None:
             self.adapters.add(req_index, new_req_data.lora_request)
+
+    def remove_request(self, req_id: str) -> None:
+        """Gives back whatever the request's slot holds; see upstream."""
+        super().remove_request(req_id)
+        slot = self._slots.pop(req_id, None)
+        if slot is None:
+            return
+        for held in (self.canvases, self.grammars, self.relay, self.adapters, self._sampler):
+            if held is not None:
+                held.remove(slot)
 
     def canvas_end(self, new_req_data: NewRequestData) -> int | None:
         """Where the request's canvas ends; None where blocks follow blocks."""
