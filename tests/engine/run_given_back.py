@@ -41,7 +41,13 @@ def mixture(llm: Any) -> None:
 
     given: list[dict[str, Any]] = [
         {"extra_args": {"diffusion_infill": "t1 t2<|hole:9|>t3<|hole:4|>"}},
-        {"extra_args": {"diffusion_seed_canvas": [1, 2, 3, 4], "diffusion_pinned": [3], "diffusion_trace": True}},
+        {
+            "extra_args": {
+                "diffusion_seed_canvas": [1, 2, 3, 4],
+                "diffusion_pinned": [3],
+                "diffusion_trace": True,
+            }
+        },
         {"structured_outputs": StructuredOutputsParams(choice=["t3 t4 t5", "t5 t6"]), "max_tokens": 20},
         {"bad_words": ["t1 t2", "t3", "t5 t6 t7"], "logprobs": 3},
         {"extra_args": {"diffusion_max_steps": 2}, "logit_bias": {3: 4.0}},

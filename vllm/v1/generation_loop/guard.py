@@ -200,6 +200,7 @@ class GuardedLoop(GenerationLoop):
 
     def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
         """See :meth:`GenerationLoop.compute_logits`."""
+
         def fallback() -> torch.Tensor:
             return torch.zeros(len(hidden_states), vocabulary(model) or 1, device=hidden_states.device)
 
