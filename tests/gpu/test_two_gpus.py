@@ -28,7 +28,7 @@ def two_gpus() -> None:
 
 
 @pytest.mark.parametrize("settings", [RANKS, GRAPHS | {"pipeline_parallel_size": 2}], ids=["ranks", "stages"])
-def test_sdar(settings: dict[str, Any], golden_sdar: list[dict[str, Any]]) -> None:  # noqa: F811
+def test_sdar(settings: dict[str, Any], golden_sdar: list[dict[str, Any]]) -> None:
     with engine("sdar", diffusion_config={"block_length": 16}, **settings) as llm:
         check_together_and_alone(llm, golden_sdar, sdar)
 

@@ -14,6 +14,7 @@ from vllm.v1.diffusion.loops.engine_settings import (
     check_budget,
     configure_cpu,
     fit_warm_up,
+    refuse_parts_of_prompts,
     refuse_unsupported,
 )
 from vllm.v1.generation_loop.interface import GenerationLoop
@@ -45,9 +46,7 @@ class FullDiffusionLoop(BlockDiffusionLoop):
                     "overrides forward or compute_logits; leave it unset or False."
                 )
             scheduler_config.async_scheduling = False
-        # A prompt's keys and values depend on what is generated after it, and a
-        # step computes a request's whole canvas at once.
-        vllm_config.cache_config.enable_prefix_caching = False
+        refuse_parts_of_prompts(vllm_config)
         max_model_len = vllm_config.model_config.max_model_len
         if scheduler_config.max_num_batched_tokens < max_model_len:
             logger.info("max_num_batched_tokens raised to %d, a canvas.", max_model_len)
