@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engine.conftest import GOLDEN
 from tests.engine.published import PUBLISHED
+from vllm.v1.diffusion import families
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,36 @@ def test_adapters_of_models_of_experts_are_refused_on_a_cpu(family: str, tmp_pat
     folder = PUBLISHED[family].write(tmp_path)
     with pytest.raises(ValueError, match="does not support: enable_lora with models of experts"):
         EngineArgs(model=str(folder), enable_lora=True, lora_target_modules=["o_proj"]).create_engine_config()
+
+
+@pytest.mark.parametrize("name", ["enable_prefix_caching", "enable_chunked_prefill"])
+def test_parts_of_prompts_are_refused_where_a_step_computes_all(name: str) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    for family, both_ways in (("llada", True), ("dream", True), ("sdar", False)):
+        args: dict[str, Any] = {"model": str(GOLDEN / family), "max_model_len": 256}
+        if both_ways:
+            with pytest.raises(ValueError, match=f"{name}=True has no effect on a model in which every"):
+                EngineArgs(**args, **{name: True}).create_engine_config()
+        for given in ({}, {name: False}, *([] if both_ways else [{name: True}])):
+            config = EngineArgs(**args, **given).create_engine_config()
+            assert config.scheduler_config.max_num_batched_tokens >= 256
+            if both_ways:
+                assert not config.cache_config.enable_prefix_caching
+
+
+def test_a_family_cannot_take_the_place_of_another() -> None:
+    from vllm.v1.diffusion.plugins import family_of_architectures, register_family
+
+    sdar = families.FAMILIES[0]
+    with pytest.raises(ValueError, match="must not hold SDARForCausalLM, served as SDAR"):
+        register_family(replace(sdar, name="Mine", block_length=8))
+    assert family_of_architectures(sdar.architectures) is sdar
+    mine = replace(sdar, name="Mine", architectures=("MineForCausalLM",))
+    try:
+        register_family(mine)
+        register_family(mine)  # Once in every process, and a process may be asked twice.
+        with pytest.raises(ValueError, match="must not hold MineForCausalLM, served as Mine"):
+            register_family(replace(mine, name="Another"))
+    finally:
+        families._registered.remove(mine)

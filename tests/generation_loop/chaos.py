@@ -19,6 +19,22 @@ FORWARD, SHAPE, NOTHING, LOGITS, STATE_ADD, STATE_INPUTS, SCHEDULE, ADD, STEP, N
 DOUBLE, INPUTS_NONE, ATTENTION_NONE, GONE = range(171, 175)
 """Likewise: wrong types, and a failure when the request has ended."""
 
+(
+    SCHEDULE_AFTER,
+    STEP_AFTER,
+    STEP_BETWEEN,
+    GRAMMAR,
+    UPDATE,
+    UPDATE_AFTER,
+    STATE_STAGED,
+    STATE_BEFORE,
+    ATTENTION,
+    SAMPLER,
+    STATE_AFTER,
+    PREEMPTION,
+) = range(131, 143)
+"""Likewise: further phases of a step, in its order, and a plan that preempts a request."""
+
 LONE_FORWARD, LONE_SECOND, LONE_LAYER, LONE_LOGITS, LONE_INPUTS, LONE_CALL, LONE_SAMPLER = range(121, 128)
 """Tokens that make the second rank or stage alone fail, or do what the other does not."""
 
@@ -37,20 +53,47 @@ class ChaosScheduler(Scheduler):
             raise Chaos("no room")
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """Fails before anything is scheduled."""
-        if any(SCHEDULE in (r.prompt_token_ids or ()) for r in self.requests.values()):
+        """Fails before anything is scheduled, or when all is."""
+        if self._asked(SCHEDULE):
             raise Chaos("no plan")
-        return super().schedule(*args, **kwargs)
+        output = super().schedule(*args, **kwargs)
+        if self._asked(SCHEDULE_AFTER):
+            raise Chaos("no plan kept")
+        if output.preempted_req_ids and self._asked(PREEMPTION):
+            raise Chaos("no plan with less")
+        return output
+
+    def get_grammar_bitmask(self, scheduler_output: Any) -> Any:
+        """Fails when the model may be running."""
+        if self._asked(GRAMMAR):
+            raise Chaos("no grammar")
+        return super().get_grammar_bitmask(scheduler_output)
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """Fails before a step's tokens are processed, or when they are and requests have ended."""
+        if self._asked(UPDATE):
+            raise Chaos("no tokens")
+        last = self._asked(UPDATE_AFTER)
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        if last:
+            raise Chaos("no tokens kept")
+        return outputs
+
+    def _asked(self, token: int) -> bool:
+        return any(token in (r.prompt_token_ids or ()) for r in self.requests.values())
 
 
 class ChaosState(DefaultModelState):
     """Upstream's state, failing on demand."""
+
+    staged = after = False
 
     def add_request(self, req_index: int, new_req_data: Any) -> None:
         """Fails halfway through a step's new requests."""
         if STATE_ADD in new_req_data.prompt_token_ids:
             raise Chaos("no slot")
         super().add_request(req_index, new_req_data)
+        self.staged = STATE_STAGED in new_req_data.prompt_token_ids
         if GONE in new_req_data.prompt_token_ids:
             self.gone = {*getattr(self, "gone", ()), new_req_data.req_id}
 
@@ -60,8 +103,31 @@ class ChaosState(DefaultModelState):
         if req_id in getattr(self, "gone", ()):
             raise Chaos("no end")
 
+    def apply_staged_writes(self) -> None:
+        """Fails when all requests have been added."""
+        super().apply_staged_writes()
+        if self.staged:
+            raise Chaos("no writes")
+
+    def preprocess_state(self, input_batch: Any, *args: Any, **kwargs: Any) -> None:
+        """Fails before anything of the step is prepared."""
+        super().preprocess_state(input_batch, *args, **kwargs)
+        ids = input_batch.input_ids[: input_batch.num_tokens]
+        # An earlier stage of a pipeline is called when the next step has begun, and would fail that.
+        self.after = _has(ids, STATE_AFTER) and get_pp_group().is_last_rank
+        if _has(ids, STATE_BEFORE):
+            raise Chaos("no beginning")
+
+    def postprocess_state(self, *args: Any, **kwargs: Any) -> None:
+        """Fails when the tokens have been sampled."""
+        super().postprocess_state(*args, **kwargs)
+        if self.after:
+            raise Chaos("no finish")
+
     def prepare_attn(self, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """Forgets to return."""
+        """Fails, or forgets to return."""
+        if _has(input_batch.input_ids[: input_batch.num_tokens], ATTENTION):
+            raise Chaos("no attention")
         metadata = super().prepare_attn(input_batch, *args, **kwargs)
         return None if _has(input_batch.input_ids[: input_batch.num_tokens], ATTENTION_NONE) else metadata
 
@@ -85,8 +151,16 @@ class ChaosState(DefaultModelState):
 class ChaosSampler(Sampler):
     """Upstream's sampler, failing on demand."""
 
+    def add_request(self, req_idx: int, sampling_params: Any) -> None:
+        """Fails halfway through a step's new requests."""
+        if (sampling_params.extra_args or {}).get("unsampled"):
+            raise Chaos("no parameters")
+        super().add_request(req_idx, sampling_params)
+
     def __call__(self, logits: torch.Tensor, input_batch: Any) -> Any:
         """Fails after the forward."""
+        if _has(input_batch.input_ids[: input_batch.num_tokens], SAMPLER):
+            raise Chaos("no token")
         if _alone(input_batch.input_ids[: input_batch.num_tokens], LONE_SAMPLER):
             raise Chaos("no token here")
         return super().__call__(logits, input_batch)
@@ -114,10 +188,17 @@ class ChaosLoop(GenerationLoop):
         return ChaosState
 
     def step(self, core: Any) -> Any:
-        """Fails with requests waiting."""
-        if any(STEP in (r.prompt_token_ids or ()) for r in core.scheduler.requests.values()):
+        """Fails with requests waiting, between the plan and the model, or when all is done."""
+        prompts = [r.prompt_token_ids or () for r in core.scheduler.requests.values()]
+        if any(STEP in prompt for prompt in prompts):
             raise Chaos("no step")
-        return super().step(core)
+        if any(STEP_BETWEEN in prompt for prompt in prompts):
+            core.scheduler.schedule()
+            raise Chaos("no call")
+        result = super().step(core)
+        if any(STEP_AFTER in prompt for prompt in prompts):
+            raise Chaos("no step kept")
+        return result
 
     def forward(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Fails before the model is called, or returns what it must not."""

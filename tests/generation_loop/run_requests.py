@@ -14,7 +14,8 @@ def run(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     params = [SamplingParams(**{"detokenize": False, "ignore_eos": True} | r["params"]) for r in requests]
     try:
-        outputs = llm.generate([{"prompt_token_ids": r["prompt"]} for r in requests], params, use_tqdm=False)
+        prompts = [{"prompt_token_ids": r["prompt"], "cache_salt": r.get("salt")} for r in requests]
+        outputs = llm.generate(prompts, params, use_tqdm=False)
     except ValueError as error:
         return [{"refused": str(error)}] * len(requests)
     return [

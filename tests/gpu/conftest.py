@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,3 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if reason and here in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def golden_sdar() -> list[dict[str, Any]]:
+    """The SDAR cases: prompts, published parameters, published ids."""
+    path = Path(__file__).parent.parent / "golden" / "sdar" / "cases.json"
+    cases: list[dict[str, Any]] = json.loads(path.read_text())["cases"]
+    assert cases
+    return cases

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.gpu.test_golden import GRAPHS, engine
+from tests.gpu.engines import GRAPHS, engine
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.demo.puzzles import TASKS, make_puzzle
 from vllm.v1.diffusion.layers import apply, skinny_layers

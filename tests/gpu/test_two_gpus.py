@@ -14,7 +14,7 @@ from tests.engine import test_golden_llada2 as llada2
 from tests.engine import test_golden_sdar as sdar
 from tests.engine import test_llada as llada
 from tests.engine.requests_ import run
-from tests.gpu.test_golden import GRAPHS, check_together_and_alone, engine, golden_sdar  # noqa: F401
+from tests.gpu.engines import GRAPHS, check_together_and_alone, engine
 
 RANKS: dict[str, Any] = GRAPHS | {"tensor_parallel_size": 2}
 
@@ -28,7 +28,7 @@ def two_gpus() -> None:
 
 
 @pytest.mark.parametrize("settings", [RANKS, GRAPHS | {"pipeline_parallel_size": 2}], ids=["ranks", "stages"])
-def test_sdar(settings: dict[str, Any], golden_sdar: list[dict[str, Any]]) -> None:  # noqa: F811
+def test_sdar(settings: dict[str, Any], golden_sdar: list[dict[str, Any]]) -> None:
     with engine("sdar", diffusion_config={"block_length": 16}, **settings) as llm:
         check_together_and_alone(llm, golden_sdar, sdar)
 

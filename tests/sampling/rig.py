@@ -46,13 +46,15 @@ class Wish:
     threshold: float = 0.5
     values: dict[str, float] = field(default_factory=dict)
     trace: bool = True
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further fields of ``Decoding``."""
 
     def decoding(self) -> Decoding:
         """As the worker has it."""
         how = (self.algorithm, self.steps, self.block_length, self.threshold)
         vetoes = any(len(word) > 1 for word in self.params.bad_words_token_ids or ())
         values = {"threshold": self.threshold, **self.values}
-        return Decoding(*how, trace=self.trace, values=values, vetoes=vetoes)
+        return Decoding(*how, trace=self.trace, values=values, vetoes=vetoes, **self.more)
 
 
 @dataclass
@@ -119,6 +121,9 @@ class Rig:
 
     def remove(self, name: str) -> None:
         """Ends a request."""
+        slot = self.requests.req_id_to_index[name]
+        self.canvases.remove(slot)
+        self.sampler.remove(slot)
         self.requests.remove_request(name)
         del self.live[name]
 

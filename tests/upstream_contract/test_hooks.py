@@ -150,9 +150,14 @@ def test_resolve_model_state_cls() -> None:
     assert list(inspect.signature(function).parameters) == ["vllm_config", "model"]
 
 
-def test_admission_validates_once() -> None:
-    processor = load("vllm.v1.engine.input_processor:InputProcessor")
-    assert any("validate_params" in name for name in calls_in(processor, "_validate_params"))
+def test_admission_validates_the_requests_own_copy() -> None:
+    source = inspect.getsource(load("vllm.v1.engine.input_processor:InputProcessor").process_inputs)
+    copied = source.index("sampling_params = params.clone()")
+    assert (
+        copied
+        < source.index("validate_params(\n                sampling_params")
+        < source.index("EngineCoreRequest(")
+    )
 
 
 def test_the_trace_survives_msgpack() -> None:

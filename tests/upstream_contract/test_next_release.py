@@ -23,7 +23,6 @@ if load("vllm:__version__").partition("+")[0] != NEXT:
     pytest.skip("this is the pinned release", allow_module_level=True)
 
 from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
-from vllm.v1.diffusion.message.failures import with_failures
 from vllm.v1.worker.cpu import runner_kernels
 from vllm.v1.worker.gpu import block_table, input_batch
 
@@ -82,12 +81,10 @@ def test_draft_tokens_are_kept_with_the_step() -> None:
 
 
 def test_failed_policies_are_errors_of_their_requests() -> None:
-    trace = with_failures(torch.zeros(2, 4, 2), {1: "select() raised"})
     plan = SimpleNamespace(decoding=SimpleNamespace(algorithm="calm"))
     scheduler: Any = SimpleNamespace(_plans={"a": plan, "b": plan}, grammar_compile_error_reqs={})
-    step: Any = SimpleNamespace(scheduled_spec_decode_tokens={"a": [], "b": []})
-    output: Any = SimpleNamespace(unmask_trace=trace.numpy(), req_id_to_index={"a": 0, "b": 1})
-    told = DiffusionScheduler._fail_requests(scheduler, step, output)
+    output: Any = SimpleNamespace(policy_failures={"b": "select() raised", "ended": "select() raised"})
+    told = DiffusionScheduler._fail_requests(scheduler, output)
     assert told == {"b": "diffusion_algorithm='calm': select() raised (request b)"}
     (error,) = scheduler.grammar_compile_error_reqs.values()
     assert (error.code, error.message) == ("policy_error", told["b"])

@@ -193,6 +193,15 @@ def family_of_architectures(architectures: Iterable[str] | None) -> Family | Non
     return None
 
 
+def computes_whole_canvas(architectures: Iterable[str] | None) -> bool:
+    """Whether a step computes a request's prompt and its canvas at once.
+
+    There is then neither a prefix to cache nor a prompt to cut.
+    """
+    family = family_of_architectures(architectures)
+    return family is not None and family.loop == "full_diffusion"
+
+
 _registered: list[Family] = []
 
 
@@ -202,6 +211,17 @@ def register_family(family: Family) -> None:
     To be called in every process, which an entry point of ``vllm.general_plugins`` is.
     ``dataclasses.replace`` makes a family of a known one. The model class is registered with
     ``ModelRegistry.register_model``.
+
+    Raises:
+        ValueError: One of its architectures is another family's.
     """
-    if family not in _registered:
-        _registered.append(family)
+    if family in _registered:
+        return
+    for other in (*FAMILIES, *_registered):
+        if taken := sorted({*family.architectures} & {*other.architectures}):
+            raise ValueError(
+                f"register_family: architectures={family.architectures!r} of {family.name!r} must not hold "
+                f"{', '.join(taken)}, served as {other.name}. Give the checkpoint's config.json an "
+                "architecture of its own."
+            )
+    _registered.append(family)

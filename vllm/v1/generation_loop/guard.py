@@ -28,8 +28,8 @@ from vllm.v1.generation_loop.guarded_classes import (
 from vllm.v1.generation_loop.interface import GenerationLoop
 from vllm.v1.generation_loop.plug_ins import is_plug_in
 from vllm.v1.generation_loop.ranks import call_on_all_ranks, vocabulary, watch
-from vllm.v1.generation_loop.recovery import fail_batch, fail_refused
-from vllm.v1.generation_loop.stages import hidden_fallback
+from vllm.v1.generation_loop.recovery import Snapshot, fail_batch, fail_refused
+from vllm.v1.generation_loop.stages import failed, hidden_fallback
 
 if TYPE_CHECKING:
     import torch.nn as nn
@@ -142,6 +142,7 @@ class GuardedLoop(GenerationLoop):
         """
         if refused := fail_refused(core):
             return refused, False
+        before = Snapshot.of(core) if is_plug_in(type(self.loop)) else Snapshot()
         try:
             result = self.loop.step(core)
             if self.overrides("step"):
@@ -154,7 +155,7 @@ class GuardedLoop(GenerationLoop):
                     raise
                 logger.exception("A plug-in failed.")
                 message = describe(self.name, "step", error)
-            return fail_batch(core, message), False
+            return fail_batch(core, message, before), False
 
     def _is_ours(self, core: EngineCore) -> bool:
         """Whether an unmarked error can only come from the plug-in's code in the core."""
@@ -183,6 +184,8 @@ class GuardedLoop(GenerationLoop):
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """See :meth:`GenerationLoop.forward`."""
         if not self.overrides("forward"):
+            if failed():  # In the model state; the model's inputs are not whole.
+                return hidden_fallback(model, inputs["positions"])
             return self.loop.forward(model, inputs)
         num_tokens = inputs["positions"].shape[-1]
 
@@ -197,8 +200,12 @@ class GuardedLoop(GenerationLoop):
 
     def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
         """See :meth:`GenerationLoop.compute_logits`."""
+
+        def fallback() -> torch.Tensor:
+            return torch.zeros(len(hidden_states), vocabulary(model) or 1, device=hidden_states.device)
+
         if not self.overrides("compute_logits"):
-            return self.loop.compute_logits(model, hidden_states)
+            return fallback() if failed() else self.loop.compute_logits(model, hidden_states)
 
         def call() -> torch.Tensor:
             logits = self.loop.compute_logits(model, hidden_states)
@@ -206,9 +213,6 @@ class GuardedLoop(GenerationLoop):
             if logits.dtype not in LOGIT_DTYPES:
                 raise TypeError(f"logits of {logits.dtype} returned, not of float32, float16 or bfloat16")
             return logits
-
-        def fallback() -> torch.Tensor:
-            return torch.zeros(len(hidden_states), vocabulary(model) or 1, device=hidden_states.device)
 
         return call_on_all_ranks(self.name, "compute_logits", call, fallback)
 

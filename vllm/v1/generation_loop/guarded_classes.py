@@ -130,8 +130,28 @@ class GuardedState:
         result = super().custom_sampler(sampler)  # type: ignore[misc]
         ours = result[0] if isinstance(result, tuple) else result
         if ours is not None and is_plug_in(type(ours)):
-            ours.__class__ = guarded(type(ours), self.loop_name)
+            ours.__class__ = guarded(type(ours), self.loop_name, GuardedSampler)
         return result
+
+
+class GuardedSampler:
+    """Mixin of a plug-in's sampler: a request that it cannot take fails the step, all being added."""
+
+    _late: GenerationLoopError | None = None
+
+    def add_request(self, *args: Any, **kwargs: Any) -> None:
+        """See upstream's ``Sampler.add_request``."""
+        try:
+            super().add_request(*args, **kwargs)  # type: ignore[misc]
+        except GenerationLoopError as error:
+            self._late = error
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """See upstream's ``Sampler``."""
+        late, self._late = self._late, None
+        if late is not None:
+            raise late
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
 
 class GuardedScheduler:

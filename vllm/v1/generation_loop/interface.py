@@ -88,11 +88,13 @@ class GenerationLoop:
         """Checks a request's parameters at admission.
 
         *Process:* front end. *Thread:* any, several at a time in a server: keep no state. It must
-        not wait for anything. ``params`` is not to be changed. A loop's own parameters travel in
-        ``params.extra_args`` (over HTTP ``vllm_xargs``: strings, numbers and lists of them).
+        not wait for anything. A loop's own parameters travel in ``params.extra_args`` (over HTTP
+        ``vllm_xargs``: strings, numbers and lists of them).
 
         Args:
-            params: The request's parameters.
+            params: The request's own copy of what the caller gave. Fields may be set, for this
+                request alone; what a field holds, such as the dictionary ``extra_args``, must be
+                replaced, not changed in place.
             vllm_config: The engine's configuration.
 
         Raises:

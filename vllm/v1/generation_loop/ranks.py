@@ -27,9 +27,6 @@ T = TypeVar("T")
 _RETURNS, _CALLS, _FAILED = range(3)
 """What a rank is about to do."""
 
-_ALWAYS = ".remove_request"
-"""Called after a failure too: what a request held must be given back."""
-
 
 def call_on_all_ranks(loop: str, method: str, call: Callable[[], T], fallback: Callable[[], T]) -> T:
     """Calls into a plug-in on every rank.
@@ -47,7 +44,7 @@ def call_on_all_ranks(loop: str, method: str, call: Callable[[], T], fallback: C
     global _current
     if _current is not None:  # A plug-in calls a method of its own.
         return call()
-    if stages.failed() and not method.endswith(_ALWAYS):
+    if stages.failed():
         return fallback()
     plugin_call = _current = _PluginCall(loop, method)
     failure = None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm.logger import init_logger
@@ -20,7 +21,28 @@ _NULL_BLOCK = 0
 """The cache's block that stands for none; many requests may hold it."""
 
 
-def fail_batch(core: EngineCore, message: str) -> dict[int, EngineCoreOutputs]:
+@dataclass(frozen=True)
+class Snapshot:
+    """What a scheduler held before a step.
+
+    Attributes:
+        requests: Its requests, by id.
+        finished: Ended requests of which the workers had not been informed.
+    """
+
+    requests: dict[str, Request] = field(default_factory=dict)
+    finished: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, core: EngineCore) -> Snapshot:
+        """Reads a core's scheduler, which may be of any class."""
+        scheduler = core.scheduler
+        return cls(
+            dict(getattr(scheduler, "requests", {})), frozenset(getattr(scheduler, "finished_req_ids", ()))
+        )
+
+
+def fail_batch(core: EngineCore, message: str, before: Snapshot) -> dict[int, EngineCoreOutputs]:
     """Fails the requests of the step that raised, and those that build on it.
 
     A failed step leaves its requests half advanced in the workers, and cache blocks
@@ -28,9 +50,10 @@ def fail_batch(core: EngineCore, message: str) -> dict[int, EngineCoreOutputs]:
     them with the next step, and the prefix cache is emptied.
 
     Args:
-        core: The engine core; its ``failed_batch`` is the step, if one was scheduled.
+        core: The engine core; its ``failed_batch`` is the step, if one reached the executor.
             Without it every running request fails, and where none runs, all do.
         message: Why, for the clients.
+        before: What the scheduler held before the step.
 
     Returns:
         Outputs by client index, as a step returns them.
@@ -40,10 +63,12 @@ def fail_batch(core: EngineCore, message: str) -> dict[int, EngineCoreOutputs]:
     running: list[Request] = list(getattr(scheduler, "running", ()))
     if batch is not None:
         failed = {*batch.num_scheduled_tokens, *_lost(core, running)}
-        failed |= _forget_blocks(scheduler, running, failed)
     else:
         failed = {request.request_id for request in running}
-    return _fail_requests(core, failed or None, message)
+    # Blocks are hashed when a step is scheduled: one that raised anywhere behind that did not write them.
+    failed |= _forget_blocks(scheduler, running, failed)
+    _inform_workers(scheduler, before)
+    return _fail_requests(core, failed or None, message, before)
 
 
 def take_failed_batch(core: Any) -> SchedulerOutput | None:
@@ -69,15 +94,34 @@ def _failed(request: Request, message: str) -> EngineCoreOutput:
 
 
 def _fail_requests(
-    core: EngineCore, request_ids: set[str] | None, message: str
+    core: EngineCore, request_ids: set[str] | None, message: str, before: Snapshot
 ) -> dict[int, EngineCoreOutputs]:
     """Ends these requests, or all where None, with an error; outputs by client index."""
-    ended = core.scheduler.finish_requests(request_ids, RequestStatus.FINISHED_ERROR)
+    scheduler: Any = core.scheduler
+    left = getattr(scheduler, "requests", before.requests)
+    # The step ended them itself, and the output that says so was lost with it.
+    ended = [request for request_id, request in before.requests.items() if request_id not in left]
+    ended += scheduler.finish_requests(request_ids, RequestStatus.FINISHED_ERROR)
     outputs: defaultdict[int, list[EngineCoreOutput]] = defaultdict(list)
     for request in ended:
         outputs[request.client_index].append(_failed(request, message))
     logger.error("%s. Failed requests: %s.", message, ", ".join(r.request_id for r in ended) or "none")
-    return {client: EngineCoreOutputs(outputs=some) for client, some in outputs.items()}
+    return {
+        client: EngineCoreOutputs(outputs=some, finished_requests={output.request_id for output in some})
+        for client, some in outputs.items()
+    }
+
+
+def _inform_workers(scheduler: Any, before: Snapshot) -> None:
+    """Has the workers free what a plan that never reached them would have had them free.
+
+    They ignore an id that they do not know.
+    """
+    finished: set[str] | None = getattr(scheduler, "finished_req_ids", None)
+    if finished is not None:
+        finished |= before.finished
+        requests: dict[str, Request] = getattr(scheduler, "requests", {})
+        finished.update(r.request_id for r in requests.values() if r.status == RequestStatus.PREEMPTED)
 
 
 def _lost(core: EngineCore, running: list[Request]) -> set[str]:

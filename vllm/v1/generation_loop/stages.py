@@ -41,6 +41,10 @@ _step = _Step()
 def begin_step() -> None:
     """A step begins; called by the runner."""
     _step.running = several_stages()
+    if is_last_stage():
+        # Of a step that the engine core gave up before it was sampled. An earlier stage's, of what
+        # came behind its forward, is still to be passed on.
+        _step.failure = None
 
 
 def receive_failure(tensors: Any) -> None:

@@ -68,7 +68,7 @@ class CanvasStates:
         self._cut = rule.cut
         self.mask_token_id = mask_token_id
         self.device = device
-        # One slot more, of nobody: what a step writes for some of its requests goes there for the others.
+        # Row ``num_slots`` is a scratch row: writes that are masked out for a request go there.
         self._scratch = num_slots
         self._tables = SlotTables(num_slots + 1, width, device)
         tables = [table[:num_slots] for table in self._tables]
@@ -84,13 +84,8 @@ class CanvasStates:
         self.rule = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.threshold = UvaBackedTensor(num_slots, dtype=torch.float32)
         self.cached = UvaBackedTensor(num_slots, dtype=torch.bool)
-        # Slots of which no request was ever told (warm-up batches) hold a block.
-        self.block_length.np.fill(width)
-        self.span.np.fill(width)
-        self.steps.np.fill(width)
-        self.end.np.fill(NO_LIMIT)
-        self.rule.np.fill(Rule.STATIC)
         self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
+        self._reset_parameters(slice(None))
         self._copy_parameters()
         self.grid: dict[int, BlockGrid] = {}
         self.decoding: dict[int, Decoding] = {}
@@ -105,6 +100,7 @@ class CanvasStates:
         self.always = torch.ones(num_slots, dtype=torch.bool, device=device)
         self.flags = SlotFlags(num_slots)
         self._added: list[int] = []
+        self._removed: list[int] = []
 
     def add(self, slot: int, decoding: Decoding, grid: BlockGrid, prompt_len: int) -> None:
         """Takes a slot for a request; effective with :meth:`apply_added`.
@@ -138,11 +134,33 @@ class CanvasStates:
         self.template_end.np[slot] = prompt_len + len(template) if template else 0
         self._added.append(slot)
 
+    def remove(self, slot: int) -> None:
+        """Gives a request's slot back; on the device with :meth:`apply_added`.
+
+        Args:
+            slot: The slot.
+        """
+        self._reset_parameters(slot)
+        self.grid.pop(slot, None)
+        self.decoding.pop(slot, None)
+        self.exiting.discard(slot)
+        self.policies.pop(slot, None)
+        self.flags.remove(slot)
+        if slot in self._added:
+            self._added.remove(slot)
+        self._removed.append(slot)
+
     def apply_added(self, requests: RequestState) -> None:
-        """Starts the canvases of the slots added since the last call."""
-        if not self._added:
+        """Clears the slots removed since the last call and starts the canvases of those added."""
+        if not self._added and not self._removed:
             return
         self._copy_parameters()
+        if self._removed:
+            removed = sorted(set(self._removed))
+            self._removed = []
+            self._tables.reset(async_tensor_h2d(removed, dtype=torch.int64, device=self.device))
+        if not self._added:
+            return
         self._stage_templates(requests)
         slots = async_tensor_h2d(self._added, dtype=torch.int64, device=self.device)
         self._added = []
@@ -301,6 +319,14 @@ class CanvasStates:
         if inside.dim() > slots.dim():
             slots = slots[:, None]
         return tokens[slots, inside].to(torch.int64)
+
+    def _reset_parameters(self, slots: int | slice) -> None:
+        """Parameters of slots without a request; in a warm-up batch they hold a block."""
+        for table in (self.origin, self.stepwise, self.threshold, self.cached, self.template_end):
+            table.np[slots] = 0
+        self.block_length.np[slots] = self.span.np[slots] = self.steps.np[slots] = self.width
+        self.end.np[slots] = NO_LIMIT
+        self.rule.np[slots] = Rule.STATIC
 
     def _copy_parameters(self) -> None:
         for table in vars(self).values():

@@ -16,13 +16,25 @@ class SlotTables:
 
     def __init__(self, rows: int, width: int, device: torch.device) -> None:
         shape = (rows, width)
-        self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.masked = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.unmasked_at = torch.full(shape, -1, dtype=torch.int32, device=device)
-        self.confidence = torch.zeros(shape, dtype=torch.float32, device=device)
-        self.step = torch.zeros(rows, dtype=torch.int32, device=device)
-        self.start = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.length = torch.full((rows,), width, dtype=torch.int32, device=device)
+        self.tokens = torch.empty(shape, dtype=torch.int64, device=device)
+        self.masked = torch.empty(shape, dtype=torch.bool, device=device)
+        self.unmasked_at = torch.empty(shape, dtype=torch.int32, device=device)
+        self.confidence = torch.empty(shape, dtype=torch.float32, device=device)
+        self.step = torch.empty(rows, dtype=torch.int32, device=device)
+        self.start = torch.empty(rows, dtype=torch.int64, device=device)
+        self.length = torch.empty(rows, dtype=torch.int32, device=device)
+        self.reset(torch.arange(rows, device=device))
+
+    def reset(self, slots: torch.Tensor) -> None:
+        """Makes slots as they are before a request takes them.
+
+        Args:
+            slots: int64 ``[R]``, distinct.
+        """
+        for table in (self.tokens, self.masked, self.confidence, self.step, self.start):
+            table.index_fill_(0, slots, 0)
+        self.unmasked_at.index_fill_(0, slots, -1)
+        self.length.index_fill_(0, slots, self.tokens.shape[1])
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter(vars(self).values())
@@ -47,3 +59,8 @@ class SlotFlags:
         self.traced[slot] = decoding.trace
         self.graded[slot] = decoding.trace or decoding.vetoes or decoding.constrained
         self.late[slot] = bool(decoding.late_ids)
+
+    def remove(self, slot: int) -> None:
+        """Forgets what was noted."""
+        for flag in vars(self).values():
+            flag[slot] = False

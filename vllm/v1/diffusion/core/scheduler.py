@@ -193,7 +193,7 @@ class DiffusionScheduler(Scheduler):
         model_runner_output: ModelRunnerOutput,
     ) -> dict[int, EngineCoreOutputs]:
         """Processes a step's tokens; see upstream."""
-        failed = self._fail_requests(scheduler_output, model_runner_output)
+        failed = self._fail_requests(model_runner_output)
         self._observe(scheduler_output, model_runner_output)
         # Computed tokens were set when the window was scheduled: no draft token
         # is accepted or rejected here.
@@ -217,9 +217,7 @@ class DiffusionScheduler(Scheduler):
         self._record.drop_ended()
         return outputs
 
-    def _fail_requests(
-        self, scheduler_output: SchedulerOutput, runner_output: ModelRunnerOutput
-    ) -> dict[str, str]:
+    def _fail_requests(self, runner_output: ModelRunnerOutput) -> dict[str, str]:
         """Has upstream end the requests whose policy failed in the worker.
 
         It ends those for which no grammar could be compiled; these go with them.
@@ -227,7 +225,7 @@ class DiffusionScheduler(Scheduler):
         Returns:
             What to tell their clients, by request.
         """
-        failed = failed_requests(self._plans, scheduler_output.scheduled_spec_decode_tokens, runner_output)
+        failed = failed_requests(self._plans, runner_output)
         self.grammar_compile_error_reqs.update(failed)
         return failed
 

@@ -97,10 +97,10 @@ def keep_stop_tokens(params: SamplingParams, vllm_config: VllmConfig) -> None:
 
     Where a family's end tokens end nothing, the scheduler drops those that upstream takes
     from the generation config. One that the request itself names is to stay: upstream adds
-    none to a request that ignores them. Like a template, this changes the caller's parameters.
+    none to a request that ignores them.
 
     Args:
-        params: A request's parameters, changed.
+        params: The request's own copy of its parameters, changed.
         vllm_config: The engine's configuration.
     """
     ends = end_tokens(vllm_config.model_config)

@@ -46,12 +46,15 @@ class GrammarStates:
             data: The request.
             grid: Where its blocks lie.
         """
-        self._grammars.pop(slot, None)
-        self._starting.pop(slot, None)
         if (compiled := self._compiler.start(data)) is not None:
             known = len(data.prefill_token_ids or [])
             column = known - grid.begin(known)
             self._starting[slot] = lambda: CanvasGrammar(compiled(), grid.block_length, column)
+
+    def remove(self, slot: int) -> None:
+        """Forgets the grammar of a request that has ended, compiled or not."""
+        self._grammars.pop(slot, None)
+        self._starting.pop(slot, None)
 
     def restrict(self, logits: torch.Tensor, step: DenoisingStep) -> None:
         """Leaves, where a request's text has been read to, the tokens that may come next.

@@ -11,6 +11,7 @@ import torch
 
 from vllm import envs
 from vllm.platforms import current_platform
+from vllm.v1.diffusion.families import computes_whole_canvas
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -84,6 +85,28 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     for name, given in unsupported.items():
         if given:
             raise ValueError(f"{name} is not supported with diffusion models.")
+
+
+def refuse_parts_of_prompts(vllm_config: VllmConfig) -> None:
+    """Raises ValueError for options that treat a part of a prompt alone.
+
+    The keys and values of a prompt depend on what is generated after it, and a step computes a
+    request's whole canvas. Both options are off unless they were asked for, where the model's
+    architecture says so much; where only its user's choice of the loop does, they are switched off.
+    """
+    if not computes_whole_canvas(vllm_config.model_config.architectures):
+        vllm_config.cache_config.enable_prefix_caching = False
+        return
+    asked = {
+        "enable_prefix_caching": vllm_config.cache_config.enable_prefix_caching,
+        "enable_chunked_prefill": vllm_config.scheduler_config.enable_chunked_prefill,
+    }
+    for name, given in asked.items():
+        if given:
+            raise ValueError(
+                f"{name}=True has no effect on a model in which every position sees the whole canvas: a step "
+                "computes a prompt and what is generated after it at once. Leave it unset or False."
+            )
 
 
 def check_budget(vllm_config: VllmConfig, widest: int) -> None:

@@ -15,6 +15,7 @@ from vllm.v1.diffusion.loops.engine_settings import (
     configure_cpu,
     fit_cache_blocks,
     fit_warm_up,
+    refuse_parts_of_prompts,
 )
 from vllm.v1.generation_loop.interface import GenerationLoop
 
@@ -108,9 +109,7 @@ class CanvasSettings(Settings):
                     "overrides forward or compute_logits; leave it unset or False."
                 )
             scheduler_config.async_scheduling = False
-        # A prompt's keys and values depend on what is generated after it, and a
-        # step computes a request's whole canvas at once.
-        vllm_config.cache_config.enable_prefix_caching = False
+        refuse_parts_of_prompts(vllm_config)
         max_model_len = vllm_config.model_config.max_model_len
         if scheduler_config.max_num_batched_tokens < max_model_len:
             logger.info("max_num_batched_tokens raised to %d, a canvas.", max_model_len)

@@ -90,11 +90,10 @@ def admit_template(params: SamplingParams, vllm_config: VllmConfig) -> None:
     """Turns a template's text into ids and makes the request as long as its template.
 
     The template is the whole answer: ``max_tokens`` becomes its length, and an end token
-    in a hole ends nothing. Like upstream's read-only canvases, this changes the caller's
-    parameters, before they are copied.
+    in a hole ends nothing.
 
     Args:
-        params: A request's parameters, changed.
+        params: The request's own copy of its parameters, changed.
         vllm_config: The engine's configuration.
 
     Raises:

@@ -52,10 +52,13 @@ class BadWords:
     def add_request(self, slot: int, params: SamplingParams) -> bool:
         """Notes a request's bad words; whether it has any."""
         words = params.bad_words_token_ids
-        self._words.pop(slot, None)
         if words:
             self._words[slot] = words
         return bool(words)
+
+    def remove(self, slot: int) -> None:
+        """Forgets the words of a request that has ended."""
+        self._words.pop(slot, None)
 
     def ban(self, logits: torch.Tensor, held: torch.Tensor, step: DenoisingStep) -> None:
         """Bans what would complete a word, in place.

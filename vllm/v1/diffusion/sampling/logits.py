@@ -163,6 +163,11 @@ class LogitsPipeline:
         self._needed[slot] |= self.bias_state.add_request(slot, params)
         self._needed[slot] |= self.penalties_state.add_request(slot, params)
 
+    def remove(self, slot: int) -> None:
+        """Gives a request's slot back."""
+        self._bad_words[slot] = self._filters[slot] = self._needed[slot] = False
+        self.bad_words.remove(slot)
+
     def apply_staged_writes(self) -> None:
         """Makes the noted parameters visible to the device."""
         for state in (self.sampling_states, self.bias_state, self.penalties_state):

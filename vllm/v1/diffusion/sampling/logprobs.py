@@ -64,6 +64,12 @@ class CanvasLogprobs:
         if held != len(self._ids) or columns > width or 4 * columns < width:
             self._resize(held, columns)
 
+    def remove(self, slot: int) -> None:
+        """Gives a request's slot and lane back, and the tables with the last one."""
+        self._wanted[slot] = self._lanes[slot] = 0
+        if len(self._ids) and not self._wanted.any():
+            self._ids, self._scores, self._ranks = self._tables(0, 0)
+
     def apply_staged_writes(self) -> None:
         """Makes the noted token ids visible to the device."""
         self.token_ids_state.apply_staged_writes()

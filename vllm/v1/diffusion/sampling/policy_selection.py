@@ -92,6 +92,19 @@ class PolicySelection:
         self._groups: list[_Group] = []
         self.first = self._rewritable = self._columns
 
+    def remove(self, slot: int) -> None:
+        """Forgets what policies remember of a request that has ended.
+
+        Args:
+            slot: Its slot, of which the canvases know no policy any more.
+        """
+        using = set(self.canvases.policies.values())
+        for policy in self._memory.keys() - using:
+            del self._memory[policy]
+        for memory in self._memory.values():
+            for tensor in memory.values():
+                tensor[slot].zero_()
+
     def begin(self, step: DenoisingStep, first: torch.Tensor, rewritable: torch.Tensor) -> None:
         """Begins a step; rows that a policy may rewrite become active.
 

@@ -83,6 +83,12 @@ class DenoisingSampler:
         self.logits.add_request(req_idx, sampling_params)
         self.logprobs.add_request(req_idx, sampling_params)
 
+    def remove(self, req_idx: int) -> None:
+        """Gives a request's slot back, which the canvases have given back."""
+        self.logits.remove(req_idx)
+        self.logprobs.remove(req_idx)
+        self.policies.remove(req_idx)
+
     def apply_staged_writes(self) -> None:
         """Makes the noted parameters visible to the device; called every step."""
         if not self._noted:
@@ -127,10 +133,14 @@ class DenoisingSampler:
         if step is None:
             finished = slots.new_zeros(num_reqs, dtype=torch.bool)
             outputs, logprobs = StepOutputs(slots.new_zeros(num_reqs, canvases.width)), None
+            failures = None
         else:
             done, outputs, logprobs = self._denoise(
                 logits, step, num_reqs, known - start, block_end, overlaps
             )
+            failures = {
+                input_batch.req_ids[int(step.requests[i])]: why for i, why in self.policies.failures().items()
+            }
             finished = done
             if len(done) < num_reqs:
                 finished = slots.new_zeros(num_reqs, dtype=torch.bool)
@@ -144,6 +154,7 @@ class DenoisingSampler:
             num_sampled=num_sampled.to(torch.int32),
             num_rejected=(window_end - computed).to(torch.int32),
             unmask_trace=outputs.trace,
+            policy_failures=failures or None,
         )
 
     def _denoise(
@@ -178,9 +189,7 @@ class DenoisingSampler:
         done = self.unmasking(stats, step, overlaps)
         self.grammars.revise(done, stats, step, overlaps)
         self.logprobs.record(processed, step, before)
-        outputs = StepOutputs.of(
-            canvases, step, first, num_reqs, self.policies.failures(), self.rows.begins_open
-        )
+        outputs = StepOutputs.of(canvases, step, first, num_reqs, self.rows.begins_open)
         logprobs = self.logprobs.read(step, first, num_reqs)
         canvases.next_block(self.req_states, step.slots, done, step.for_requests(block_end), step.whole)
         return done, outputs, logprobs

@@ -72,11 +72,16 @@ class StepStatistics:
         asked = self.canvases.flags.late[step.slots_np]
         if not asked.any():
             return
-        late_ids = list(decoding[int(step.slots_np[asked.argmax()])].late_ids)
+        # Those of the model: the same of every request. A list as an index would wait for the device.
+        late_ids = async_tensor_h2d(
+            list(decoding[int(step.slots_np[asked.argmax()])].late_ids),
+            dtype=torch.int64,
+            device=logits.raw.device,
+        )
         for rows_np in in_parts(step.rows_of(asked), logits.raw.shape[1]):
             rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=logits.raw.device)
             values = logits.of(rows_np)
-            values[:, late_ids] = -torch.inf
+            values.index_fill_(1, late_ids, -torch.inf)
             chosen = stats.sample[rows].clamp(min=0)[:, None]
             confidence = (values.gather(1, chosen)[:, 0] - values.logsumexp(dim=1)).exp()
             stats.sample_prob[rows] = torch.where(step.active[rows], confidence, stats.sample_prob[rows])

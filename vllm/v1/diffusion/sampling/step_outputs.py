@@ -9,7 +9,6 @@ import torch
 
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
-from vllm.v1.diffusion.message.failures import with_failures
 
 
 class StepOutputs(NamedTuple):
@@ -19,7 +18,7 @@ class StepOutputs(NamedTuple):
         tokens: int64 ``[requests, W]``; valid where the block finished.
         trace: The step that unmasked each position, counted back from the block's steps
             so far (-1 for the last, 0 for none), and its token's probability when it was
-            written, float32 ``[requests, W, 2]``; None where nobody asks and nothing failed.
+            written, float32 ``[requests, W, 2]``; None where nobody asks.
     """
 
     tokens: torch.Tensor
@@ -32,7 +31,6 @@ class StepOutputs(NamedTuple):
         step: DenoisingStep,
         first: torch.Tensor,
         num_requests: int,
-        failed: dict[int, str],
         begins_open: bool,
     ) -> StepOutputs:
         """Reads the canvases of the requests that denoised.
@@ -43,7 +41,6 @@ class StepOutputs(NamedTuple):
             first: Column of each request's first position that was not known when
                 the block began, int64 ``[R]``.
             num_requests: Requests of the batch.
-            failed: Why a policy failed, by the request's number; its trace says so.
             begins_open: Whether no block begins with known positions: ``first`` is 0.
         """
         slots = step.slots
@@ -53,15 +50,12 @@ class StepOutputs(NamedTuple):
             columns = (canvases.columns + first[:, None]).clamp_(max=canvases.width - 1)
             tokens = canvases.tokens[slots[:, None], columns]
         tokens = _spread(tokens, step, num_requests)
-        if not failed and not canvases.flags.traced[step.slots_np].any():
+        if not canvases.flags.traced[step.slots_np].any():
             return cls(tokens)
         unmasked_at = canvases.unmasked_at[slots]
         unmasked_at = torch.where(unmasked_at < 0, 0, unmasked_at - canvases.step[slots, None])
         fields = torch.stack((unmasked_at.to(torch.float32), canvases.confidence[slots]), dim=-1)
-        trace = _spread(from_column(fields, first), step, num_requests)
-        if failed:
-            trace = with_failures(trace, {int(step.requests[i]): why for i, why in failed.items()})
-        return cls(tokens, trace)
+        return cls(tokens, _spread(from_column(fields, first), step, num_requests))
 
 
 def _spread(values: torch.Tensor, step: DenoisingStep, num_requests: int) -> torch.Tensor:

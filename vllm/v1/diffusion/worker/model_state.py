@@ -11,7 +11,6 @@ import torch.nn as nn
 
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
-from vllm.distributed import get_pp_group
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
@@ -25,6 +24,7 @@ from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.worker.pipeline_relay import CanvasRelay
 from vllm.v1.diffusion.worker.row_adapters import RowAdapters
 from vllm.v1.diffusion.worker.sequences import Attention, GraphSequences, padded
+from vllm.v1.generation_loop.stages import is_last_stage
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
 from vllm.v1.worker.gpu.block_table import BlockTables
@@ -55,6 +55,9 @@ class DiffusionModelState(DefaultModelState):
         assert served is not None and mask_token_id is not None
         # A request's step may be in flight when its next one is planned; not so in a pipeline.
         pipelined = vllm_config.parallel_config.pipeline_parallel_size > 1
+        self._denoises = is_last_stage()
+        self._slots: dict[str, int] = {}
+        self._sampler: DenoisingSampler | None = None
         self.overlaps = vllm_config.max_concurrent_batches > 1 and not pipelined
         self.canvases = CanvasStates(
             self.max_num_reqs,
@@ -68,7 +71,7 @@ class DiffusionModelState(DefaultModelState):
         self.attention: Attention = mode.attention.load()(vllm_config, self.canvases, device)
         self._attention_begun = False
         self.grammars = GrammarStates(vllm_config, self.canvases)
-        self.relay = CanvasRelay(self.canvases, get_pp_group().is_last_rank) if pipelined else None
+        self.relay = CanvasRelay(self.canvases, self._denoises) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
         self.attention.prefill_attention = apply_kernels(
             vllm_config, model, device, self.attention.block_causal
@@ -77,7 +80,7 @@ class DiffusionModelState(DefaultModelState):
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
         """Puts the denoising sampler in the place of upstream's."""
         family = family_of(self.vllm_config)
-        denoising = DenoisingSampler(
+        self._sampler = denoising = DenoisingSampler(
             sampler,
             self.canvases,
             self.grammars,
@@ -102,11 +105,23 @@ class DiffusionModelState(DefaultModelState):
             self.max_model_len,
         )
         self.canvases.add(req_index, decoding, grid, prompt_len)
-        self.grammars.add(req_index, new_req_data, grid)
+        self._slots[new_req_data.req_id] = req_index
+        if self._denoises:
+            self.grammars.add(req_index, new_req_data, grid)
         if self.relay is not None:
             self.relay.start(req_index)
         if self.adapters is not None:
             self.adapters.add(req_index, new_req_data.lora_request)
+
+    def remove_request(self, req_id: str) -> None:
+        """Gives back whatever the request's slot holds; see upstream."""
+        super().remove_request(req_id)
+        slot = self._slots.pop(req_id, None)
+        if slot is None:
+            return
+        for held in (self.canvases, self.grammars, self.relay, self.adapters, self._sampler):
+            if held is not None:
+                held.remove(slot)
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Writes known tokens and canvases to ``input_batch.input_ids``."""

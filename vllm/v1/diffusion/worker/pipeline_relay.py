@@ -41,6 +41,15 @@ class CanvasRelay:
         """
         self._started.append(slot)
 
+    def remove(self, slot: int) -> None:
+        """Gives a request's slot back, whose canvas may not have been seen.
+
+        Args:
+            slot: The slot.
+        """
+        if slot in self._started:
+            self._started.remove(slot)
+
     def begin_step(self, input_batch: InputBatch, requests: RequestState) -> None:
         """Takes what the last stage left of the canvases; called before they are read.
 

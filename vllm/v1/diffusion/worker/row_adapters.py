@@ -37,6 +37,14 @@ class RowAdapters:
         """
         self._adapter[slot] = request.lora_int_id if request else 0
 
+    def remove(self, slot: int) -> None:
+        """Gives a request's slot back.
+
+        Args:
+            slot: The slot.
+        """
+        self._adapter[slot] = 0
+
     def apply(self, input_batch: InputBatch) -> None:
         """Sets the adapters of a step's tokens and rows of logits.
 

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When requests have ended, the canvases and the sampler are as in a fresh worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.sampling.held import differences, held_by
+from tests.sampling.rig import MASK, Rig, Wish
+from tests.sampling.test_parameters import OPTIONS, PROMPT, params
+from vllm.v1.diffusion.policies.registry import built_in_policies, get_policy
+from vllm.v1.diffusion.request.template import HOLE
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "template": {"template": (3, HOLE, HOLE, 4, HOLE, HOLE, 5, HOLE)},
+    "max_steps": {"max_steps": 2},
+    "exit_threshold": {"exit_threshold": 0.3},
+    "stop": {"stop_ids": (3, 5)},
+    "late": {"late_ids": (3, 5)},
+    "stepwise": {"stepwise": True},
+    "cache": {"cache": "dual"},
+    "graded": {"constrained": True},
+}
+
+
+def mixture() -> list[Wish]:
+    """Every parameter, policy and feature, with and without log probabilities."""
+    wishes = [
+        Wish(params(logprobs=2, **OPTIONS["bad_words"], **OPTIONS["bias"]), PROMPT, block_length=4),
+        Wish(params(temperature=0.8, top_k=5, top_p=0.9, min_p=0.01, seed=3), PROMPT[:3], block_length=8),
+        Wish(params(logprobs=5, **OPTIONS["repetition"], **OPTIONS["min_tokens"]), PROMPT[:5]),
+    ]
+    for name in built_in_policies():
+        values = dict(get_policy(name).defaults)
+        wishes.append(Wish(params(), PROMPT, algorithm=name, threshold=0.4, values=values, block_length=8))
+    return [*wishes, *(Wish(params(), PROMPT, more=more) for more in FEATURES.values())]
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("aborted", [False, True])
+def test_after_a_mixture(aligned: bool, aborted: bool) -> None:
+    fresh, used = (Rig(aligned, num_slots=6) for _ in range(2))
+    wishes = mixture()
+    while wishes:
+        some, wishes = wishes[:6], wishes[6:]
+        if aborted:
+            names = [used.add(wish) for wish in some]
+            used.step()
+            for name in names:
+                used.remove(name)
+        else:
+            used.run(some, 8)
+    # What is on the device is cleared with the next step.
+    used.canvases.apply_added(used.requests)
+    for part in ("canvases", "sampler"):
+        before, after = held_by(getattr(fresh, part)), held_by(getattr(used, part))
+        assert len(before) > 10 and not differences(before, after)
+
+
+def test_a_request_that_ends_before_its_first_step_leaves_nothing() -> None:
+    rig = Rig()
+    rig.canvases.add(3, Wish(params(), PROMPT, more=FEATURES["template"]).decoding(), None, len(PROMPT))
+    rig.canvases.remove(3)
+    rig.canvases.apply_added(rig.requests)
+    assert not differences(held_by(Rig().canvases), held_by(rig.canvases))
+
+
+def test_what_others_hold_stays() -> None:
+    """One of two requests of a policy with a memory ends; the other's is not touched."""
+    rig, alone = Rig(), Rig()
+    wish = Wish(params(), PROMPT, algorithm="credit", threshold=0.99, block_length=8, key=7)
+    names = [rig.add(wish), rig.add(Wish(params(), PROMPT, algorithm="credit", threshold=0.99, key=8))]
+    kept = alone.add(wish)
+    for i in range(6):
+        rig.step()
+        alone.step()
+        if i == 1:
+            rig.remove(names[1])
+    assert rig.live[names[0]][2] == alone.live[kept][2]
+    assert MASK not in rig.live[names[0]][2].tokens
