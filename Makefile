@@ -1,4 +1,4 @@
-# make install | run | test | lint | types | bench | develop | cuda-compile | clean      (docs/building.md)
+# make install | run | test | test-avx2 | lint | types | bench | develop | cuda-compile | clean      (docs/building.md)
 # make contract | patches | patches-next | next | proposals | docs | wheel-check | licences     (docs/upgrading.md)
 #
 # Each target makes what it needs; what is up to date is not made again.
@@ -14,7 +14,11 @@ OVERLAY := $(shell find vllm -type f ! -path '*/__pycache__/*' ! -name '*.so' 2>
 # An editable install, once made, is what the other targets use.
 INSTALLED := $(if $(wildcard $(VENV)/.develop),$(VENV)/.develop,$(VENV)/.installed)
 
-.PHONY: install run test lint types format bench develop cuda-compile patches clean FORCE
+# What libraries and our kernels read of a CPU that has AVX2 and no more; tests/avx2 tells torch.
+AVX2 := VLLM_DIFFUSION_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+    MKL_ENABLE_INSTRUCTIONS=AVX2 PYTHONPATH=$(CURDIR)/tests/avx2
+
+.PHONY: install run test test-avx2 lint types format bench develop cuda-compile patches clean FORCE
 .PHONY: contract docs docs-check hooks licences next patches-next proposals proposals-check wheel-check
 .DEFAULT_GOAL := run
 .DELETE_ON_ERROR:
@@ -26,6 +30,10 @@ run: $(INSTALLED)
 
 test: $(INSTALLED) $(VENV)/.extra-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The same as on a CPU without AVX-512 (docs/building.md).
+test-avx2: $(INSTALLED) $(VENV)/.extra-test
+	$(AVX2) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.extra-dev
 	$(BIN)/ruff check .

@@ -47,6 +47,7 @@ def cases() -> Iterator[Case]:
             for static in (True, False):
                 yield Case(7, 96, 48, dtype, symmetric, static, bias=static)
                 yield Case(7, 96, 48, dtype, symmetric, static, widths=(32, 16), bias=True)
+    yield Case(3, 5000, 70)
     for dtype in DTYPES:
         for rows in (1, 37, 200):
             yield Case(rows, 128, 96, dtype, bias=rows > 1)
@@ -139,10 +140,11 @@ def upstreams(case: Case) -> float:
 
 def main() -> None:
     """Prints every case with the kernel that it took and its error, and what upstream's does, as JSON."""
-    from vllm.model_executor.kernels.linear.scaled_mm.cpu_int8 import products_saturate
+    from vllm.model_executor.kernels.linear.scaled_mm import cpu_int8
 
+    cpu_int8._SLICE = 1 << 10  # Several slices a layer.
     found = {
-        "saturates": products_saturate(),
+        "saturates": cpu_int8.products_saturate(),
         "layers": [(asdict(case), *error(case)) for case in cases()],
         "upstreams": upstreams(Case(5, 127, 63, values="ones")),  # No size for AMX.
     }

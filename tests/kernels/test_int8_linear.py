@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.kernels.int8_cases import TOLERANCES
 from tests.kernels.test_cpu_variants import cpu_flags, environment
@@ -50,11 +49,3 @@ def test_whether_products_saturate_is_what_the_processor_says() -> None:
 def test_upstreams_kernel_is_still_wrong() -> None:
     """If this fails, upstream has a repair and ``cpu-int8`` can go."""
     assert layers("AVX2")["upstreams"] > 0.5
-
-
-def test_halves_are_the_weight_and_stay_in_range() -> None:
-    weight = torch.arange(-128, 128).to(torch.int8).view(4, 64)
-    split = kernel.halves(weight)
-    assert split.dtype == torch.int8 and split.shape == (4, 128)
-    assert torch.equal(split[:, :64].int() + split[:, 64:].int(), weight.int())
-    assert split.min() >= -64 and split.max() <= 64

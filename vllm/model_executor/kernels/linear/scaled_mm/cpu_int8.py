@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM-Diffusion project
-"""Int8 linear layers whose products are exact on every x86-64 CPU.
+"""Int8 linear layers that are right on every x86-64 CPU.
 
 Upstream has two libraries for them. oneDNN multiplies unsigned by signed numbers: it adds 128 to the
 activations and takes the difference off afterwards. Where a CPU has no VNNI, two such products are added in
@@ -19,15 +19,16 @@ import torch
 from vllm import _custom_ops as ops
 from vllm.logger import init_logger
 from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLinearKernel
-from vllm.model_executor.layers.quantization.utils import replace_parameter
 from vllm.platforms import CpuArchEnum, current_platform
 
-__all__ = ["ExactInt8LinearKernel", "halves", "products_saturate"]
+__all__ = ["ExactInt8LinearKernel", "products_saturate"]
 
 logger = init_logger(__name__)
 
 _AMX_OUTPUTS = 32
 """The outputs that the library for AMX packs together."""
+_SLICE = 1 << 18
+"""Weights that are float32 at a time for each thread: 1 MiB, which a core's second-level cache holds."""
 
 
 @cache
@@ -47,25 +48,11 @@ def products_saturate() -> bool:
     return bool((found != inputs * 127 * 127).any())
 
 
-def halves(weight: torch.Tensor) -> torch.Tensor:
-    """Two matrices side by side whose sum is the given one, their entries from -64 to 64.
-
-    Args:
-        weight: Int8, ``[outputs, inputs]``.
-
-    Returns:
-        Int8, ``[outputs, 2 * inputs]``.
-    """
-    lower = weight >> 1
-    return torch.cat((lower, weight - lower), dim=1)
-
-
 class ExactInt8LinearKernel(CPUInt8ScaledMMLinearKernel):
-    """Upstream's kernel, where it is exact; elsewhere the same products by a way that is.
+    """Upstream's kernel where it is right; elsewhere the same products by a way that is.
 
-    Without VNNI every weight is split in two halves, which are multiplied with the same activations. The
-    weights take 2 bytes each, and the products twice the time. With AMX the layers that its library cannot
-    do are oneDNN's.
+    Without VNNI the products are float32's, which are exact and summed in float32. Weights stay int8 in
+    memory; a slice of them is float32 at a time. With AMX the layers that its library cannot do are oneDNN's.
     """
 
     @classmethod
@@ -76,36 +63,46 @@ class ExactInt8LinearKernel(CPUInt8ScaledMMLinearKernel):
         return True, None
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Chooses the library and packs the weight for it, int8 ``[outputs, inputs]``."""
-        outputs = getattr(layer, self.layer_param_names[0]).size(0)
-        if (
+        """Chooses a way and prepares the weight for it, int8 ``[outputs, inputs]``."""
+        name = self.layer_param_names[0]
+        weight = getattr(layer, name).data
+        if products_saturate():
+            logger.warning_once(
+                "oneDNN has no VNNI on this CPU, or ONEDNN_MAX_CPU_ISA hides it: int8 layers are multiplied "
+                "in float32."
+            )
+            self.process_weights_for_onednn(layer)  # Scales and zero points; the product is not kept.
+            self.dnnl_handler = None
+            setattr(layer, name, torch.nn.Parameter(weight, requires_grad=False))
+            self.linear_method = self._apply_weights_float
+        elif (
             torch.get_default_dtype() == torch.bfloat16
             and not self.config.is_static_input_scheme
-            and outputs % _AMX_OUTPUTS == 0
-            and not products_saturate()  # AMX with oneDNN limited: its products are oneDNN's too, by torch.
+            and len(weight) % _AMX_OUTPUTS == 0
         ):
             super().process_weights_after_loading(layer)
         else:
-            self.linear_method = self._apply_weights_onednn
             self.process_weights_for_onednn(layer)
+            self.linear_method = self._apply_weights_onednn
 
-    def process_weights_for_onednn(self, layer: torch.nn.Module) -> None:
-        """Splits the weight where products saturate, and goes on as upstream."""
-        self._split = products_saturate()
-        if self._split:
-            logger.warning_once(
-                "oneDNN has no VNNI on this CPU (or ONEDNN_MAX_CPU_ISA hides it): int8 weights are split in "
-                "two halves, which keeps the results exact. They take 2 bytes each and twice the time."
-            )
-            name = self.layer_param_names[0]
-            weight = halves(getattr(layer, name).data)
-            replace_parameter(layer, name, torch.nn.Parameter(weight, requires_grad=False))
-        super().process_weights_for_onednn(layer)
-
-    def _apply_weights_onednn(
+    def _apply_weights_float(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        if self._split:
-            x = torch.cat((x, x), dim=-1)  # Rounded alike: a token's scale is that of the same numbers.
-        out: torch.Tensor = super()._apply_weights_onednn(layer, x, bias)
-        return out
+        """``x [..., inputs]`` rounded to int8, times the weight; ``[..., outputs]`` in x's dtype."""
+        weight, scale, input_scale, zero_point, _ = self._get_layer_params(layer)
+        rounded, input_scale, zero_point = ops.onednn_scaled_int8_quant(
+            x.reshape(-1, x.shape[-1]), input_scale, zero_point, self.config.input_symmetric
+        )
+        activations = rounded.float()
+        if zero_point is not None:
+            activations -= zero_point
+        outputs, inputs = weight.shape
+        step = max(_SLICE * torch.get_num_threads() // inputs, 16)
+        out = torch.empty(len(rounded), outputs, dtype=torch.float32)
+        for start in range(0, outputs, step):
+            part = weight[start : start + step].float()
+            torch.mm(activations, part.t(), out=out[:, start : start + step])
+        out *= input_scale * scale.flatten()
+        if bias is not None:
+            out += bias
+        return out.to(x.dtype).view(*x.shape[:-1], outputs)
