@@ -4,32 +4,95 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from vllm.v1.diffusion.loops.cuda_graphs import capture_sizes
+from vllm.config import AttentionConfig, CompilationConfig
+from vllm.v1.diffusion.loops import cuda_graphs
+from vllm.v1.diffusion.loops.cuda_graphs import capture_sizes, configure_graphs, largest_graph
 from vllm.v1.diffusion.worker.causal import split_at_blocks
 from vllm.v1.diffusion.worker.sequences import GraphSequences, Sequences
 
 
+@pytest.mark.parametrize("largest", [1000, 1024, 8192])
 @pytest.mark.parametrize("block_length", [1, 4, 5, 32, 100])
-def test_capture_sizes(block_length: int) -> None:
-    sizes = capture_sizes(block_length, 1024)
-    assert sizes[0] == block_length and sizes[-1] <= 1024
+def test_capture_sizes(block_length: int, largest: int) -> None:
+    sizes = capture_sizes(block_length, largest)
+    assert sizes[0] == block_length
+    assert sizes[-1] == largest // block_length * block_length
     assert sizes == sorted(set(sizes))
     assert all(size % block_length == 0 for size in sizes)
     for rows, following in itertools.pairwise(sizes):
         least = following - rows <= block_length
         assert least or following - rows <= rows / (4 if rows < 256 else 8) + block_length
-    assert sizes[-1] + max(sizes[-1] // 8, block_length) + block_length > 1024
+    assert len(sizes) <= 72
 
 
 def test_a_block_longer_than_padding_is_free() -> None:
     """Where a response is one block, most do not fill it."""
     assert capture_sizes(2048, 1024) == [256, 512, 768, 1024]
     assert capture_sizes(256, 128) == [256]
+
+
+@pytest.mark.parametrize(
+    ("block_length", "max_num_seqs", "budget", "expected"),
+    [
+        (32, 8, 8192, 512),  # all rows of a full batch, each request's block and its commit
+        (32, 64, 8192, 4096),  # the fall of LLaDA2.0-mini: 64 requests of 32 rows, and their commits
+        (32, 256, 8192, 8192),  # a server's defaults
+        (32, 1024, 16384, 8192),
+        (32, 64, 2048, 2048),  # no step has more
+        (4, 16, 8192, 128),
+        (4, 256, 8192, 2048),  # blocks of 4 at 256 requests, and their commits
+        (4, 1024, 16384, 2048),  # long chunks of prompts stay out
+    ],
+)
+def test_the_largest_graph_follows_from_the_configuration(
+    block_length: int, max_num_seqs: int, budget: int, expected: int
+) -> None:
+    assert largest_graph(block_length, max_num_seqs, budget) == expected
+
+
+@pytest.mark.parametrize("block_length", [4, 32])
+def test_no_batch_falls_off_the_graphs(block_length: int) -> None:
+    """Defaults: what a batch of 2^n requests has, with one commit in 8 steps, or all in this one."""
+    largest = largest_graph(block_length, 1024, 16384)
+    sizes = capture_sizes(block_length, largest)
+    for requests in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        steady = requests * block_length
+        for rows in (steady, steady + steady // 8, 2 * steady):
+            if rows > largest:
+                assert rows > (8192 if block_length == 32 else 2048)
+                continue
+            padded = next(size for size in sizes if size >= rows)
+            assert padded <= max(rows * 9 / 8 + block_length, 256)
+
+
+def config(max_num_seqs: int, budget: int, **compilation: Any) -> Any:
+    """What is read of an engine's configuration."""
+    return SimpleNamespace(
+        compilation_config=CompilationConfig(**compilation),
+        scheduler_config=SimpleNamespace(max_num_seqs=max_num_seqs, max_num_batched_tokens=budget),
+        model_config=SimpleNamespace(max_model_len=4096),
+        attention_config=AttentionConfig(),
+    )
+
+
+def test_sizes_that_are_given_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "current_platform", SimpleNamespace(is_cuda_alike=lambda: True))
+    chosen = config(64, 8192)
+    configure_graphs(chosen, 32)
+    sizes = chosen.compilation_config.cudagraph_capture_sizes
+    assert sizes == capture_sizes(32, 4096)
+    assert sizes[:9] == [32, 64, 96, 128, 160, 192, 224, 256, 288]
+    assert sizes[-9:] == [2048, 2304, 2560, 2816, 3072, 3328, 3584, 3840, 4096]
+    given = config(64, 8192, cudagraph_capture_sizes=[32, 64])
+    configure_graphs(given, 32)
+    assert given.compilation_config.cudagraph_capture_sizes == [32, 64]
 
 
 def windows(origin: int = 0) -> Sequences:
