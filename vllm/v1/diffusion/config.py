@@ -15,11 +15,12 @@ from vllm.config.utils import config
 from vllm.v1.diffusion.families import Family, family_of_architectures
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
-from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, PositiveCount
+from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Parameter, PositiveCount
 from vllm.v1.diffusion.policies.registry import built_in_numbers
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
+    from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 
 @config
@@ -46,7 +47,7 @@ class MaskedDiffusionConfig(DiffusionConfig):
     keys and values before it, or those before and after it (Fast-dLLM's names)."""
 
     mask_token_id: int | None = Field(default=None, ge=0)
-    """Id of the mask token."""
+    """Id of the mask token; none where an open position holds a random token."""
 
     stop_at_eos: bool | None = None
     """Whether a response ends at the end token; where it does not, the whole canvas is
@@ -108,6 +109,9 @@ def _one_each(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+_STEPS = Parameter("Denoising steps per block.", PositiveCount)
+
+
 class Setting(NamedTuple):
     """A resolved setting.
 
@@ -120,8 +124,8 @@ class Setting(NamedTuple):
     source: str
 
 
-GIVEN, MODEL, TOKENIZER, TABLE, ENGINE = (
-    "--diffusion-config", "config.json", "tokenizer", "family table", "engine",
+GIVEN, MODEL, GENERATION, TOKENIZER, TABLE, ENGINE = (
+    "--diffusion-config", "config.json", "generation_config.json", "tokenizer", "family table", "engine",
 )  # fmt: skip
 
 
@@ -177,13 +181,26 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
             )
         cache = Setting(None, "the family's cache is exact")
     algorithm = _first((given.algorithm, GIVEN), (family.algorithm, TABLE))
-    numbers = {**built_in_numbers(), **get_policy(algorithm.value).numbers}
+    policy = get_policy(algorithm.value)
+    if policy.noise != ("uniform" if family.mask_token_id is None else "mask"):
+        raise ValueError(
+            f"diffusion_config: algorithm={algorithm.value!r} is not for {family.name} models, whose open "
+            f"positions hold {'random tokens' if family.mask_token_id is None else 'masks'}; theirs is "
+            f"{family.algorithm!r}."
+        )
+    numbers = {**built_in_numbers(), **policy.numbers}
+    published = _published(model_config, policy) if family.mask_token_id is None else {}
     return {
         "canvas_length": block_length,
         "block_length": block_length,
         "algorithm": algorithm,
         "steps": Setting(given.steps, GIVEN if given.steps else "the algorithm's"),
         **{name: _number(given, family, name) for name in numbers},
+        **{
+            n: s
+            for n, s in published.items()
+            if given.numbers.get(n) is None and getattr(given, n, None) is None
+        },
         "cache": cache,
         "mask_token_id": _mask_token_id(model_config, family, given),
         "stop_at_eos": _first(
@@ -197,6 +214,13 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
 
 def _mask_token_id(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
     """The mask token; the tokenizer's where the family's is of a larger vocabulary."""
+    if family.mask_token_id is None:
+        if given.mask_token_id is not None:
+            raise ValueError(
+                f"diffusion_config: mask_token_id={given.mask_token_id} has no effect on {family.name} "
+                "models, whose open positions hold random tokens."
+            )
+        return Setting(None, "the family has no mask")
     found = _first(
         (given.mask_token_id, GIVEN),
         (getattr(model_config.hf_config, "mask_token_id", None), MODEL),
@@ -221,6 +245,31 @@ def _number(given: MaskedDiffusionConfig, family: Family, name: str) -> Setting:
     """A number of a policy: the operator's, else the family's, else the policy's own default."""
     candidates = ((given.numbers.get(name), GIVEN), (getattr(family, name, None), TABLE))
     return next((Setting(*one) for one in candidates if one[0] is not None), Setting(None, "the algorithm's"))
+
+
+def _published(model_config: ModelConfig, policy: UnmaskingPolicy) -> dict[str, Setting]:
+    """What the generation config of a family without a mask says of its decoding.
+
+    Raises:
+        ValueError: It names a sampler that is not known, or a number out of range.
+    """
+    generation = model_config.try_get_generation_config()
+    sampler = generation.get("sampler_config") or {}
+    kind = sampler.get("_cls_name", "EntropyBoundSamplerConfig")
+    if kind != "EntropyBoundSamplerConfig":
+        raise ValueError(f"generation_config.json: sampler_config={kind!r} is not known.")
+    known = {**policy.numbers, "max_denoising_steps": _STEPS}
+    found = {name: {**generation, **sampler}.get(name) for name in known}
+    settings = {}
+    for name, value in found.items():
+        if value is None:
+            continue
+        try:
+            parsed = known[name].parse(value)
+        except ValueError as error:
+            raise ValueError(f"generation_config.json: {name}={value!r} {error}.") from None
+        settings["steps" if name == "max_denoising_steps" else name] = Setting(parsed, GENERATION)
+    return settings
 
 
 def _end_token_ids(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:

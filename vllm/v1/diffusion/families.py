@@ -23,7 +23,8 @@ class Family:
         config_module: Dotted path of the module that holds it.
         model: Module below ``vllm.model_executor.models``, and class.
         loop: Name of the generation loop that runs it.
-        mask_token_id: Mask id where the configuration has none.
+        mask_token_id: Mask id where the configuration has none; None: an open position holds a
+            random token, not a mask.
         block_length: Tokens a block, where the configuration has none; None: a
             response is one block.
         algorithm: Default unmasking policy.
@@ -45,7 +46,7 @@ class Family:
     config_module: str
     model: tuple[str, str]
     loop: str
-    mask_token_id: int
+    mask_token_id: int | None
     block_length: int | None
     algorithm: str
     threshold: float
@@ -164,6 +165,21 @@ FAMILIES = (
         shifted=True,
         keeps_filters=True,
     ),
+    # Defaults of transformers' generate() (models/diffusion_gemma). Images need torchvision.
+    Family(
+        name="DiffusionGemma",
+        architectures=("DiffusionGemmaForBlockDiffusion",),
+        model_type="diffusion_gemma",
+        config_class="DiffusionGemmaLoopConfig",
+        config_module="vllm.transformers_utils.configs.diffusion_gemma",
+        model=("diffusion_gemma_text", "DiffusionGemmaForBlockDiffusion"),
+        loop="renoising_diffusion",
+        mask_token_id=None,
+        block_length=256,
+        algorithm="renoise",
+        threshold=0.005,
+        entropy_bound=0.1,
+    ),
 )
 
 BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
@@ -171,6 +187,9 @@ BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
 
 END_OF_TURN = tuple(f.name for f in FAMILIES if f.end_of_turn)
 """Names of the families that tell the end of a turn from the end of the text."""
+
+NO_MASK = tuple(f.name for f in FAMILIES if f.mask_token_id is None)
+"""Names of the families whose open positions hold random tokens."""
 
 MASKED_DIFFUSION_MODELS = {
     architecture: family.model for family in FAMILIES for architecture in family.architectures

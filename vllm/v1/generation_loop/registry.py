@@ -24,6 +24,7 @@ _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
     "block_diffusion": "vllm.v1.diffusion.loops.block:BlockDiffusionLoop",
     "full_diffusion": "vllm.v1.diffusion.loops.full:FullDiffusionLoop",
+    "renoising_diffusion": "vllm.v1.diffusion.loops.renoising:RenoisingDiffusionLoop",
     "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
 }
 

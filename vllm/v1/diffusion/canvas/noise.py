@@ -35,6 +35,14 @@ class MaskNoise:
         """
         tokens.index_fill_(0, rows, self.mask_token_id)
 
+    def again(self, tokens: torch.Tensor) -> torch.Tensor | int:
+        """What stands where a correction opens a position again that a step has written.
+
+        Args:
+            tokens: What the step wrote, int64, of any shape.
+        """
+        return self.mask_token_id
+
     def ahead(self, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | int:
         """What stands at positions that no step has worked on.
 

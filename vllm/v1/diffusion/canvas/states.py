@@ -58,7 +58,7 @@ class CanvasStates:
         Args:
             num_slots: Requests that may run at a time.
             width: Longest block, or all blocks that are open at once.
-            mask_token_id: Id of the mask token.
+            mask_token_id: Id of the mask token; -1 where noise is no mask.
             device: Where the states live.
             rule: How the mode's blocks lie.
             noise: What stands at positions that are not unmasked; by default the mask token.

@@ -33,7 +33,8 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
 """Parameters without effect: the values that ask for nothing, and why others are refused."""
 
 # Rows of upstream's tables in vllm/v1/worker/gpu/sample/logit_bias.py.
-_MOST_IDS = {"allowed_token_ids": 1024, "logit_bias": 1024}
+MOST_ALLOWED_IDS = 1024
+_MOST_IDS = {"allowed_token_ids": MOST_ALLOWED_IDS, "logit_bias": 1024}
 _MOST_STOP_IDS = 128
 _SEEDS = range(-(2**63), 2**63)
 
@@ -141,10 +142,9 @@ def _check_mask_token(params: SamplingParams, vllm_config: VllmConfig) -> None:
 def _check_bans(params: SamplingParams, vllm_config: VllmConfig) -> None:
     """Refuses a request some of whose positions could be left without a token."""
     mask = resolve_diffusion_config(vllm_config).mask_token_id
-    assert mask is not None
     model_config = vllm_config.model_config
     vocab_size = model_config.get_vocab_size()
-    banned = {mask}
+    banned = set() if mask is None else {mask}
     for token, bias in (params.logit_bias or {}).items():
         if not bias < math.inf or (token == mask and bias > 0):
             why = "is the mask token, which is never generated" if token == mask else "must be below infinity"

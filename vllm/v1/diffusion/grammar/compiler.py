@@ -32,9 +32,7 @@ class GrammarCompiler:
     def __init__(self, vllm_config: VllmConfig) -> None:
         """Makes the compiler; the tokenizer is loaded with the first grammar."""
         self.vllm_config = vllm_config
-        mask_token_id = resolve_diffusion_config(vllm_config).mask_token_id
-        assert mask_token_id is not None
-        self._mask_token_id = mask_token_id
+        self._mask_token_id = resolve_diffusion_config(vllm_config).mask_token_id
         self._control: set[int] | None = None
 
     def start(self, data: NewRequestData) -> Callable[[], GrammarCursor] | None:
@@ -97,7 +95,8 @@ class GrammarCompiler:
         if kind in (StructuredOutputOptions.JSON, StructuredOutputOptions.JSON_OBJECT):
             _set(flags, self._control_tokens(grammar), False)
         _set(flags, {*stop_token_ids, self._manager.tokenizer.eos_token_id}, True)
-        _set(flags, {self._mask_token_id}, False)
+        if self._mask_token_id is not None:
+            _set(flags, {self._mask_token_id}, False)
         return bits_of(flags)
 
     def _control_tokens(self, grammar: StructuredOutputGrammar) -> set[int]:

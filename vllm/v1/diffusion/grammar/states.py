@@ -119,7 +119,7 @@ class GrammarStates:
         unmasked_at = torch.where(still_masked, -1, canvases.unmasked_at[slots])
         canvases.unmasked_at[slots] = torch.where(written, step_now, unmasked_at)
         canvases.confidence[slots] = torch.where(written, certain, canvases.confidence[slots])
-        canvases.tokens[slots] = torch.where(still_masked, canvases.mask_token_id, new_tokens)
+        canvases.tokens[slots] = torch.where(still_masked, canvases.noise.again(tokens), new_tokens)
         canvases.masked[slots] = still_masked
         finished[which] = revised[:, -1] != 0
 

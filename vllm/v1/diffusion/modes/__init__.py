@@ -6,8 +6,9 @@ from vllm.v1.diffusion.modes.base import Mode, Part, mode_of
 from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
 from vllm.v1.diffusion.modes.causal import CAUSAL
 from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
+from vllm.v1.diffusion.modes.renoising import RENOISING
 
-MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED)}
+MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING)}
 """The built-in modes, by name."""
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "BIDIRECTIONAL",
     "CAUSAL",
     "MODES",
+    "RENOISING",
     "BlockGrid",
     "BlockRule",
     "Mode",

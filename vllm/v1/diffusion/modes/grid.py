@@ -24,6 +24,11 @@ def nothing(grid: BlockGrid, window_end: int, known: int) -> int:
     return 0
 
 
+def known_tokens(grid: BlockGrid, window_end: int, known: int) -> int:
+    """Every known token is final: it saw the tokens before it only."""
+    return min(window_end, known)
+
+
 @dataclass(frozen=True, slots=True)
 class BlockGrid:
     """One request's blocks: the numbers of both processes come from here.
@@ -77,6 +82,8 @@ class BlockRule:
         from_prompt: Whether blocks are counted from the prompt's end; else from position 0.
         cut: Whether the answer ends at ``max_tokens``, inside a block if need be; else the last
             block is denoised as a whole and upstream cuts what it emits.
+        whole: Whether an answer that is ``cut`` is cut by its template and the context only: its last
+            block is denoised as a whole, and upstream cuts what it emits.
         open_blocks: Blocks per request that are denoised at the same time. A canvas is as wide
             as all of them.
         final: What a window leaves computed: ``whole_blocks``, ``nothing`` or a mode's own
@@ -85,6 +92,7 @@ class BlockRule:
 
     from_prompt: bool = False
     cut: bool = False
+    whole: bool = False
     open_blocks: int = 1
     final: Callable[[BlockGrid, int, int], int] = whole_blocks
 
@@ -94,7 +102,8 @@ class BlockRule:
         Args:
             block_length: Tokens per block.
             prompt_len: Tokens of the prompt.
-            limit: Where the answer ends by ``max_tokens`` and the context.
+            limit: Where the answer ends by ``max_tokens``, where it may end inside a block, its
+                template and the context.
         """
         return BlockGrid(
             block_length,

@@ -137,6 +137,9 @@ class UnmaskingPolicy:
     uses_steps: ClassVar[bool] = False
     """Whether ``diffusion_steps`` has an effect: ``CanvasView.steps``."""
 
+    noise: ClassVar[str] = "mask"
+    """What stands at a position that is not unmasked: ``mask``, or ``uniform``, a random token."""
+
     default_steps: ClassVar[int | None] = None
     """Steps per block where none are asked for; None: as many as the block has tokens."""
 

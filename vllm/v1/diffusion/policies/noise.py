@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vllm.v1.diffusion.policies.parameter import MAX_STEPS
+
 
 def uniform(seed: Tensor, position: Tensor, step: Tensor) -> Tensor:
     """A number in (0, 1) for every position.
@@ -23,6 +25,23 @@ def uniform(seed: Tensor, position: Tensor, step: Tensor) -> Tensor:
         float64 ``[R, W]``.
     """
     return _noise(seed, position, step, gumbel=False)
+
+
+def random_ids(seed: Tensor, position: Tensor, number: Tensor, vocab_size: int) -> Tensor:
+    """A token id for every position, each of the vocabulary equally probable.
+
+    Args:
+        seed: The requests' seeds, int64 ``[R, 1]``.
+        position: Positions of the tokens, int64 ``[R, W]``.
+        number: Of the draw within the block, int ``[R, 1]``.
+        vocab_size: Ids to draw from.
+
+    Returns:
+        int64 ``[R, W]``.
+    """
+    # No step has such a number: what draws tokens uses other random numbers.
+    step = (number + MAX_STEPS).clamp(max=2 * MAX_STEPS - 1)
+    return (uniform(seed, position, step) * vocab_size).long()
 
 
 def gumbel(seed: Tensor, position: Tensor, step: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from vllm.v1.diffusion.policies.adaptive.entropy_bounded import EntropyBounded
 from vllm.v1.diffusion.policies.adaptive.factor import Factor
 from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
 from vllm.v1.diffusion.policies.adaptive.low_confidence_dynamic import LowConfidenceDynamic
+from vllm.v1.diffusion.policies.adaptive.renoise import Renoise
 from vllm.v1.diffusion.policies.adaptive.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.adaptive.threshold import Threshold
 from vllm.v1.diffusion.policies.base import (
@@ -51,6 +52,7 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
     "random": Random,
+    "renoise": Renoise,
     "sequential": Sequential,
     "sub_blocks": SubBlocks,
     "threshold": Threshold,

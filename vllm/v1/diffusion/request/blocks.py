@@ -22,6 +22,8 @@ def placed(
     Returns:
         The decoding, for shorter blocks where the whole answer is shorter than one, and the blocks.
     """
+    if rule.whole:
+        max_tokens = max_model_len if decoding.template is None else len(decoding.template)
     limit = min(prompt_len + max_tokens, max_model_len)
     if rule.cut and rule.from_prompt:
         decoding = decoding.within(limit - prompt_len)

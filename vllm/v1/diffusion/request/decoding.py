@@ -27,6 +27,7 @@ class Decoding:
             tokens).
         late_ids: Tokens that are unmasked last; empty for none.
         template: The whole answer, ``infill.HOLE`` where a token is to be written.
+        holes: What a template's holes begin with, of its length; None for what the model's noise is.
         stepwise: Whether a block takes as many steps as it has tokens, since nobody asked for
             another number.
     """
@@ -45,6 +46,7 @@ class Decoding:
     vetoes: bool = False
     late_ids: tuple[int, ...] = ()
     template: tuple[int, ...] | None = None
+    holes: tuple[int, ...] | None = None
     stepwise: bool = False
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN
+from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN, NO_MASK
 from vllm.v1.diffusion.policies.parameter import (
     PREFIX,
     BlockLength,
@@ -84,8 +84,9 @@ class DiffusionParams(BaseModel):
         BlockLength | None,
         Parameter(
             "Tokens per block; a divisor of the served block length, or, with bidirectional models, "
-            "up to it.",
+            "up to it. With models that have no mask, any length up to it.",
             otherwise="the served block length",
+            aliases=("canvas_length",),
         ),
     ] = None
     cache: Annotated[
@@ -127,6 +128,23 @@ class DiffusionParams(BaseModel):
             otherwise="false",
             aliases=("confidence_eos_eot_inf",),
             families=END_OF_TURN,
+        ),
+    ] = None
+    read_only: Annotated[
+        Flag | None,
+        Parameter(
+            "One canvas is the whole answer: `max_tokens` is its length at most, and an end token ends "
+            "nothing.",
+            otherwise="false",
+            families=NO_MASK,
+        ),
+    ] = None
+    constrained: Annotated[
+        Flag | None,
+        Parameter(
+            "Only the ids of `logprob_token_ids` are written, and log probabilities are those among them.",
+            otherwise="false",
+            families=NO_MASK,
         ),
     ] = None
     trace: Annotated[
@@ -189,6 +207,8 @@ class DiffusionParams(BaseModel):
             exit_threshold: float | None = None,
             eos_early_stop: bool | None = None,
             end_tokens_last: bool | None = None,
+            read_only: bool | None = None,
+            constrained: bool | None = None,
             trace: bool | None = None,
             stats: bool | None = None,
             infill: str | None = None,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.families import END_OF_TURN
+from vllm.v1.diffusion.families import END_OF_TURN, NO_MASK
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
 from vllm.v1.diffusion.policies.parameter import PREFIX
@@ -31,7 +31,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         ParameterError: A parameter is of the wrong type, out of range, or has no effect
             with the algorithm or on the model.
     """
-    assert config.algorithm is not None and config.mask_token_id is not None
+    assert config.algorithm is not None
     extra = dict(params.extra_args or {}) if params else {}
     asked = extra.get(PREFIX + "algorithm")
     algorithm: str = config.algorithm if asked is None else asked
@@ -39,9 +39,15 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     given = DiffusionParams.from_extra_args(extra, policy)
     block_length = _block_length(given, config)
     _check_model(given, config)
+    _check_reading(given, config)
+    _check_noise(algorithm, policy, config)
     _check_read(given, extra, algorithm, policy)
     steps = given.steps or config.steps or policy.default_steps
     values = _values(given, algorithm, policy, config)
+    if "t_max" in values:
+        name = "t_min" if given.numbers.get("t_max") is None else "t_max"
+        highest, lowest = values["t_max"], values["t_min"]
+        require(highest > lowest, name, values[name], f"must leave t_max={highest:g} above t_min={lowest:g}")
     template = template_of(given, config.mask_token_id)
     constrained = params is not None and params.structured_outputs is not None
     if constrained:
@@ -74,6 +80,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         vetoes=bool(params and any(len(word) > 1 for word in params.bad_words_token_ids or ())),
         late_ids=tuple(config.end_token_ids or ()) if given.end_tokens_last else (),
         template=template,
+        holes=_holes(given, config),
     )
 
 
@@ -88,8 +95,8 @@ def _block_length(given: DiffusionParams, config: MaskedDiffusionConfig) -> int:
     served = config.block_length
     assert served is not None
     block_length = given.block_length or served
-    # Blocks of bidirectional models begin where the prompt ends, whatever their length.
-    aligned = config.cache is None
+    # Blocks that begin where the prompt ends may have any length.
+    aligned = config.cache is None and config.mask_token_id is not None
     require(
         served % block_length == 0 if aligned else block_length <= served,
         "block_length",
@@ -113,6 +120,36 @@ def _check_model(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
         given.end_tokens_last,
         f"has no effect on this model, but on {', '.join(END_OF_TURN)}",
     )
+
+
+def _check_reading(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
+    """Refuses upstream's ways to read a canvas on models with a mask."""
+    for name in ("read_only", "constrained"):
+        require(
+            not getattr(given, name) or config.mask_token_id is None,
+            name,
+            getattr(given, name),
+            f"has no effect on this model, but on {', '.join(NO_MASK)}",
+        )
+
+
+def _check_noise(algorithm: str, policy: UnmaskingPolicy, config: MaskedDiffusionConfig) -> None:
+    """Refuses a policy that is for another kind of model."""
+    noise = "uniform" if config.mask_token_id is None else "mask"
+    kind = "random tokens" if config.mask_token_id is None else "masks"
+    require(
+        policy.noise == noise,
+        "algorithm",
+        algorithm,
+        f"is not for this model, whose open positions hold {kind}; its own is {config.algorithm!r}",
+    )
+
+
+def _holes(given: DiffusionParams, config: MaskedDiffusionConfig) -> tuple[int, ...] | None:
+    """What a template's holes begin with, where noise is no mask and a request has said so."""
+    if config.mask_token_id is not None or given.seed_canvas is None:
+        return None
+    return tuple(given.seed_canvas)
 
 
 def _check_read(
@@ -155,7 +192,7 @@ def _stop_ids(
         return ()
     name, value = "eos_early_stop", given.eos_early_stop
     require(
-        not policy.rewrites,
+        not policy.rewrites and policy.noise == "mask",
         name,
         value,
         "has no effect with an algorithm that may still rewrite the end token",

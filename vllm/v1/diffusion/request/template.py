@@ -46,16 +46,17 @@ class TemplateFields(Protocol):
         """The positions that are kept."""
 
 
-def template_of(given: TemplateFields, mask_token_id: int) -> tuple[int, ...] | None:
+def template_of(given: TemplateFields, mask_token_id: int | None) -> tuple[int, ...] | None:
     """The template that a request's token ids stand for.
 
     Args:
         given: The request's parameters, of the right types.
-        mask_token_id: Id of the mask token.
+        mask_token_id: Id of the mask token; None where noise is no mask.
 
     Returns:
         The answer's tokens, ``HOLE`` where one is to be written; None if there is no
-        template. In a seed without pinned positions, all that are no mask are kept.
+        template. In a seed without pinned positions, all that are no mask are kept; where
+        noise is no mask none are: the seed is what the canvases begin with.
 
     Raises:
         ParameterError: The parameters contradict each other.
@@ -68,7 +69,7 @@ def template_of(given: TemplateFields, mask_token_id: int) -> tuple[int, ...] | 
     if seed is None:
         return None
     if pinned is None:
-        kept = {i for i, token in enumerate(seed) if token != mask_token_id}
+        kept = {i for i, token in enumerate(seed) if mask_token_id is not None and token != mask_token_id}
     else:
         kept = set(pinned)
         require(len(kept) == len(pinned), "pinned", pinned, "names a position twice")
@@ -79,7 +80,7 @@ def template_of(given: TemplateFields, mask_token_id: int) -> tuple[int, ...] | 
     return _template("seed_canvas", [t if i in kept else HOLE for i, t in enumerate(seed)], mask_token_id)
 
 
-def _template(name: str, ids: Sequence[int], mask_token_id: int) -> tuple[int, ...]:
+def _template(name: str, ids: Sequence[int], mask_token_id: int | None) -> tuple[int, ...]:
     masks = [i for i, token in enumerate(ids) if token == mask_token_id]
     require(not masks, name, ids, f"holds the mask token {mask_token_id} at {masks}: a hole is {HOLE}")
     require(HOLE in ids, name, ids, "leaves nothing to write")
@@ -117,14 +118,16 @@ def admit_template(params: SamplingParams, vllm_config: VllmConfig) -> None:
     outside = sorted({t for t in seed if t >= size})
     require(not outside, name, seed, f"must hold ids below {size}, not {outside}")
     require(len(seed) < longest, name, f"{len(seed)} ids", f"must leave room for a prompt in {longest}")
-    if params.max_tokens is not None and params.max_tokens != _UNSAID:
+    # A canvas that is only read may be read in part.
+    read = params.max_tokens if extra.get(PREFIX + "read_only") else None
+    if read is None and params.max_tokens is not None and params.max_tokens != _UNSAID:
         check_max_tokens(params.max_tokens, len(seed))
     if params.min_tokens > len(seed):
         reason = f"must not exceed the {len(seed)} tokens of the template, which is the whole answer"
         raise ParameterError(
             f"min_tokens={params.min_tokens} {reason}.", parameter="min_tokens", value=params.min_tokens
         )
-    params.max_tokens = len(seed)
+    params.max_tokens = min(read or len(seed), len(seed))
     params.ignore_eos = True
 
 

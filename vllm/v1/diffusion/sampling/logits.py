@@ -58,6 +58,7 @@ class StepLogits:
         rows_np: np.ndarray | None = None,
         change: Callable[[np.ndarray], Part] | None = None,
         keep: bool = False,
+        cap: float | None = None,
     ) -> None:
         """Makes it.
 
@@ -66,8 +67,10 @@ class StepLogits:
             rows_np: See above.
             change: Makes changed rows, by what the canvases hold when it is called.
             keep: Whether changed rows are read after the canvases were written.
+            cap: What the model's logits are soft-capped at; None where they are as they should be.
         """
         self.raw = raw
+        self._cap = cap
         self.rows_np = rows_np
         self._change = change
         parts = [] if rows_np is None else list(in_parts(rows_np, raw.shape[1]))
@@ -87,7 +90,7 @@ class StepLogits:
             rows_np: The rows, ascending; no more than ``in_parts`` gives at a time.
         """
         rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=self.raw.device)
-        values = self.raw[rows].float()
+        values = self.plain(rows)
         if self.rows_np is None:
             return values
         parts = self._kept
@@ -101,9 +104,26 @@ class StepLogits:
                 values[to] = part.logits[source]
         return values
 
+    def plain(self, rows: torch.Tensor) -> torch.Tensor:
+        """A copy of some rows as the model means them, float32 ``[M, V]``.
+
+        Args:
+            rows: The rows, int64 ``[M]``; no more than ``in_parts`` gives at a time.
+        """
+        return soft_capped(self.raw[rows], self._cap)
+
     def _made(self, rows_np: np.ndarray) -> Part:
         assert self._change is not None
         return self._change(rows_np)
+
+
+def soft_capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """A float32 copy of logits, soft-capped: ``cap tanh(logits / cap)``; banned ids stay banned."""
+    wide = logits.to(torch.float32, copy=True)
+    if cap is None:
+        return wide
+    banned = wide == -torch.inf
+    return wide.div_(cap).tanh_().mul_(cap).masked_fill_(banned, -torch.inf)
 
 
 def in_parts(rows_np: np.ndarray, vocab_size: int) -> Iterator[np.ndarray]:
@@ -141,6 +161,8 @@ class LogitsPipeline:
         self.requests = sampler.req_states
         self.canvases = canvases
         self.bad_words = BadWords(canvases, self.requests)
+        self.soft_cap: float | None = None
+        """What the model's logits are to be soft-capped at, where it leaves that to the sampler."""
         num_slots = len(self.sampling_states.num_logprobs)
         # What a request asks for, by slot.
         self._bad_words, self._filters, self._needed = np.zeros((3, num_slots), dtype=bool)
@@ -184,9 +206,9 @@ class LogitsPipeline:
         needed = self._needed[step.slots_np]
         needed[self.policies.boosted] = True
         if not needed.any():
-            return StepLogits(logits)
+            return StepLogits(logits, cap=self.soft_cap)
         change = partial(self._change, logits, step, self.policies.boosts(logits, step))
-        return StepLogits(logits, step.rows_of(needed), change, keep)
+        return StepLogits(logits, step.rows_of(needed), change, keep, self.soft_cap)
 
     def _change(
         self, logits: torch.Tensor, step: DenoisingStep, boosts: list[Boost], rows_np: np.ndarray
@@ -194,7 +216,7 @@ class LogitsPipeline:
         """Makes changed logits of some rows; those of one request follow each other."""
         device = logits.device
         rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=device)
-        processed = logits[rows].float()
+        processed = soft_capped(logits[rows], self.soft_cap)
         for boost in boosts:
             boost.add_to(processed, rows, len(logits))
         request_np = step.request_np[rows_np]
@@ -246,7 +268,8 @@ class LogitsPipeline:
         states = self.sampling_states
         temperature = states.temperature.gpu[slot]
         scaled = logits / torch.where(temperature == 0, 1.0, temperature)[:, None]
-        scaled[:, self.canvases.mask_token_id] = -torch.inf
+        if self.canvases.mask_token_id >= 0:
+            scaled[:, self.canvases.mask_token_id] = -torch.inf
         states.apply_min_p(scaled, slot, slots_np)
         some_k, some_p = states.top_k.np[slots_np] != states.vocab_size, states.top_p.np[slots_np] != 1.0
         top_k = states.top_k.gpu[slot] if some_k.any() else None

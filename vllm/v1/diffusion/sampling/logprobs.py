@@ -41,17 +41,21 @@ class CanvasLogprobs:
         self._wanted = np.zeros(len(self.sampling_states.num_logprobs), dtype=np.int64)
         """Columns that each slot's request needs; 0: it wants no log probabilities."""
         self._lanes = np.zeros_like(self._wanted)
+        self._among = np.zeros(len(self._wanted), dtype=bool)
+        """Slots whose log probabilities are those among the ids that may be written."""
         self._ids, self._scores, self._ranks = self._tables(0, 0)
 
     def add_request(self, slot: int, params: SamplingParams) -> None:
         """Notes what a request wants; after ``sampling_states`` has."""
         self.token_ids_state.add_request(slot, params)
         self._wanted[slot] = 0
+        self._among[slot] = bool((params.extra_args or {}).get("diffusion_constrained"))
         if params.num_logprobs is None:
             return
         counts = self.sampling_states.num_logprobs
         # All ids but the mask token, which is never generated and has no rank.
-        counts[slot] = min(counts[slot], self.sampling_states.vocab_size - 1)
+        ranked = self.sampling_states.vocab_size - (self.canvases.mask_token_id >= 0)
+        counts[slot] = min(counts[slot], ranked)
         listed = len(params.logprob_token_ids or ())
         self._wanted[slot] = 1 + max(int(counts[slot]), listed)
         holders = np.flatnonzero(self._wanted)
@@ -86,7 +90,10 @@ class CanvasLogprobs:
 
     def reads_processed(self, step: DenoisingStep) -> bool:
         """Whether a step's changed logits are read once its choice is made."""
-        return self.mode in PROCESSED_LOGPROBS_MODES and bool(self._wanted[step.slots_np].any())
+        asked = self._wanted[step.slots_np] > 0
+        if self.mode not in PROCESSED_LOGPROBS_MODES:
+            asked &= self._among[step.slots_np]
+        return bool(asked.any())
 
     def record(
         self, logits: StepLogits, step: DenoisingStep, before: tuple[torch.Tensor, torch.Tensor] | None
@@ -145,12 +152,13 @@ class CanvasLogprobs:
             async_tensor_h2d(values, dtype=torch.int64, device=unmasked.device)
             for values in (rows_np, self._lanes[step.slots_np[request_np]])
         )
+        slots_np = step.slots_np[np.unique(request_np)]
         slot, column, now = step.row_slot[rows], step.row_column[rows], unmasked[rows]
         scores = self._scored(
-            self._rows(logits, rows, rows_np, slot),
+            self._rows(logits, rows, rows_np, slot, slots_np),
             self.canvases.tokens[slot, column],
             slot,
-            step.slots_np[np.unique(request_np)],
+            slots_np,
         )
         columns = scores.logprobs.shape[1]
         for table, new in (
@@ -162,11 +170,20 @@ class CanvasLogprobs:
             table[lane, column] = torch.where(keep, new, table[lane, column])
 
     def _rows(
-        self, logits: StepLogits, rows: torch.Tensor, rows_np: np.ndarray, slot: torch.Tensor
+        self,
+        logits: StepLogits,
+        rows: torch.Tensor,
+        rows_np: np.ndarray,
+        slot: torch.Tensor,
+        slots_np: np.ndarray,
     ) -> torch.Tensor:
         """A copy of some rows, raw or, where the engine is told so, processed and tempered."""
         if self.mode not in PROCESSED_LOGPROBS_MODES:
-            return logits.raw[rows]
+            plain = logits.plain(rows)
+            if not self._among[slots_np].any():
+                return plain
+            among = async_tensor_h2d(self._among, device=rows.device)[slot]
+            return torch.where(among[:, None], logits.of(rows_np), plain)
         temperature = self.sampling_states.temperature.gpu[slot]
         return logits.of(rows_np).div_(torch.where(temperature == 0, 1.0, temperature)[:, None])
 
@@ -179,11 +196,13 @@ class CanvasLogprobs:
         rank and is not among the best: it is never generated.
         """
         mask = self.canvases.mask_token_id
-        held = logits[:, mask].clone()
-        if self.mode in PROCESSED_LOGPROBS_MODES:
-            # Ids that a request excludes are -inf as well; the mask token must rank behind them.
-            logits.clamp_(min=torch.finfo(logits.dtype).min)
-        logits[:, mask] = -torch.inf
+        held = None
+        if mask >= 0:
+            held = logits[:, mask].clone()
+            if self.mode in PROCESSED_LOGPROBS_MODES:
+                # Ids that a request excludes are -inf as well; the mask token must rank behind them.
+                logits.clamp_(min=torch.finfo(logits.dtype).min)
+            logits[:, mask] = -torch.inf
         scores = compute_topk_scores(
             logits,
             max(0, self.sampling_states.max_num_logprobs(slots_np)),
@@ -196,7 +215,8 @@ class CanvasLogprobs:
         excluded = scores.logprobs <= torch.finfo(logits.dtype).min
         if self.mode.endswith("logits"):
             return scores._replace(logprobs=scores.logprobs.masked_fill(excluded, -torch.inf))
-        logits[:, mask] = held
+        if held is not None:
+            logits[:, mask] = held
         values = compute_token_logprobs(logits, scores.logprob_token_ids)
         return scores._replace(logprobs=values.masked_fill_(excluded, -torch.inf))
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,13 @@ from vllm.v1.diffusion.families import Family
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vllm.config import VllmConfig
+    from vllm.v1.diffusion.request.decoding import Decoding
+    from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 
 AfterStep = Callable[[RowStats, DenoisingStep, torch.Tensor], torch.Tensor]
 """Changes canvases behind a step's unmasking; given which blocks are done, bool ``[R]``, and returns that."""
@@ -45,6 +52,34 @@ class RowLayout:
         self.family = family
 
     # ---- asked by the model state ----------------------------------------------
+
+    def bind(self, sampler: DenoisingSampler, model: nn.Module, vllm_config: VllmConfig) -> None:
+        """Called once, when model and sampler are made.
+
+        A mode whose steps are no unmasking puts parts of its own in the place of the sampler's
+        ``statistics`` and ``unmasking``.
+
+        Args:
+            sampler: The sampler, changed.
+            model: The model.
+            vllm_config: The engine's configuration.
+        """
+
+    def add(self, slot: int, decoding: Decoding, prompt_len: int) -> None:
+        """Takes a slot for a request.
+
+        Args:
+            slot: The slot.
+            decoding: How the request is denoised.
+            prompt_len: Position where its answer begins.
+        """
+
+    def remove(self, slot: int) -> None:
+        """Gives a request's slot back."""
+
+    def inputs(self, input_batch: InputBatch) -> dict[str, Any]:
+        """What the model is given beside token ids and positions, which are in ``input_batch``."""
+        return {}
 
     def windows_are_canvases(self, input_batch: InputBatch) -> bool:
         """Whether each request's window is its canvas, if the scheduler knew which block is open.

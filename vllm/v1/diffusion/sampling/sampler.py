@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.grammar.states import GrammarStates
+from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.sampling.early_exits import EarlyExits
-from vllm.v1.diffusion.sampling.logits import LogitsPipeline
+from vllm.v1.diffusion.sampling.logits import LogitsPipeline, StepLogits
 from vllm.v1.diffusion.sampling.logprobs import CanvasLogprobs
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
 from vllm.v1.diffusion.sampling.rows import RowLayout
@@ -72,7 +74,10 @@ class DenoisingSampler:
         self.policies = PolicySelection(canvases, sampler.sampling_states)
         self.logits = LogitsPipeline(sampler, canvases, self.policies, keeps_filters)
         exits = EarlyExits(canvases)
+        # A mode may have parts of its own for these two: ``RowLayout.bind``.
+        self.unmasking: Callable[[RowStats, DenoisingStep, bool], torch.Tensor]
         self.unmasking = Unmasking(canvases, self.policies, exits, self.logits.bad_words, rows)
+        self.statistics: Callable[[StepLogits, DenoisingStep], RowStats]
         self.statistics = StepStatistics(sampler.sampling_states, canvases, tempered_confidence)
         self.logprobs = CanvasLogprobs(sampler, canvases)
         self._noted = True

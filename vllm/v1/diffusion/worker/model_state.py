@@ -52,7 +52,8 @@ class DiffusionModelState(DefaultModelState):
         self.mode = mode = mode_of(vllm_config)
         served = self.diffusion_config.block_length
         mask_token_id = self.diffusion_config.mask_token_id
-        assert served is not None and mask_token_id is not None
+        mask_token_id = -1 if mask_token_id is None else mask_token_id
+        assert served is not None
         # A request's step may be in flight when its next one is planned; not so in a pipeline.
         pipelined = vllm_config.parallel_config.pipeline_parallel_size > 1
         self._denoises = is_last_stage()
@@ -90,6 +91,7 @@ class DiffusionModelState(DefaultModelState):
             keeps_filters=family.keeps_filters,
             most_rows=min(self.max_num_reqs * self.canvases.width, self.max_num_tokens),
         )
+        self.rows.bind(denoising, self.model, self.vllm_config)
         return denoising, None
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
@@ -106,6 +108,7 @@ class DiffusionModelState(DefaultModelState):
         )
         self.canvases.add(req_index, decoding, grid, prompt_len)
         self._slots[new_req_data.req_id] = req_index
+        self.rows.add(req_index, decoding, prompt_len)
         if self._denoises:
             self.grammars.add(req_index, new_req_data, grid)
         if self.relay is not None:
@@ -119,7 +122,7 @@ class DiffusionModelState(DefaultModelState):
         slot = self._slots.pop(req_id, None)
         if slot is None:
             return
-        for held in (self.canvases, self.grammars, self.relay, self.adapters, self._sampler):
+        for held in (self.canvases, self.rows, self.grammars, self.relay, self.adapters, self._sampler):
             if held is not None:
                 held.remove(slot)
 
@@ -140,7 +143,7 @@ class DiffusionModelState(DefaultModelState):
         self.rows.point_logits(input_batch, req_states, unsure)
         if self.adapters is not None:
             self.adapters.apply(input_batch)
-        return {}
+        return self.rows.inputs(input_batch)
 
     def postprocess_state(
         self,
