@@ -16,8 +16,8 @@ _LARGEST = 1024
 launching it takes."""
 
 _SHORT = 1024
-"""Contexts up to which FlashAttention 3 is not to split a sequence's keys over the device: putting
-the parts together is one more kernel a layer."""
+"""Contexts up to which FlashAttention 3 is not to split a sequence's keys over the device: joining
+the parts is one more kernel per layer."""
 
 _WEIGHT_BOUND = 256
 """Rows up to which a step takes as long as reading the weights does: padding is free there."""
@@ -35,7 +35,7 @@ def configure_graphs(vllm_config: VllmConfig, block_length: int) -> None:
 
     Args:
         vllm_config: The configuration; what its user has set is kept.
-        block_length: Tokens a block as served.
+        block_length: Tokens per block as served.
     """
     if not current_platform.is_cuda_alike():
         return
@@ -64,7 +64,7 @@ def capture_sizes(block_length: int, largest: int) -> list[int]:
     counts as one of 256: what fits into a block need not fill it.
 
     Args:
-        block_length: Tokens a block.
+        block_length: Tokens per block.
         largest: Rows of the largest graph; a block of up to 256, if that is more.
 
     Returns:
