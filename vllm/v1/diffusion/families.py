@@ -25,7 +25,7 @@ class Family:
         loop: Name of the generation loop that runs it.
         mask_token_id: Mask id where the configuration has none; None: an open position holds a
             random token, not a mask.
-        block_length: Tokens a block, where the configuration has none; None: a
+        block_length: Tokens per block, where the configuration has none; None: a
             response is one block.
         algorithm: Default unmasking policy.
         threshold: Default confidence threshold.

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from typing_extensions import override
 
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
@@ -66,8 +67,8 @@ class GuardedLoop(GenerationLoop):
 
     # ---- front end -----------------------------------------------------------
 
+    @override
     def configure(self, vllm_config: VllmConfig) -> None:
-        """See :meth:`GenerationLoop.configure`."""
         calls_the_model = self.overrides("forward") or self.overrides("compute_logits")
         if calls_the_model:  # Before a loop that it derives from chooses graphs.
             _require_forward(self, vllm_config)
@@ -76,18 +77,18 @@ class GuardedLoop(GenerationLoop):
         if calls_the_model:
             _require_forward(self, vllm_config)
 
+    @override
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
-        """See :meth:`GenerationLoop.validate_params`."""
         with self._refusing("validate_params"):
             self.loop.validate_params(params, vllm_config)
 
+    @override
     def validate_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
-        """See :meth:`GenerationLoop.validate_prompt`."""
         with self._refusing("validate_prompt"):
             self.loop.validate_prompt(prompt_len, params, vllm_config)
 
+    @override
     def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig, server: Any = None) -> None:
-        """See :meth:`GenerationLoop.validate_request`."""
         with self._refusing("validate_request"):
             self.loop.validate_request(request, vllm_config, server)
 
@@ -108,8 +109,9 @@ class GuardedLoop(GenerationLoop):
             logger.exception("A plug-in failed.")
             raise RequestRefusedError(describe(self.name, method, error)) from error
 
+    @override
     def scheduler_cls(self, vllm_config: VllmConfig) -> str | None:
-        """See :meth:`GenerationLoop.scheduler_cls`.
+        """Names the loop's scheduler.
 
         Returns:
             The path of the class; that of ``scheduler_factory.make_scheduler`` where it is a plug-in's.
@@ -134,11 +136,11 @@ class GuardedLoop(GenerationLoop):
 
     # ---- engine core ---------------------------------------------------------
 
+    @override
     def step(self, core: EngineCore) -> tuple[dict[int, EngineCoreOutputs] | None, bool]:
-        """See :meth:`GenerationLoop.step`.
+        """Fails the requests of a plug-in that raised.
 
-        What a plug-in raised fails its requests; any other error, of a device or of
-        upstream, goes through.
+        Any other error, of a device or of upstream, goes through.
         """
         if refused := fail_refused(core):
             return refused, False
@@ -167,8 +169,8 @@ class GuardedLoop(GenerationLoop):
 
     # ---- worker --------------------------------------------------------------
 
+    @override
     def model_state_cls(self, model: nn.Module) -> type[ModelState] | None:
-        """See :meth:`GenerationLoop.model_state_cls`."""
         from vllm.v1.worker.gpu.model_states.interface import ModelState
 
         if is_plug_in(type(self.loop)):
@@ -181,8 +183,8 @@ class GuardedLoop(GenerationLoop):
                 raise TypeError(f"{cls!r} is no ModelState")
         return guarded(cls, self.name, GuardedState)
 
+    @override
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        """See :meth:`GenerationLoop.forward`."""
         if not self.overrides("forward"):
             if failed():  # In the model state; the model's inputs are not whole.
                 return hidden_fallback(model, inputs["positions"])
@@ -198,8 +200,8 @@ class GuardedLoop(GenerationLoop):
             self.name, "forward", call, lambda: hidden_fallback(model, inputs["positions"])
         )
 
+    @override
     def compute_logits(self, model: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """See :meth:`GenerationLoop.compute_logits`."""
 
         def fallback() -> torch.Tensor:
             return torch.zeros(len(hidden_states), vocabulary(model) or 1, device=hidden_states.device)

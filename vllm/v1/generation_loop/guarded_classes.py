@@ -168,11 +168,11 @@ class GuardedScheduler:
         try:
             super().add_request(request)  # type: ignore[misc]
         except GenerationLoopError as error:
-            # Nobody expects an answer here: the next step gives it.
+            # No one expects an answer here: the next step gives it.
             ended: Any = super()
             ended.finish_requests(request.request_id, RequestStatus.FINISHED_ERROR)
             self.refused.append((request, error.message))
 
     def has_finished_requests(self) -> bool:
-        """Whether the workers or the clients are yet to hear of a request's end."""
+        """Whether the workers or the clients have yet to receive a request's end."""
         return bool(self.refused) or super().has_finished_requests()  # type: ignore[misc]

@@ -8,7 +8,7 @@ another number is refused at the start.
 
 Where a method runs
     *Front end*: the process of ``LLM`` or of the server. *Engine core*: the process that
-    schedules. *Worker*: one process a device, with the model. With
+    schedules. *Worker*: one process per device, with the model. With
     ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` and one device they are one process, and nothing else
     changes. Each process makes one object of the class, without arguments, when it first needs
     it; the objects share nothing but the configuration. A method is called by one thread at a
@@ -26,7 +26,7 @@ Workers in lock step
     inputs, except that weights are sharded. A rank must make the same collective calls as the
     others: the same number of model calls on the same shapes, decided from values that all ranks
     have, never from its own clock, memory or random state. Before each call of the model and when a
-    method returns, the ranks tell each other so, in one small message between hosts: where one
+    method returns, the ranks exchange one small message between hosts: where one
     raises, or calls the model while another returns, the step ends on all of them. Seen are calls
     of the model, of its head, and of its layers unless they are compiled; a collective call of
     a plug-in's own is its own to keep in step.
@@ -103,7 +103,7 @@ class GenerationLoop:
         """
 
     def validate_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
-        """Checks whether a request's prompt and its parameters go together.
+        """Checks whether a request's prompt and its parameters fit each other.
 
         Called after :meth:`validate_params`, in the same place and under the same rules.
 
@@ -172,7 +172,7 @@ class GenerationLoop:
     def model_state_cls(self, model: nn.Module) -> type[ModelState] | None:
         """The worker's books on running requests, and what it feeds to the model.
 
-        *Process:* worker, once, when the weights are loaded. Upstream's ``ModelState`` is told of
+        *Process:* worker, once, when the weights are loaded. Upstream's ``ModelState`` receives
         requests (``add_request``, ``remove_request``), prepares a step's inputs and attention
         (``prepare_inputs``, ``prepare_attn``), and may put a sampler of its own in the place of
         upstream's (``custom_sampler``). Derive it from ``DefaultModelState`` or from a diffusion
@@ -190,7 +190,7 @@ class GenerationLoop:
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """Calls the model: the place for passes of one's own.
 
-        *Process:* worker, in its main thread, once a step, under ``torch.inference_mode``; also
+        *Process:* worker, in its main thread, once per step, under ``torch.inference_mode``; also
         for warm-up and profiling, on made-up tokens without requests, with attention left out.
         It must not wait for the device (no ``.item()``, no printing of tensors) where steps are to
         overlap.
@@ -218,7 +218,7 @@ class GenerationLoop:
             stage what the model returned, ``IntermediateTensors``.
         """
         if is_forward_context_available():
-            # Models with experts count their layers in it, once a call.
+            # Models with experts count their layers in it, once per call.
             get_forward_context().moe_layer_index = 0
         return model(**inputs)
 

@@ -2,7 +2,7 @@
 """Calls into a plug-in on all tensor-parallel ranks: where one raises, all do.
 
 A rank that raises alone would leave the others waiting in the model. So whenever a plug-in calls the
-model or returns, the ranks first tell each other what they are about to do, in one small
+model or returns, the ranks first exchange what they are about to do, in one small
 message between hosts that waits for no device. A single rank sends none, nor does a built-in loop.
 """
 
@@ -64,7 +64,7 @@ def call_on_all_ranks(loop: str, method: str, call: Callable[[], T], fallback: C
 
 
 def watch(model: nn.Module) -> None:
-    """Has a plug-in's calls of a model announced, where there are ranks to hear of them.
+    """Has a plug-in's calls of a model announced, where there are other ranks.
 
     Args:
         model: The model. Calls of it, its head, its layers and what stands between them are seen;
@@ -106,9 +106,9 @@ class _PluginCall:
         self.depth = 0
 
     def agree(self, intent: int, failure: str | None = None) -> None:
-        """Tells the other ranks what this one is about to do, and hears of theirs.
+        """Exchanges with the other ranks what each is about to do.
 
-        Once a failure is known, all ranks are on their way out and nothing is told any more.
+        Once a failure is known, all ranks are on their way out and exchange nothing more.
         """
         if self.failure is not None:
             return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = init_logger(__name__)
 
 _NULL_BLOCK = 0
-"""The cache's block that stands for none; many requests may hold it."""
+"""The KV block that stands for none; many requests may hold it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Snapshot:
 def fail_batch(core: EngineCore, message: str, before: Snapshot) -> dict[int, EngineCoreOutputs]:
     """Fails the requests of the step that raised, and those that build on it.
 
-    A failed step leaves its requests half advanced in the workers, and cache blocks
+    A failed step leaves its requests half advanced in the workers, and KV blocks
     that are hashed but were never written. So all its requests end; the workers forget
     them with the next step, and the prefix cache is emptied.
 
@@ -125,7 +125,7 @@ def _inform_workers(scheduler: Any, before: Snapshot) -> None:
 
 
 def _lost(core: EngineCore, running: list[Request]) -> set[str]:
-    """Requests with a step in flight whose output nobody waits for.
+    """Requests with a step in flight whose output no one waits for.
 
     Upstream holds a step back whose grammar depends on the step before it; where that
     one raises, the step held back is forgotten.

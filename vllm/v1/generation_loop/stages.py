@@ -4,7 +4,7 @@
 A stage that raised in the middle would leave others waiting: the next one for hidden states, the
 first one for the tokens that the last one samples. So a stage that fails calls the plug-in no
 more and passes on zeros, with the message beside them. The last stage samples what comes of
-them, sends it as ever, and raises. With one stage nothing waits, and nothing is put off.
+them, sends it as ever, and raises. With one stage nothing waits, and nothing is deferred.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MESSAGE = "generation_loop_failure"
-"""Among the tensors between stages: UTF-8, uint8 ``[bytes]``, on the host."""
+"""A name in the tensors between stages: UTF-8, uint8 ``[bytes]``, on the host."""
 
 
 class _Step:

@@ -45,7 +45,7 @@ class SlotFlags:
 
     Attributes:
         unforeseen: The model decides when a block finishes.
-        traced: The request wants to be told which step unmasked a position.
+        traced: The request asks which step unmasked a position.
         graded: Somebody reads how sure the step was that unmasked it.
         late: End tokens are unmasked last.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cache blocks are asked for once, not at every step that computes the same positions."""
+"""KV blocks are asked for once, not at every step that computes the same positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class HeldSlots:
     """Upstream's ``allocate_slots``, without the calls that would change nothing.
 
-    A block of the canvas is computed again at every step, so most windows end in a cache
+    A block of the canvas is computed again at every step, so most windows end in a KV
     block that their request holds, and complete none that could be found by its prefix. Only
     where all layers share one kind of cache.
     """
@@ -29,7 +29,7 @@ class HeldSlots:
         Args:
             cache_manager: Upstream's manager.
             plans: The requests' plans, which remember what was asked for.
-            block_size: Tokens of a cache block.
+            block_size: Tokens of a KV block.
         """
         self._allocate: Callable[..., KVCacheBlocks | None] = cache_manager.allocate_slots
         self._nothing_new = cache_manager.empty_kv_cache_blocks

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
 
 DRAFT = -1
-"""Stands for a canvas position among upstream's draft tokens."""
+"""Stands for a canvas position in upstream's draft tokens."""
 
 
 class Outcome(Enum):
@@ -58,13 +58,13 @@ class RequestPlan:
     steps: int | None = None
     """Denoising steps that it takes; None where the model decides."""
     reasoning_ended: bool | None = None
-    """With a grammar: whether the prompt ends the reasoning, if anybody looked."""
+    """With a grammar: whether the prompt ends the reasoning, if that was checked."""
     denoised: int = 0
     """Denoising steps of the request whose output was processed."""
     block_denoised: int = 0
     """Those of them since a block finished."""
     held: tuple[int, int] | None = None
-    """Cache blocks that were asked for last, and how many of them were full; see ``held_blocks.py``."""
+    """KV blocks that were asked for last, and how many of them were full; see ``held_blocks.py``."""
 
     @property
     def block_length(self) -> int:

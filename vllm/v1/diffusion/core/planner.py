@@ -66,7 +66,7 @@ class WindowPlanner:
         )
 
     def begin_step(self, num_requests: int) -> None:
-        """Looks at a step as a whole.
+        """Begins a step, before any window is planned.
 
         Args:
             num_requests: Requests that run or wait.

@@ -33,8 +33,8 @@ class DiffusionScheduler(Scheduler):
     """Upstream's scheduler with windows of blocks; sync and async.
 
     Raises:
-        ValueError: The sizes of cache blocks, diffusion blocks and batches do
-            not fit together.
+        ValueError: The sizes of KV blocks, canvas blocks and batches do
+            not fit each other.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ class DiffusionScheduler(Scheduler):
     # ---- plan a step ---------------------------------------------------------
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        """Plans one window a request, then lets upstream schedule them."""
+        """Plans one window per request, then lets upstream schedule them."""
         budget = self.max_num_scheduled_tokens
         self.planner.begin_step(len(self.running) + len(self.waiting))
         postponed = []
@@ -119,7 +119,7 @@ class DiffusionScheduler(Scheduler):
         return output
 
     def _on_its_way(self, request: Request) -> bool:
-        """Whether a stage of a pipeline has yet to be told what a step made of the canvas."""
+        """Whether a stage of a pipeline has yet to receive what a step made of the canvas."""
         plan = self._plans[request.request_id]
         return bool(plan.windows) or self.current_step + 1 < request.next_decode_eligible_step
 
@@ -158,7 +158,7 @@ class DiffusionScheduler(Scheduler):
             plan.push(end, known, denoises)
             request.num_computed_tokens = plan.grid.computed(end, known)
             if self._stages > 1 and (denoises or request.num_computed_tokens != end):
-                # The stages hear so many steps later what the step made of the request.
+                # The stages receive so many steps later what the step made of the request.
                 request.next_decode_eligible_step = self.current_step + self._stages
 
     def _round_window(self, request_id: str, output: SchedulerOutput) -> int:

@@ -25,7 +25,7 @@ def report_denoising(
     Args:
         choice: The choice, of a response or a chunk of one; changed in place.
         request: The request.
-        output: What the engine told of the choice.
+        output: What the engine reports of the choice.
     """
     report = output.diffusion
     if report is None:

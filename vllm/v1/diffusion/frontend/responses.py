@@ -13,7 +13,7 @@ _HOSTED = {"web_search_preview": "browser", "code_interpreter": "python", "conta
 
 
 def check_response(request: Any, server: Any) -> None:
-    """Refuses tools that nobody would call and limits that nobody would keep.
+    """Refuses tools that would not be called and limits that would not be kept.
 
     Args:
         request: Upstream's ``ResponsesRequest``.

@@ -147,7 +147,7 @@ class CanvasGrammar:
 
         Args:
             cursor: The cursor, behind the tokens that are known.
-            block_length: Tokens a block.
+            block_length: Tokens per block.
             column: Known tokens of the open block.
         """
         self.cursor = cursor

@@ -124,7 +124,7 @@ class GrammarStates:
         finished[which] = revised[:, -1] != 0
 
     def _members(self, step: DenoisingStep) -> list[tuple[int, CanvasGrammar]]:
-        """The requests with a grammar: their place among the step's R, and it."""
+        """The requests with a grammar: their number in the step's R, and the grammar."""
         if not self._grammars and not self._starting:
             return []
         members = []

@@ -12,7 +12,7 @@ from torch import Tensor
 from vllm.v1.diffusion.kernels.rules import Rule
 
 GROUP_IDS = 2048
-"""Neighbouring ids that :func:`gumbel_draw` draws from together."""
+"""Neighbouring ids in a group of :func:`gumbel_draw`."""
 
 _MASK32 = 0xFFFFFFFF
 

@@ -10,7 +10,7 @@ from vllm.v1.diffusion.kernels import library as _library  # noqa: F401  loads t
 
 
 class RowStats(NamedTuple):
-    """What :func:`row_stats` returns: one entry a row, each of shape ``[N]``."""
+    """What :func:`row_stats` returns: one entry per row, each of shape ``[N]``."""
 
     sample: Tensor
     """Drawn id, int64; where the temperature is 0 that of the highest logit."""
@@ -65,7 +65,7 @@ def row_stats(
             samplers; -1 for none.
 
     Returns:
-        The statistics. Ties go to the lowest id. ``0 log 0`` is 0. A row with NaN or ``+inf`` among
+        The statistics. Ties go to the lowest id. ``0 log 0`` is 0. A row with NaN or ``+inf`` in
         its logits, or whose ``stat_temperature`` is not a positive finite number, gets the lowest id
         that is not banned, probabilities and entropy 0, and NaN for ``lse``. A row of nothing but
         ``-inf`` gets the same with ``lse`` ``-inf``.

@@ -152,7 +152,7 @@ def _arguments(layer: nn.Module) -> list[str]:
 
 
 class _StandIn:
-    """In the place of a part: notes its one call, and computes something that can be told apart."""
+    """In the place of a part: notes its one call, and computes something that can be recognised."""
 
     def __init__(self, part: Any, compute: Callable[..., Any] | None = None) -> None:
         self._part, self._compute = part, compute

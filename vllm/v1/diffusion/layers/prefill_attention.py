@@ -116,9 +116,9 @@ class PrefillAttention:
         Args:
             attn_metadata: By layer.
             attn_groups: The layers of each block table.
-            block_tables: One row a request each.
+            block_tables: One row per request each.
             input_batch: The step's R requests.
-            block_lengths: Tokens a block of each, ``[R]``, on the host.
+            block_lengths: Tokens per block of each, ``[R]``, on the host.
         """
         requests = input_batch.num_reqs
         ends = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens

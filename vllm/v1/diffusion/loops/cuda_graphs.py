@@ -28,8 +28,8 @@ _SHORT_BLOCK = 32
 """A block that is shorter leaves most of a tile of attention empty (``prefill_attention``)."""
 
 _SHORT = 1024
-"""Contexts up to which FlashAttention 3 is not to split a sequence's keys over the device: putting
-the parts together is one more kernel a layer."""
+"""Contexts up to which FlashAttention 3 is not to split a sequence's keys over the device: joining
+the parts is one more kernel per layer."""
 
 _WEIGHT_BOUND = 256
 """Rows up to which a step takes as long as reading the weights does: padding is free there."""
@@ -47,7 +47,7 @@ def configure_graphs(vllm_config: VllmConfig, block_length: int) -> None:
 
     Args:
         vllm_config: The configuration; what its user has set is kept.
-        block_length: Tokens a block as served.
+        block_length: Tokens per block as served.
     """
     if not current_platform.is_cuda_alike():
         return

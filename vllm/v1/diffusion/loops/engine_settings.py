@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 _CACHE_SLACK = 256
-"""Tokens a request may hold beyond its length: a cache block's rest, look-ahead."""
+"""Tokens a request may hold beyond its length: a KV block's rest, lookahead."""
 
 
 def configure_cpu(vllm_config: VllmConfig) -> None:

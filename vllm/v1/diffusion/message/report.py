@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of a request's denoising: in ``CompletionOutput.diffusion`` and in a response's choices."""
+"""What is reported of a request's denoising, in Python and in a response's choices."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DenoisingReport:
 
 
 def added(so_far: DenoisingReport | None, new: DenoisingReport | None) -> DenoisingReport | None:
-    """Adds what the engine core told of the last block to what it told before; None for nothing."""
+    """Adds what the engine core reports of the last block to its reports before; None for nothing."""
     if so_far is None or new is None:
         return so_far or new
     so_far.steps += new.steps
@@ -55,7 +55,7 @@ def added(so_far: DenoisingReport | None, new: DenoisingReport | None) -> Denois
 
 
 def joined(before: DenoisingReport | None, later: DenoisingReport | None) -> DenoisingReport | None:
-    """What two deltas of one output's stream say together."""
+    """What two deltas of one output's stream say as one."""
     if before is None or later is None:
         return later or before
     return replace(later, trace=_traces(before, later))

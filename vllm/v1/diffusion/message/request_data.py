@@ -15,7 +15,7 @@ class DiffusionRequestData(NewRequestData):
     """A request with a grammar: whether reasoning comes before it.
 
     Attributes:
-        reasoning_ended: Whether the prompt ends the reasoning; None if nobody looked.
+        reasoning_ended: Whether the prompt ends the reasoning; None if that was not checked.
         reasoning_parser_kwargs: The reasoning parser's arguments.
     """
 
@@ -31,7 +31,7 @@ def described(
     Args:
         data: Upstream's.
         structured: The request's grammar; None for none.
-        reasoning_ended: Whether the prompt ends the reasoning; None if nobody looked.
+        reasoning_ended: Whether the prompt ends the reasoning; None if that was not checked.
     """
     if structured is None:
         return data

@@ -19,7 +19,7 @@ class Decoding:
 
     Attributes:
         values: The further numbers that the algorithm reads.
-        max_steps: Most denoising steps a block; None for no limit.
+        max_steps: Most denoising steps per block; None for no limit.
         exit_threshold: Confidence at which a whole block is finished; None for never.
         stop_ids: Tokens that end a block, as they end the text; empty for none.
         constrained: Whether a grammar decides along which positions unmask.
@@ -28,7 +28,7 @@ class Decoding:
         late_ids: Tokens that are unmasked last; empty for none.
         template: The whole answer, ``infill.HOLE`` where a token is to be written.
         holes: What a template's holes begin with, of its length; None for what the model's noise is.
-        stepwise: Whether a block takes as many steps as it has tokens, since nobody asked for
+        stepwise: Whether a block takes as many steps as it has tokens, since no one asked for
             another number.
     """
 

@@ -56,7 +56,7 @@ class DiffusionParams(BaseModel):
     ``DiffusionParams(steps=2).sampling_params(temperature=0)`` makes the parameters of a request;
     over HTTP the keys of :meth:`to_extra_args` are members of ``vllm_xargs``. The numbers of the
     unmasking policies are given beside the fields, by name: ``DiffusionParams(threshold=0.8)``,
-    and those of another package's policy together with its ``algorithm``.
+    and those of another package's policy beside its ``algorithm``.
     ``docs/parameters.md`` lists all of them with range, default and families.
 
     Raises:
@@ -273,7 +273,7 @@ class DiffusionParams(BaseModel):
 
         Args:
             extra_args: The keys and values.
-            policy: The policy whose numbers may be among them; None for the one that they name.
+            policy: The policy whose numbers they may hold; None for the one that they name.
 
         Raises:
             ParameterError: A key with the prefix is unknown, or a value is not allowed.
@@ -315,7 +315,7 @@ def check_max_tokens(max_tokens: int, length: int) -> None:
 def check_extra_args(
     extra_args: Mapping[str, Any] | None, own: Collection[str], config: MaskedDiffusionConfig
 ) -> None:
-    """Refuses at admission keys that nobody reads, and policies that must not be imported.
+    """Refuses at admission keys without a reader, and policies that must not be imported.
 
     Args:
         extra_args: A request's ``SamplingParams.extra_args``.

@@ -98,7 +98,7 @@ class BadWords:
         )
 
     def take_back(self, step: DenoisingStep, before: Snapshot) -> torch.Tensor:
-        """Undoes what completes a word together with another position of the step.
+        """Undoes what completes a word along with another position of the step.
 
         The most confident position that was written stays, so every step gets on.
 

@@ -263,7 +263,7 @@ class LogitsPipeline:
     def _filter(self, logits: torch.Tensor, slot: torch.Tensor, slots_np: np.ndarray) -> None:
         """Drops what min-p, top-k and top-p exclude at the row's temperature, in place.
 
-        The mask token, which is never chosen, takes no place among the kept.
+        The mask token, which is never chosen, takes no place of the kept.
         """
         states = self.sampling_states
         temperature = states.temperature.gpu[slot]

@@ -126,7 +126,7 @@ class CanvasLogprobs:
 
         Returns:
             W rows for each request that wants them, none for the others, as
-            ``cu_num_generated_tokens`` says; None if nobody does.
+            ``cu_num_generated_tokens`` says; None if no request does.
         """
         wanted = self._wanted[step.slots_np] > 0
         if not wanted.any():
@@ -177,7 +177,7 @@ class CanvasLogprobs:
         slot: torch.Tensor,
         slots_np: np.ndarray,
     ) -> torch.Tensor:
-        """A copy of some rows, raw or, where the engine is told so, processed and tempered."""
+        """A copy of some rows, raw or, where ``--logprobs-mode`` says so, processed and tempered."""
         if self.mode not in PROCESSED_LOGPROBS_MODES:
             plain = logits.plain(rows)
             if not self._among[slots_np].any():
@@ -193,7 +193,7 @@ class CanvasLogprobs:
         """Ids, scores and ranks of rows, ``[n, V]``.
 
         The mask token stays in the normaliser, as in a token's confidence, but has no
-        rank and is not among the best: it is never generated.
+        rank and is none of the best: it is never generated.
         """
         mask = self.canvases.mask_token_id
         held = None

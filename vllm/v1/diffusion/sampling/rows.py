@@ -39,7 +39,7 @@ class RowLayout:
 
     after_steps: tuple[AfterStep, ...] = ()
     """What the mode does to canvases behind the unmasking and its corrections, before a block's
-    early end is looked for."""
+    early end is decided."""
 
     def __init__(self, canvases: CanvasStates, family: Family) -> None:
         """Makes it.

@@ -121,7 +121,7 @@ class DenoisingSampler:
             are, and how many of the window's positions stay uncomputed.
         """
         if logits.is_cuda and len(logits) and not input_batch.num_draft_tokens:
-            # Memory is being profiled, with one row a request: a step may have more.
+            # Memory is being profiled, with one row per request: a step may have more.
             logits.new_empty(max(0, self.most_rows - len(logits)), logits.shape[1])
         canvases = self.canvases
         num_reqs = input_batch.num_reqs

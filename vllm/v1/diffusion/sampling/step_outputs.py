@@ -18,7 +18,7 @@ class StepOutputs(NamedTuple):
         tokens: int64 ``[requests, W]``; valid where the block finished.
         trace: The step that unmasked each position, counted back from the block's steps
             so far (-1 for the last, 0 for none), and its token's probability when it was
-            written, float32 ``[requests, W, 2]``; None where nobody asks.
+            written, float32 ``[requests, W, 2]``; None where no one asks.
     """
 
     tokens: torch.Tensor

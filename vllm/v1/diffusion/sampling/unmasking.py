@@ -106,8 +106,8 @@ class Unmasked:
         overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
         selection: What the policies chose; None where none was asked.
         capped: Requests that make the last step they allow for a block, bool ``[R]``; None for none.
-        made: Steps made on each block before this one, ``[R]``; None where nobody needs them.
-        masked: Rows that were masked, bool ``[N]``; None where nobody asks how sure a step was.
+        made: Steps made on each block before this one, ``[R]``; None where no after-step needs them.
+        masked: Rows that were masked, bool ``[N]``; None where no one asks how sure a step was.
         before: The canvases before; None where nothing may be taken back.
         done: Blocks that are done, bool ``[R]``.
     """

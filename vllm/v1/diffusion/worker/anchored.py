@@ -25,7 +25,7 @@ class AnchoredRows(RowLayout):
     def point_logits(self, input_batch: InputBatch, request_states: RequestState, unsure: bool) -> None:
         """Points a shifted model's positions at the rows before them.
 
-        A block's first position is known when it is denoised; it keeps its own row, which nobody
+        A block's first position is known when it is denoised; it keeps its own row, which no one
         reads. An anchor's is the last row before the canvas.
         """
         super().point_logits(input_batch, request_states, unsure)

@@ -88,7 +88,7 @@ def make_room(attn_groups: list[list[AttentionGroup]], sequences: int) -> None:
     """Lets FlashAttention 3's builders plan for as many sequences as a step may have.
 
     With whole-step graphs they copy every step's plan to a buffer of theirs, which upstream makes
-    for one sequence a request or row of a graph. Before the first capture.
+    for one sequence per request or row of a graph. Before the first capture.
 
     Args:
         attn_groups: The runner's attention layers, in groups.
@@ -97,7 +97,7 @@ def make_room(attn_groups: list[list[AttentionGroup]], sequences: int) -> None:
     for group in (group for groups in attn_groups for group in groups):
         builder: Any = group.get_metadata_builder(0)
         plan = getattr(builder, "scheduler_metadata", None)
-        # A counter, and four numbers a sequence, sequences rounded up to four.
+        # A counter, and four numbers per sequence, sequences rounded up to four.
         needed = 1 + 4 * (-(-sequences // 4) * 4)
         if plan is not None and len(plan) < needed:
             builder.scheduler_metadata = plan.new_zeros(needed)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canvases in a pipeline: the last stage denoises them, the first one embeds them.
 
-After a step the runner hands the last stage's draft tokens to the stages before it, together
+After a step the runner hands the last stage's draft tokens to the stages before it, along
 with the tokens that were emitted, and a request is not scheduled again before they have arrived.
 A canvas travels as its request's draft tokens. Where it begins and ends follows from the tokens
 that are known, since a request has no second window in flight.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a batch of windows looks to an attention backend."""
+"""A batch of windows as an attention backend sees it."""
 
 from __future__ import annotations
 

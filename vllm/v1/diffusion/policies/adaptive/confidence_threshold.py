@@ -4,6 +4,7 @@
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.parameter import THRESHOLD
@@ -20,12 +21,12 @@ class ConfidenceThreshold(UnmaskingPolicy):
     numbers: ClassVar = {"threshold": THRESHOLD}
     default_steps = 1
 
+    @override
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
-        """See :meth:`UnmaskingPolicy.make_memory`."""
         return {"masks": torch.zeros(requests, dtype=torch.int64, device=device)}
 
+    @override
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        """See :meth:`UnmaskingPolicy.select`."""
         confidence = stats.confidence.masked_fill(~canvas.masked, -torch.inf)
         rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         quota = (canvas.block_length // canvas.steps).clamp(min=1)

@@ -4,6 +4,7 @@
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies.base import Boost, CanvasView, PositionStats, UnmaskingPolicy
@@ -27,16 +28,16 @@ class Credit(UnmaskingPolicy):
     rule = Rule.THRESHOLD
     numbers: ClassVar = {"threshold": THRESHOLD}
 
+    @override
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
-        """See :meth:`UnmaskingPolicy.make_memory`."""
         shape = (requests, width, min(width, HORIZON))
         return {
             "leader": torch.zeros(shape, dtype=torch.int64, device=device),
             "credit": torch.zeros(shape, dtype=torch.float32, device=device),
         }
 
+    @override
     def boost(self, stats: PositionStats, canvas: CanvasView) -> Boost:
-        """See :meth:`UnmaskingPolicy.boost`."""
         leader, credit = canvas.memory["leader"], canvas.memory["credit"]
         credit *= DECAY
         now = (canvas.step.long() % leader.shape[2])[:, None, None].expand(*leader.shape[:2], 1)

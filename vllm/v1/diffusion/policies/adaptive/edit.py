@@ -4,6 +4,7 @@
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, Rewrite, UnmaskingPolicy
 from vllm.v1.diffusion.policies.parameter import THRESHOLD, Count, Parameter, Share
@@ -27,19 +28,19 @@ class Edit(UnmaskingPolicy):
         ),
     }
 
+    @override
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
-        """See :meth:`UnmaskingPolicy.make_memory`."""
         return {"post_steps": torch.zeros(requests, dtype=torch.int32, device=device)}
 
+    @override
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        """See :meth:`UnmaskingPolicy.select`."""
         confidence = torch.where(canvas.masked, stats.confidence, -1.0)
         unmask = confidence > canvas.values["threshold"][:, None]
         best = torch.zeros_like(unmask).scatter_(1, confidence.argmax(dim=1, keepdim=True), True)
         return torch.where(unmask.any(dim=1, keepdim=True), unmask, best)
 
+    @override
     def rewrite(self, stats: PositionStats, canvas: CanvasView) -> Rewrite:
-        """See :meth:`UnmaskingPolicy.rewrite`."""
         rewrite = canvas.unmasked & (stats.token != canvas.tokens)
         rewrite &= stats.confidence > canvas.values["edit_threshold"][:, None]
         full = ~canvas.masked.any(dim=1)

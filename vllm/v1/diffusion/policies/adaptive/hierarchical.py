@@ -4,6 +4,7 @@
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.parameter import THRESHOLD, Parameter, Share
@@ -22,8 +23,8 @@ class Hierarchical(UnmaskingPolicy):
         ),
     }
 
+    @override
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        """See :meth:`UnmaskingPolicy.select`."""
         masked = canvas.masked
         confidence = torch.where(masked, stats.confidence, -1.0)
         starts = masked.clone()

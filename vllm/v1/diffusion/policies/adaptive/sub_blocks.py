@@ -4,6 +4,7 @@
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.parameter import THRESHOLD
@@ -17,8 +18,8 @@ class SubBlocks(UnmaskingPolicy):
 
     numbers: ClassVar = {"threshold": THRESHOLD}
 
+    @override
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        """See :meth:`UnmaskingPolicy.select`."""
         part = torch.arange(canvas.masked.shape[1], device=canvas.masked.device) // SUB_BLOCK
         first = canvas.masked.to(torch.int32).argmax(dim=1, keepdim=True)
         open_ = canvas.masked & (part == first // SUB_BLOCK)

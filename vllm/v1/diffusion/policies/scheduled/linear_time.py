@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.noise import gumbel
@@ -48,8 +49,8 @@ class LinearTimePolicy(UnmaskingPolicy):
         """How sure the model is of every position, float ``[requests, width]``."""
         raise NotImplementedError
 
+    @override
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        """See :meth:`UnmaskingPolicy.select`."""
         score = self.score(stats)
         if any(canvas.host_values["position_temperature"]):
             score = score.double()
@@ -65,7 +66,7 @@ class LinearTimePolicy(UnmaskingPolicy):
         return canvas.masked & (rank < count[:, None])
 
     def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
-        """See :meth:`UnmaskingPolicy.steps_left`: a share is never all, but in the last step."""
+        """Steps up to the last one: a share is never all, but in that step."""
         return max(steps - step, 1) if masked else 0
 
 

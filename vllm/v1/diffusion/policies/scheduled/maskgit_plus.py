@@ -2,6 +2,7 @@
 """``maskgit_plus``: the most probable positions, on Dream's timetable."""
 
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.policies.base import PositionStats
 from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
@@ -10,6 +11,6 @@ from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 class MaskgitPlus(LinearTimePolicy):
     """Unmasks a step's share of positions, the highest probabilities first (Dream)."""
 
+    @override
     def score(self, stats: PositionStats) -> torch.Tensor:
-        """See :meth:`LinearTimePolicy.score`."""
         return stats.confidence

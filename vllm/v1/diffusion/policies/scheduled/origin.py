@@ -4,6 +4,7 @@
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.noise import uniform
@@ -16,8 +17,8 @@ class Origin(UnmaskingPolicy):
     uses_steps = True
     numbers: ClassVar = {"end_time": END_TIME}
 
+    @override
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        """See :meth:`UnmaskingPolicy.select`."""
         last = canvas.step + 1 >= canvas.steps
         drawn = uniform(canvas.seed[:, None], canvas.position, canvas.step[:, None])
         return canvas.masked & ((drawn < share(canvas)[:, None]) | last[:, None])
