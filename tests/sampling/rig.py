@@ -141,6 +141,7 @@ class Rig:
         before = logits.clone()
         batch: Any = SimpleNamespace(
             num_reqs=len(slots),
+            req_ids=list(self.live),
             idx_mapping=torch.from_numpy(slots).long(),
             idx_mapping_np=slots,
             cu_num_logits=torch.from_numpy(np.append(0, np.cumsum(counts))).int(),

@@ -112,6 +112,11 @@ def _one_each(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 _STEPS = Parameter("Denoising steps per block.", PositiveCount)
 
 
+@config
+class ResolvedDiffusionConfig(MaskedDiffusionConfig):
+    """The settings of a configured engine: nothing that has a default is open any more."""
+
+
 class Setting(NamedTuple):
     """A resolved setting.
 
@@ -129,8 +134,8 @@ GIVEN, MODEL, GENERATION, TOKENIZER, TABLE, ENGINE = (
 )  # fmt: skip
 
 
-def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
-    """Fills what ``--diffusion-config`` left open; idempotent.
+def resolve_diffusion_config(vllm_config: VllmConfig) -> ResolvedDiffusionConfig:
+    """Fills what ``--diffusion-config`` left open; of a configured engine, what was resolved then.
 
     Args:
         vllm_config: Configuration of an engine that serves a masked-diffusion
@@ -143,8 +148,10 @@ def resolve_diffusion_config(vllm_config: VllmConfig) -> MaskedDiffusionConfig:
         ValueError: The model is of no known family, or a setting does not fit
             the model.
     """
+    if isinstance(vllm_config.diffusion_config, ResolvedDiffusionConfig):
+        return vllm_config.diffusion_config
     found = settings(vllm_config.model_config, vllm_config.diffusion_config)
-    return MaskedDiffusionConfig(**{name: setting.value for name, setting in found.items()})
+    return ResolvedDiffusionConfig(**{name: setting.value for name, setting in found.items()})
 
 
 def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[str, Setting]:

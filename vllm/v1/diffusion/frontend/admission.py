@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import end_tokens, family_of, resolve_diffusion_config
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
+from vllm.v1.diffusion.policies.memory import check_memory
+from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError
 
 if TYPE_CHECKING:
@@ -91,6 +93,24 @@ def check_one_block(params: SamplingParams, vllm_config: VllmConfig) -> None:
             f"is not given, it is what the prompt leaves of max_model_len={longest}"
         )
         raise _error("max_tokens", params.max_tokens, reason)
+
+
+def check_policy(decoding: Decoding, vllm_config: VllmConfig) -> None:
+    """Refuses an algorithm that this engine has no memory for.
+
+    Args:
+        decoding: How the request is to be denoised.
+        vllm_config: The engine's configuration.
+
+    Raises:
+        ParameterError: Names ``diffusion_algorithm``.
+    """
+    served = resolve_diffusion_config(vllm_config).block_length
+    assert served is not None
+    try:
+        check_memory(decoding.algorithm, vllm_config.scheduler_config.max_num_seqs, served)
+    except ValueError as error:
+        raise ParameterError(str(error), parameter="diffusion_algorithm", value=decoding.algorithm) from error
 
 
 def keep_stop_tokens(params: SamplingParams, vllm_config: VllmConfig) -> None:

@@ -11,7 +11,9 @@ import torch
 
 from vllm import envs
 from vllm.platforms import current_platform
+from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.families import computes_whole_canvas
+from vllm.v1.diffusion.policies.memory import check_memory
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -85,6 +87,9 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     for name, given in unsupported.items():
         if given:
             raise ValueError(f"{name} is not supported with diffusion models.")
+    config = resolve_diffusion_config(vllm_config)
+    assert config.algorithm is not None and config.block_length is not None
+    check_memory(config.algorithm, vllm_config.scheduler_config.max_num_seqs, config.block_length)
 
 
 def refuse_parts_of_prompts(vllm_config: VllmConfig) -> None:

@@ -195,6 +195,22 @@ class LogitsPipeline:
         for state in (self.sampling_states, self.bias_state, self.penalties_state):
             state.apply_staged_writes()
 
+    def rehearse(self, num_rows: int, logits: torch.Tensor) -> torch.Tensor:
+        """Takes the memory that the largest part of changed logits takes, and returns that part.
+
+        Args:
+            num_rows: Rows of logits that a step may have.
+            logits: Logits of the model's, for their width and device.
+        """
+        width, device = logits.shape[1], logits.device
+        part = next(in_parts(np.arange(num_rows), width))
+        changed = torch.zeros(len(part), width, device=device)
+        slot = torch.zeros(len(part), dtype=torch.int64, device=device)
+        top_k, top_p = slot.to(torch.int32) + 1, slot.to(torch.float32) + 0.5
+        # Rows that are filtered are copied where they share a part with others that are not.
+        self._drop(changed.clone(), slot, np.zeros(1, dtype=np.int64), top_k, top_p)
+        return changed
+
     def __call__(self, logits: torch.Tensor, step: DenoisingStep, keep: bool = False) -> StepLogits:
         """Processes a step's logits, ``[N, V]``; they are left as they are.
 
@@ -266,14 +282,25 @@ class LogitsPipeline:
         The mask token, which is never chosen, takes no place of the kept.
         """
         states = self.sampling_states
+        some_k, some_p = states.top_k.np[slots_np] != states.vocab_size, states.top_p.np[slots_np] != 1.0
+        top_k = states.top_k.gpu[slot] if some_k.any() else None
+        top_p = states.top_p.gpu[slot] if some_p.any() else None
+        self._drop(logits, slot, slots_np, top_k, top_p)
+
+    def _drop(
+        self,
+        logits: torch.Tensor,
+        slot: torch.Tensor,
+        slots_np: np.ndarray,
+        top_k: torch.Tensor | None,
+        top_p: torch.Tensor | None,
+    ) -> None:
+        states = self.sampling_states
         temperature = states.temperature.gpu[slot]
         scaled = logits / torch.where(temperature == 0, 1.0, temperature)[:, None]
         if self.canvases.mask_token_id >= 0:
             scaled[:, self.canvases.mask_token_id] = -torch.inf
         states.apply_min_p(scaled, slot, slots_np)
-        some_k, some_p = states.top_k.np[slots_np] != states.vocab_size, states.top_p.np[slots_np] != 1.0
-        top_k = states.top_k.gpu[slot] if some_k.any() else None
-        top_p = states.top_p.gpu[slot] if some_p.any() else None
         if self.keeps_filters and top_k is not None and top_p is not None:
             scaled, top_p = apply_top_k_top_p(scaled, None, top_p), None
         if top_k is not None or top_p is not None:

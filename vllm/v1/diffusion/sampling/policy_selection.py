@@ -22,6 +22,7 @@ from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.answers import checked_boost, checked_rewrite, checked_select
+from vllm.v1.diffusion.policies.memory import MOST_MEMORY, size_of
 from vllm.v1.diffusion.sampling.boost import Boost
 from vllm.v1.generation_loop.plug_ins import is_plug_in
 from vllm.v1.generation_loop.ranks import gathered
@@ -308,6 +309,12 @@ class PolicySelection:
             made = policy.make_memory(count, canvases.width, canvases.device)
             if any(len(tensor) != count for tensor in made.values()):
                 raise ValueError(f"make_memory({count}, ...) returned another first dimension.")
+            taken = sum(size_of(memory) for memory in self._memory.values())
+            if taken + (needed := size_of(made)) > MOST_MEMORY:
+                raise ValueError(
+                    f"make_memory({count}, {canvases.width}, ...) took {needed} bytes, with {taken} taken by "
+                    f"other policies, and {MOST_MEMORY} are kept for all."
+                )
             self._memory[policy] = made
         first = canvases.step[group.slots] == 0
         return {

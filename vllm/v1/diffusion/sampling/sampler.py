@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from vllm.config.model import PROCESSED_LOGPROBS_MODES
 from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.kernels.row_stats import RowStats
+from vllm.v1.diffusion.policies.memory import MOST_MEMORY, MOST_TEMPORARY
 from vllm.v1.diffusion.sampling.early_exits import EarlyExits
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline, StepLogits
 from vllm.v1.diffusion.sampling.logprobs import CanvasLogprobs
@@ -35,6 +37,8 @@ class DenoisingSampler:
     """
 
     compute_nans = False
+    profiled = False
+    """Whether memory is being profiled; the engine's KV cache is made afterwards."""
 
     def __init__(
         self,
@@ -120,9 +124,8 @@ class DenoisingSampler:
             The tokens of blocks that finished, ``[requests, W]``, how many they
             are, and how many of the window's positions stay uncomputed.
         """
-        if logits.is_cuda and len(logits) and not input_batch.num_draft_tokens:
-            # Memory is being profiled, with one row per request: a step may have more.
-            logits.new_empty(max(0, self.most_rows - len(logits)), logits.shape[1])
+        if self.profiled and len(logits):
+            self.rehearse(logits)
         canvases = self.canvases
         num_reqs = input_batch.num_reqs
         slots = input_batch.idx_mapping[:num_reqs]
@@ -161,6 +164,21 @@ class DenoisingSampler:
             unmask_trace=outputs.trace,
             policy_failures=failures or None,
         )
+
+    def rehearse(self, logits: torch.Tensor) -> None:
+        """Takes, for a moment, the memory of the largest step, so that a profile counts it.
+
+        Upstream's profile has one row of logits per request, none of which is changed, and no policy.
+
+        Args:
+            logits: The profile's logits.
+        """
+        rows = self.most_rows
+        held = [logits.new_empty(max(0, rows - len(logits)), logits.shape[1])]
+        held += [logits.new_empty(size, dtype=torch.uint8) for size in (MOST_MEMORY, MOST_TEMPORARY)]
+        if self.logprobs.mode in PROCESSED_LOGPROBS_MODES:  # Changed rows are kept until they are read.
+            held.append(logits.new_empty(rows, logits.shape[1], dtype=torch.float32))
+        held.append(self.logits.rehearse(rows, logits))
 
     def _denoise(
         self,

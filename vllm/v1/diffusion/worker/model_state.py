@@ -11,6 +11,7 @@ import torch.nn as nn
 
 from vllm.config import VllmConfig
 from vllm.config.compilation import CUDAGraphMode
+from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
@@ -91,6 +92,7 @@ class DiffusionModelState(DefaultModelState):
             keeps_filters=family.keeps_filters,
             most_rows=min(self.max_num_reqs * self.canvases.width, self.max_num_tokens),
         )
+        denoising.profiled = not current_platform.is_cpu()  # Whose memory is not profiled.
         self.rows.bind(denoising, self.model, self.vllm_config)
         return denoising, None
 
@@ -159,6 +161,8 @@ class DiffusionModelState(DefaultModelState):
     def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, block_tables: BlockTables) -> None:
         """Makes what captured graphs read; see upstream."""
         super().initialize_kv_cache(kv_cache_config, block_tables)
+        if self._sampler is not None:
+            self._sampler.profiled = False
         self._attention_begun = False
         self.graph_sequences = GraphSequences(
             self.vllm_config.compilation_config.max_cudagraph_capture_size or 0,

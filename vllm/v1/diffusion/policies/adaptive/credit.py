@@ -17,6 +17,9 @@ HORIZON = 96
 """Steps that are remembered. What is older is below 5 * 0.8 ** 96 = 3e-9 of credit in all, which
 adding 1 in float32 loses."""
 
+MOST_PAIRS = 1 << 23
+"""Pairs of leaders that are compared at a time, 6 bytes each."""
+
 
 class Credit(UnmaskingPolicy):
     """Unmasks all at or above the threshold, and the best, with credit for past leaders (dInfer).
@@ -44,8 +47,16 @@ class Credit(UnmaskingPolicy):
         leader.scatter_(2, now, stats.token[..., None])
         earned = torch.where(canvas.masked, stats.top1.pow(GAMMA), 0.0)
         credit.scatter_(2, now, earned[..., None])
-        same = leader[..., :, None] == leader[..., None, :]
-        total = (same * credit[..., None, :]).sum(-1)
-        # A token that has led more than once grows once.
-        again = same.tril(-1).any(-1)
-        return Boost(leader, (ALPHA * (total + 1).log()).masked_fill(again, 0.0))
+        # Every leader is compared with every other: of wide canvases, some positions at a time.
+        at_once = max(1, MOST_PAIRS // leader.shape[2] ** 2)
+        parts = zip(leader.flatten(0, 1).split(at_once), credit.flatten(0, 1).split(at_once), strict=True)
+        return Boost(leader, torch.cat([_growth(*part) for part in parts]).view_as(credit))
+
+
+def _growth(leader: torch.Tensor, credit: torch.Tensor) -> torch.Tensor:
+    """What the logits of leaders grow by, float32 ``[m, horizon]``."""
+    same = leader[:, :, None] == leader[:, None, :]
+    total = torch.where(same, credit[:, None, :], 0.0).sum(-1)
+    # A token that has led more than once grows once.
+    again = same.tril(-1).any(-1)
+    return (ALPHA * (total + 1).log()).masked_fill(again, 0.0)
