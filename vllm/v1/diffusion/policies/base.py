@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies.parameter import Parameter
@@ -104,16 +105,18 @@ class Rewrite:
         positions: Unmasked positions that get their token again, bool ``[requests, width]``.
         unfinished: Blocks that want another step though no mask is left, bool
             ``[requests]``; None for none.
+        remask: Unmasked positions that become masks again, bool ``[requests, width]``; None for none.
     """
 
     positions: torch.Tensor
     unfinished: torch.Tensor | None = None
+    remask: torch.Tensor | None = None
 
 
 class UnmaskingPolicy:
     """Chooses which masked positions of a block are finished in a step.
 
-    A policy is made once a process and has no attributes that change: what it remembers
+    A policy is made once per process and has no attributes that change: what it remembers
     of a request is in the request's ``memory``. It either names a built-in ``rule``, which
     the fused ``unmask`` kernel carries out, or implements :meth:`select`. All its methods
     run on the device and must not wait for it.
@@ -132,7 +135,7 @@ class UnmaskingPolicy:
     numbers: ClassVar[Mapping[str, Parameter]] = {}
     """The numbers that the policy reads, by name: ``CanvasView.values``. A request sets one as
     ``diffusion_NAME``, the operator in ``--diffusion-config``. A ``rule`` reads the number that
-    ``RULE_NUMBERS`` names, which must be among them."""
+    ``RULE_NUMBERS`` names, which must be one of them."""
 
     uses_steps: ClassVar[bool] = False
     """Whether ``diffusion_steps`` has an effect: ``CanvasView.steps``."""
@@ -195,7 +198,7 @@ class UnmaskingPolicy:
         raise NotImplementedError(f"{type(self).__name__} names a rule")
 
     def rewrite(self, stats: PositionStats, canvas: CanvasView) -> Rewrite:
-        """Chooses unmasked positions to write again, with the statistics that :meth:`select` had.
+        """Chooses unmasked positions to write or to mask again, with the statistics that :meth:`select` had.
 
         Called after :meth:`select`, in every step, with what was masked before it. Unmasked
         positions of the open block have statistics only if the policy has this method.
@@ -211,8 +214,8 @@ class UnmaskingPolicy:
         Args:
             masked: Masked positions left.
             step: Steps already made on the block.
-            steps: Steps asked for a block.
-            block_length: Tokens a block.
+            steps: Steps asked for per block.
+            block_length: Tokens per block.
 
         Returns:
             The exact number where it does not depend on the model's output,
@@ -231,7 +234,7 @@ def scheduled_count(step: int, steps: int, block_length: int) -> int:
 
 
 class ScheduledPolicy(UnmaskingPolicy):
-    """A policy that unmasks a fixed number of positions a step, those of highest score."""
+    """A policy that unmasks a fixed number of positions per step, those of highest score."""
 
     uses_steps = True
 
@@ -253,8 +256,8 @@ class ScheduledPolicy(UnmaskingPolicy):
         count = (count + (canvas.step < canvas.block_length % canvas.steps)).clamp(min=1)
         return rank < count[:, None]
 
+    @override
     def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
-        """See :meth:`UnmaskingPolicy.steps_left`."""
         count = 0
         while masked > 0:
             masked -= scheduled_count(step + count, steps, block_length)
