@@ -46,7 +46,7 @@ def test_links_lead_somewhere() -> None:
 DIFFUSION = paths.ROOT / "vllm" / "v1" / "diffusion"
 LEVELS = (
     ("kernels", "message", "modes", "families", "bundled", "demo"),
-    ("policies", "layers"),
+    ("policies", "layers", "checkpoint"),
     ("config",),
     ("request",),
     ("canvas", "core", "frontend", "cli"),

@@ -7,6 +7,8 @@ tokenizer files that name code, and code that must never run.
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,16 @@ def dream(folder: Path, weights: Path) -> Path:
     others = (f"<|extra_{i}|>" for i in range(14))
     special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *others, "<|beginoftext|>", "<|mask|>")
     write_merges(folder, "DreamTokenizer", {token: 490 + i for i, token in enumerate(special)})
+    return folder
+
+
+def a2d_qwen2(folder: Path) -> Path:
+    """Writes the tiny Open-dLLM checkpoint, whose layers are the same, as A2D's Qwen2; returns the folder."""
+    source = Path(__file__).parent.parent / "golden" / "open-dllm"
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    config = json.loads((source / "config.json").read_text())
+    config |= {"architectures": ["A2DQwen2LMHeadModel"], "model_type": "a2d-qwen2"}
+    dump(folder / "config.json", config)
     return folder
 
 

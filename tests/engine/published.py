@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from tests.engine import checkpoints
 from tests.engine.layouts import LLADA_MOE_QUIRKS
-from tests.reference.bidirectional import DreamReference, LladaMoeReference, LladaReference
+from tests.reference.bidirectional import A2dReference, DreamReference, LladaMoeReference, LladaReference
 from tests.reference.fast_dllm_v2 import FastDllmV2Reference
 from tests.reference.moe import Llada2Reference, SdarMoeReference
-from tests.reference.sdar import SdarReference
+from tests.reference.sdar import SdarReference, StableDiffcoderReference
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RANK, ALPHA = 4, 8
@@ -106,6 +106,13 @@ PUBLISHED = {
         write=lambda _: GOLDEN / "sdar",
         reference=SdarReference,
         adapted=("k_proj", "o_proj", "up_proj", "down_proj", "lm_head"),
+    ),
+    "A2D-Qwen3": Published(write=lambda _: GOLDEN / "a2d-qwen3", reference=A2dReference),
+    "A2D-Qwen2": Published(write=checkpoints.a2d_qwen2, reference=A2dReference),
+    "A2D-Llama": Published(write=lambda _: GOLDEN / "a2d-llama", reference=A2dReference),
+    "Open-dLLM": Published(write=lambda _: GOLDEN / "open-dllm", reference=DreamReference),
+    "Stable-DiffCoder": Published(
+        write=lambda _: GOLDEN / "stable-diffcoder", reference=StableDiffcoderReference
     ),
     "Fast-dLLM v2": Published(write=checkpoints.fast_dllm_v2, reference=FastDllmV2Reference),
     "SDAR-MoE": Published(

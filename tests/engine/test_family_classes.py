@@ -37,6 +37,6 @@ def test_classes_keep_what_their_backbones_support(family: Any) -> None:
 
     module, name = family.model
     model = getattr(import_module(f"vllm.model_executor.models.{module}"), name)
-    backbone = model.__mro__[1]
+    backbone = model.__bases__[-1]
     assert supports_pp(model) == supports_pp(backbone)
     assert supports_lora(model) == supports_lora(backbone)

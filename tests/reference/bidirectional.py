@@ -149,7 +149,9 @@ class LayeredReference(BidirectionalReference):
         for shard in folder.glob("*.safetensors"):
             self.weights |= {name: tensor.float() for name, tensor in load_file(shard).items()}
         self.mask_id = self.config.get("mask_token_id", self.mask_id_default)
-        self.size = self.config["hidden_size"] // self.config["num_attention_heads"]
+        self.size = (
+            self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"]
+        )
 
     def projected(self, name: str, h: torch.Tensor) -> Iterator[torch.Tensor]:
         """Queries, keys and values before the rotation, each ``[tokens, heads, size]``."""
@@ -193,6 +195,18 @@ class LayeredReference(BidirectionalReference):
 
     def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, self.weights[name + ".weight"], self.config["rms_norm_eps"])
+
+
+class A2dReference(LayeredReference):
+    """A2D: the layers of Qwen3, whose queries and keys have norms, of Qwen2 or of Llama."""
+
+    mask_id_default = 508
+
+    def projected(self, name: str, h: torch.Tensor) -> Iterator[torch.Tensor]:
+        """See :meth:`LayeredReference.projected`."""
+        for part, x in zip("qkv", super().projected(name, h), strict=True):
+            norm = f"{name}{part}_norm"
+            yield self._norm(norm, x) if f"{norm}.weight" in self.weights else x
 
 
 class DreamReference(LayeredReference):

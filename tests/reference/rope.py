@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary embeddings: plain, with positions interpolated, and YaRN (arXiv:2309.00071)."""
+"""Rotary embeddings: plain, with positions interpolated, YaRN (arXiv:2309.00071), Llama 3.1's."""
 
 from __future__ import annotations
 
@@ -19,10 +19,21 @@ def rotary(position: torch.Tensor, size: int, config: dict[str, Any]) -> tuple[t
         speed = speed / scaling["factor"]
     elif kind == "yarn":
         speed, stretch = yarn(speed, size, base, scaling)
+    elif kind == "llama3":
+        speed = llama3(speed, scaling)
     else:
         assert kind == "default", kind
     angle = position[:, None].double() * speed
     return (angle.cos() * stretch).float(), (angle.sin() * stretch).float()
+
+
+def llama3(speed: torch.Tensor, scaling: dict[str, Any]) -> torch.Tensor:
+    """As Llama 3.1's: slow dimensions are slowed by the factor, fast ones not, those between in part."""
+    length = scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = length * speed / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return speed * kept + speed / scaling["factor"] * (1 - kept)
 
 
 def yarn(speed: torch.Tensor, size: int, base: float, scaling: dict[str, Any]) -> tuple[torch.Tensor, float]:

@@ -61,8 +61,9 @@ class SdarReference:
                 linear(weights, f"{w}self_attn.{name}_proj", h).view(len(ids), -1, size).transpose(0, 1)
                 for name in "qkv"
             )
-            q = rms_norm(q, weights[w + "self_attn.q_norm.weight"], eps)
-            k = rms_norm(k, weights[w + "self_attn.k_norm.weight"], eps)
+            if w + "self_attn.q_norm.weight" in weights:
+                q = rms_norm(q, weights[w + "self_attn.q_norm.weight"], eps)
+                k = rms_norm(k, weights[w + "self_attn.k_norm.weight"], eps)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             k = k.repeat_interleave(heads // kv_heads, dim=0)
             v = v.repeat_interleave(heads // kv_heads, dim=0)
@@ -184,3 +185,11 @@ def linear(weights: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torc
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+class StableDiffcoderReference(SdarReference):
+    """Stable-DiffCoder: Llama's layers under the same attention; the network, not its loop."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        self.mask_id = 5

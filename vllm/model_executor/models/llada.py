@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
+from vllm.model_executor.models.complete_weights import CompleteWeights
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.utils import WeightsMapper
 
@@ -32,7 +33,7 @@ _NAMES = WeightsMapper(
 )
 
 
-class LLaDAModelLM(LlamaForCausalLM):
+class LLaDAModelLM(CompleteWeights, LlamaForCausalLM):
     """``LLaDAModelLM`` checkpoints (LLaDA-8B, LLaDA-1.5)."""
 
     hf_to_vllm_mapper = _NAMES | LlamaForCausalLM.hf_to_vllm_mapper

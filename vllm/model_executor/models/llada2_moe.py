@@ -13,6 +13,7 @@ import torch
 
 from vllm.config import VllmConfig
 from vllm.model_executor.models.bailing_moe import BailingMoE, BailingMoeForCausalLM
+from vllm.model_executor.models.complete_weights import CompleteWeights
 from vllm.v1.diffusion.layers.classes import retype
 
 
@@ -30,7 +31,7 @@ class LLaDA2Experts(BailingMoE):
         return output
 
 
-class LLaDA2MoeModelLM(BailingMoeForCausalLM):
+class LLaDA2MoeModelLM(CompleteWeights, BailingMoeForCausalLM):
     """``LLaDA2MoeModelLM`` checkpoints (LLaDA2.0 and 2.1, mini and flash)."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory, GateLinear
 from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.models.complete_weights import CompleteWeights
 from vllm.model_executor.models.olmoe import (
     OlmoeAttention,
     OlmoeDecoderLayer,
@@ -100,7 +101,7 @@ class LLaDAMoELayer(OlmoeDecoderLayer):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
-class LLaDAMoEModelLM(OlmoeForCausalLM):
+class LLaDAMoEModelLM(CompleteWeights, OlmoeForCausalLM):
     """``LLaDAMoEModelLM`` checkpoints (LLaDA-MoE-7B-A1B)."""
 
     hf_to_vllm_mapper = OlmoeForCausalLM.hf_to_vllm_mapper | WeightsMapper(

@@ -6,11 +6,12 @@ The weights' names and shapes are Qwen3's; attention is block-causal, which the
 """
 
 from vllm.config import VllmConfig
+from vllm.model_executor.models.complete_weights import CompleteWeights
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 from vllm.model_executor.models.qwen3_output_bias import add_output_bias
 
 
-class SDARForCausalLM(Qwen3ForCausalLM):
+class SDARForCausalLM(CompleteWeights, Qwen3ForCausalLM):
     """``SDARForCausalLM`` checkpoints (SDAR 1.7B, 4B, 8B; TraDo)."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:

@@ -6,11 +6,12 @@ The weights' names and shapes are Qwen3-MoE's; attention is block-causal, which 
 """
 
 from vllm.config import VllmConfig
+from vllm.model_executor.models.complete_weights import CompleteWeights
 from vllm.model_executor.models.qwen3_moe import Qwen3MoeForCausalLM
 from vllm.model_executor.models.qwen3_output_bias import add_output_bias
 
 
-class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
+class SDARMoeForCausalLM(CompleteWeights, Qwen3MoeForCausalLM):
     """``SDARMoeForCausalLM`` checkpoints (SDAR 30B-A3B)."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:

@@ -4,23 +4,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from pydantic_core import ArgsKwargs
 
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
-from vllm.v1.diffusion.families import Family, family_of_architectures
+from vllm.logger import init_logger
+from vllm.v1.diffusion.checkpoint.files import checkpoint_files
+from vllm.v1.diffusion.checkpoint.generation_defaults import generation_settings
+from vllm.v1.diffusion.families import IN_TOKENIZER, Family, family_of_architectures
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Parameter, PositiveCount
-from vllm.v1.diffusion.policies.registry import built_in_numbers
+from vllm.v1.diffusion.policies.registry import built_in_numbers, built_in_policies
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
     from vllm.v1.diffusion.policies.base import UnmaskingPolicy
+
+logger = init_logger(__name__)
 
 
 @config
@@ -48,6 +53,13 @@ class MaskedDiffusionConfig(DiffusionConfig):
 
     mask_token_id: int | None = Field(default=None, ge=0)
     """Id of the mask token; none where an open position holds a random token."""
+
+    attention: Literal["bidirectional", "block_causal"] | None = None
+    """How a checkpoint was trained whose files do not say it (A2D): MDLM's way, the default, or BD3LM's,
+    whose blocks count from the prompt's end."""
+
+    right_shift_logits: bool | None = None
+    """Whether row i of a bidirectional A2D checkpoint's logits predicts token i + 1."""
 
     stop_at_eos: bool | None = None
     """Whether a response ends at the end token; where it does not, the whole canvas is
@@ -164,15 +176,17 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
     Raises:
         ValueError: As :func:`resolve_diffusion_config`.
     """
-    family = family_of_architectures(model_config.architectures)
-    if family is None:
-        raise ValueError(f"{model_config.architectures} is no masked-diffusion architecture.")
     given = config or MaskedDiffusionConfig()
     if not isinstance(given, MaskedDiffusionConfig):
         given = MaskedDiffusionConfig(canvas_length=given.canvas_length)
+    family = served_family(model_config, given)
+    if family is None:
+        raise ValueError(f"{model_config.architectures} is no masked-diffusion architecture.")
     hf_config = model_config.hf_config
+    masked, _ = published_defaults(model_config, family)
     block_length = _first(
         (given.block_length, GIVEN),
+        (masked.get("block_length"), GENERATION),
         (getattr(hf_config, "block_size", None), MODEL),
         (family.block_length, TABLE),
         (min(model_config.max_model_len, MAX_CANVAS), f"{TABLE}: a response is one block"),
@@ -187,7 +201,9 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
                 "models, whose cache is exact."
             )
         cache = Setting(None, "the family's cache is exact")
-    algorithm = _first((given.algorithm, GIVEN), (family.algorithm, TABLE))
+    algorithm = _first(
+        (given.algorithm, GIVEN), (masked.get("algorithm"), GENERATION), (family.algorithm, TABLE)
+    )
     policy = get_policy(algorithm.value)
     if policy.noise != ("uniform" if family.mask_token_id is None else "mask"):
         raise ValueError(
@@ -201,15 +217,17 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "canvas_length": block_length,
         "block_length": block_length,
         "algorithm": algorithm,
-        "steps": Setting(given.steps, GIVEN if given.steps else "the algorithm's"),
-        **{name: _number(given, family, name) for name in numbers},
+        "steps": _first((given.steps, GIVEN), (masked.get("steps"), GENERATION), (None, "the algorithm's")),
+        **{name: _number(given, family, name, masked.get(name)) for name in numbers},
         **{
             n: s
             for n, s in published.items()
             if given.numbers.get(n) is None and getattr(given, n, None) is None
         },
         "cache": cache,
-        "mask_token_id": _mask_token_id(model_config, family, given),
+        "attention": _kind(family, given.attention, "bidirectional"),
+        "right_shift_logits": _kind(family, given.right_shift_logits, False),
+        "mask_token_id": _mask_token_id(model_config, family, given, masked.get("mask_token_id")),
         "stop_at_eos": _first(
             (given.stop_at_eos, GIVEN),
             (getattr(hf_config, "stop_at_eos", None), MODEL),
@@ -219,7 +237,50 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
     }
 
 
-def _mask_token_id(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
+def _kind(family: Family, given: Any, otherwise: Any) -> Setting:
+    """A setting that tells apart checkpoints whose files do not."""
+    if family.block_causal_loop is None:
+        return Setting(None, "the family has no such setting")
+    return _first((given, GIVEN), (otherwise, TABLE))
+
+
+def published_defaults(model_config: ModelConfig, family: Family) -> tuple[dict[str, Any], list[str]]:
+    """What the ``generation_config.json`` of a masked-diffusion checkpoint says of denoising.
+
+    Args:
+        model_config: The model.
+        family: Its family.
+
+    Returns:
+        Settings with their values, and keys that have no counterpart.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    if family.mask_token_id is None:
+        return {}, []  # Its keys are its policy's numbers.
+    found, unserved = generation_settings(
+        checkpoint_files(model_config).generation_config, family, built_in_policies()
+    )
+    for name, one in {**built_in_numbers(), "steps": _STEPS}.items():
+        if name in found:
+            try:
+                found[name] = one.parse(found[name])
+            except ValueError as error:
+                raise ValueError(f"generation_config.json: {name}={found[name]!r} {error}.") from None
+    if found or unserved:
+        logger.info_once(
+            "%s: of denoising, generation_config.json sets %s%s.",
+            family.name,
+            ", ".join(f"{name}={value!r}" for name, value in found.items()) or "nothing that is a default",
+            f"; not read: {', '.join(unserved)}" if unserved else "",
+        )
+    return found, unserved
+
+
+def _mask_token_id(
+    model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig, published: int | None
+) -> Setting:
     """The mask token; the tokenizer's where the family's is of a larger vocabulary."""
     if family.mask_token_id is None:
         if given.mask_token_id is not None:
@@ -231,14 +292,21 @@ def _mask_token_id(model_config: ModelConfig, family: Family, given: MaskedDiffu
     found = _first(
         (given.mask_token_id, GIVEN),
         (getattr(model_config.hf_config, "mask_token_id", None), MODEL),
+        (published, GENERATION),
         (family.mask_token_id, TABLE),
     )
     vocab_size = model_config.get_vocab_size()
-    if found.source == TABLE and found.value >= vocab_size and not model_config.skip_tokenizer_init:
+    unfit = found.source == TABLE and not 0 <= found.value < vocab_size
+    if unfit and not model_config.skip_tokenizer_init:
         from vllm.tokenizers import cached_tokenizer_from_config
 
         own = getattr(cached_tokenizer_from_config(model_config), "mask_token_id", None)
         found = found if own is None else Setting(own, TOKENIZER)
+    if found.value == IN_TOKENIZER:
+        raise ValueError(
+            f"mask_token_id is in no file of this {family.name} checkpoint: its tokenizer names no mask "
+            "token. Set it with --diffusion-config '{\"mask_token_id\": ID}'."
+        )
     if not 0 <= found.value < vocab_size:
         raise ValueError(
             f"mask_token_id={found.value} ({found.source}) is outside the vocabulary of "
@@ -248,10 +316,14 @@ def _mask_token_id(model_config: ModelConfig, family: Family, given: MaskedDiffu
     return found
 
 
-def _number(given: MaskedDiffusionConfig, family: Family, name: str) -> Setting:
-    """A number of a policy: the operator's, else the family's, else the policy's own default."""
-    candidates = ((given.numbers.get(name), GIVEN), (getattr(family, name, None), TABLE))
-    return next((Setting(*one) for one in candidates if one[0] is not None), Setting(None, "the algorithm's"))
+def _number(given: MaskedDiffusionConfig, family: Family, name: str, published: float | None) -> Setting:
+    """A number of a policy: the operator's, else the checkpoint's, the family's, the policy's own."""
+    return _first(
+        (given.numbers.get(name), GIVEN),
+        (published, GENERATION),
+        (getattr(family, name, None), TABLE),
+        (None, "the algorithm's"),
+    )
 
 
 def _published(model_config: ModelConfig, policy: UnmaskingPolicy) -> dict[str, Setting]:
@@ -307,10 +379,45 @@ def end_tokens(model_config: ModelConfig) -> frozenset[int]:
 
 def family_of(vllm_config: VllmConfig) -> Family:
     """The family of the model served."""
-    family = family_of_architectures(vllm_config.model_config.architectures)
+    family = served_family(vllm_config.model_config, vllm_config.diffusion_config)
     assert family is not None
     return family
 
 
+def served_family(model_config: ModelConfig, config: DiffusionConfig | None) -> Family | None:
+    """The family of a model, with what ``--diffusion-config`` says of its checkpoint.
+
+    Args:
+        model_config: The model.
+        config: What was given, or None.
+
+    Returns:
+        The family; None where the architecture is of none.
+
+    Raises:
+        ValueError: Something was said that does not apply to the family.
+    """
+    family = family_of_architectures(model_config.architectures)
+    if family is None or not isinstance(config, MaskedDiffusionConfig):
+        return family
+    for name in ("attention", "right_shift_logits"):
+        value = getattr(config, name)
+        if value is not None and family.block_causal_loop is None:
+            raise ValueError(
+                f"diffusion_config: {name}={value!r} has no effect on {family.name} models, of which there "
+                "is one kind."
+            )
+    if config.attention == "block_causal":
+        if config.right_shift_logits:
+            raise ValueError(
+                "diffusion_config: right_shift_logits=True is not supported with attention='block_causal': "
+                "the row that predicts a block's first token is not computed again."
+            )
+        assert family.block_causal_loop is not None
+        return replace(family, loop=family.block_causal_loop, stops_at_eos=True)
+    return replace(family, shifted=True) if config.right_shift_logits else family
+
+
 def _first(*candidates: tuple[Any, str]) -> Setting:
-    return Setting(*next(candidate for candidate in candidates if candidate[0] is not None))
+    """The first candidate that has a value; else the last one."""
+    return Setting(*next((c for c in candidates if c[0] is not None), candidates[-1]))

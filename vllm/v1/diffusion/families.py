@@ -7,8 +7,13 @@ imported by the model and config registries: it imports nothing heavy.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+IN_TOKENIZER = -1
+"""Stands for a mask id that no table can have: the tokenizer's mask token."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +24,13 @@ class Family:
         name: What users call it.
         architectures: Spellings found in ``config.json``.
         model_type: ``model_type`` found in ``config.json``.
-        config_class: Class in ``vllm.transformers_utils.configs``.
+        config_class: Class in ``vllm.transformers_utils.configs``; None where ``model_type`` is one
+            that transformers knows.
         config_module: Dotted path of the module that holds it.
         model: Module below ``vllm.model_executor.models``, and class.
         loop: Name of the generation loop that runs it.
-        mask_token_id: Mask id where the configuration has none; None: an open position holds a
-            random token, not a mask.
+        mask_token_id: Mask id where the configuration has none, ``IN_TOKENIZER`` where only the
+            tokenizer has it; None: an open position holds a random token, not a mask.
         block_length: Tokens per block, where the configuration has none; None: a
             response is one block.
         algorithm: Default unmasking policy.
@@ -37,13 +43,16 @@ class Family:
         keeps_filters: Whether top-k and top-p act at temperature 0 too.
         tempered_confidence: Whether confidence is the probability in the
             distribution that is sampled, not in the plain softmax.
+        block_causal_loop: The loop of its block-causal checkpoints, where the files do not tell them
+            from the others; ``loop`` is that of the bidirectional ones.
+        executes: What the decoding does of ``checkpoint/special_tokens.py``'s actions.
     """
 
     name: str
     architectures: tuple[str, ...]
     model_type: str
-    config_class: str
-    config_module: str
+    config_class: str | None
+    config_module: str | None
     model: tuple[str, str]
     loop: str
     mask_token_id: int | None
@@ -56,6 +65,8 @@ class Family:
     shifted: bool = False
     keeps_filters: bool = False
     tempered_confidence: bool = True
+    executes: frozenset[str] = frozenset()
+    block_causal_loop: str | None = None
 
 
 FAMILIES = (
@@ -180,6 +191,59 @@ FAMILIES = (
         threshold=0.005,
         entropy_bound=0.1,
     ),
+    # generate_block of its modeling_stable_diffcoder.py, called as its README does. Ships as "llama".
+    Family(
+        name="Stable-DiffCoder",
+        architectures=("StableDiffcoderForCausalLM",),
+        model_type="llama",
+        config_class=None,
+        config_module=None,
+        model=("stable_diffcoder", "StableDiffcoderForCausalLM"),
+        loop="exact_block_diffusion",
+        mask_token_id=5,
+        block_length=4,
+        algorithm="low_confidence_spread",
+        threshold=0.95,
+        tempered_confidence=False,
+    ),
+    # Open-dLLM's generation_utils (pengzhangzhi/Open-dLLM). Published as Qwen2ForCausalLM: its own name
+    # here is given by checkpoint/recognise.py, or by --hf-overrides.
+    Family(
+        name="Open-dLLM",
+        architectures=("OpenDLLMForCausalLM",),
+        model_type="qwen2",
+        config_class=None,
+        config_module=None,
+        model=("open_dllm", "OpenDLLMForCausalLM"),
+        loop="full_diffusion",
+        mask_token_id=IN_TOKENIZER,
+        block_length=None,
+        algorithm="entropy",
+        threshold=0.9,
+        stops_at_eos=False,
+        shifted=True,
+        keeps_filters=True,
+    ),
+    # The MDLM sampler of ZHZisZZ/dllm; blocks as in its defaults.
+    *(
+        Family(
+            name=f"A2D-{backbone}",
+            architectures=(f"A2D{backbone}LMHeadModel",),
+            model_type=f"a2d-{backbone.lower()}",
+            config_class=f"A2D{backbone}Config",
+            config_module="vllm.transformers_utils.configs.a2d",
+            model=("a2d", f"A2D{backbone}LMHeadModel"),
+            loop="full_diffusion",
+            mask_token_id=IN_TOKENIZER,
+            block_length=32,
+            algorithm="low_confidence_linear",
+            threshold=0.9,
+            stops_at_eos=False,
+            tempered_confidence=False,
+            block_causal_loop="prompt_block_diffusion",
+        )
+        for backbone in ("Qwen3", "Qwen2", "Llama")
+    ),
 )
 
 BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
@@ -196,10 +260,17 @@ MASKED_DIFFUSION_MODELS = {
 }
 """Architecture -> (module, class), as upstream's model registry wants it."""
 
-MASKED_DIFFUSION_CONFIGS = {f.model_type: f.config_class for f in FAMILIES}
+UNSERVED = {"WeDLMForCausalLM": "WeDLM"}
+"""Diffusion models that are recognised in order to be refused: architecture -> name."""
+
+MASKED_DIFFUSION_CONFIGS = {f.model_type: f.config_class for f in FAMILIES if f.config_class} | {
+    "wedlm": "WeDLMConfig"
+}
 """``model_type`` -> config class, as upstream's config registry wants it."""
 
-MASKED_DIFFUSION_CONFIG_MODULES = {f.config_class: f.config_module for f in FAMILIES}
+MASKED_DIFFUSION_CONFIG_MODULES = {f.config_class: f.config_module for f in FAMILIES if f.config_class} | {
+    "WeDLMConfig": "vllm.transformers_utils.configs.wedlm"
+}
 """Config class -> module, as upstream's config package wants it."""
 
 
@@ -244,3 +315,26 @@ def register_family(family: Family) -> None:
                 "architecture of its own."
             )
     _registered.append(family)
+
+
+_GGUF_QUANTISATION = re.compile(r"^[\w.-]+/[\w.-]+:(?:[A-Z]{0,2}I?Q\d\w*|F16|F32|BF16)$")
+"""``repository:Q4_K_M``, as tools for GGUF name a file of a repository."""
+
+
+def check_model_path(model: str | os.PathLike[str]) -> None:
+    """Refuses a GGUF file, which this release of vLLM does not read.
+
+    Args:
+        model: What the user names: a folder, a file or a repository.
+
+    Raises:
+        ValueError: Says what is served.
+    """
+    name = os.fspath(model)
+    if name.lower().endswith(".gguf") or _GGUF_QUANTISATION.match(name):
+        raise ValueError(
+            f"model={name!r} is a GGUF file, which this release of vLLM does not read, of diffusion models "
+            "or others. Served are folders and repositories with config.json and safetensors (or PyTorch) "
+            "weights, as published or quantised with compressed-tensors, GPTQ, AWQ or FP8. Name the "
+            "checkpoint that the file was made from."
+        )

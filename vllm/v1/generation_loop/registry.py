@@ -7,7 +7,6 @@ from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from typing import TYPE_CHECKING, cast
 
-from vllm.v1.diffusion.families import family_of_architectures
 from vllm.v1.generation_loop.errors import describe
 from vllm.v1.generation_loop.interface import GENERATION_LOOP_API, GenerationLoop
 
@@ -23,7 +22,9 @@ _ADVANCING = ("step", "scheduler_cls", "model_state_cls")
 _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
     "block_diffusion": "vllm.v1.diffusion.loops.block:BlockDiffusionLoop",
+    "exact_block_diffusion": "vllm.v1.diffusion.loops.answer:ExactBlockDiffusionLoop",
     "full_diffusion": "vllm.v1.diffusion.loops.full:FullDiffusionLoop",
+    "prompt_block_diffusion": "vllm.v1.diffusion.loops.answer:PromptBlockDiffusionLoop",
     "renoising_diffusion": "vllm.v1.diffusion.loops.renoising:RenoisingDiffusionLoop",
     "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
 }
@@ -43,12 +44,22 @@ def configure_generation_loop(vllm_config: VllmConfig) -> None:
     Raises:
         ValueError: The name is unknown, the loop is for another interface
             version, or it refuses the configuration; or there are settings of
-            diffusion and nothing that reads them.
+            diffusion and nothing that reads them; or the checkpoint is not what
+            its name says.
     """
+    # Not at the top: upstream's configuration is imported here, and it imports this module.
+    from vllm.v1.diffusion.checkpoint.checks import check_checkpoint
+    from vllm.v1.diffusion.checkpoint.recognise import recognise
+    from vllm.v1.diffusion.config import served_family
+
     model_config = vllm_config.model_config
     if model_config is None:
         return
-    family = family_of_architectures(model_config.architectures)
+    if vllm_config.generation_loop != AUTOREGRESSIVE:
+        recognise(model_config)
+    family = served_family(model_config, vllm_config.diffusion_config)
+    if family is not None:
+        check_checkpoint(model_config, family)
     if vllm_config.generation_loop is None:
         vllm_config.generation_loop = family.loop if family else AUTOREGRESSIVE
         if vllm_config.diffusion_config is not None and not family and not model_config.is_diffusion:

@@ -53,17 +53,22 @@ def describe(args: argparse.Namespace) -> str:
 
 
 def _settings(model_config: ModelConfig, args: argparse.Namespace) -> dict[str, Setting]:
-    from vllm.v1.diffusion.config import MODEL, TABLE, Setting, settings
+    from vllm.v1.diffusion.checkpoint.checks import check_checkpoint
+    from vllm.v1.diffusion.checkpoint.recognise import recognise
+    from vllm.v1.diffusion.config import GENERATION, MODEL, TABLE, Setting, published_defaults, settings
     from vllm.v1.diffusion.families import family_of_architectures
     from vllm.v1.diffusion.policies import get_policy
     from vllm.v1.diffusion.policies.registry import built_in_numbers
 
+    recognise(model_config)
     family = family_of_architectures(model_config.architectures)
     if family is None:
         raise UsageError(
             f"{model_config.model} is no masked-diffusion model ({', '.join(model_config.architectures)})."
         )
+    check_checkpoint(model_config, family)
     resolved = settings(model_config, None)
+    _, unserved = published_defaults(model_config, family)
     given = diffusion_params(args)
     _check(given, {name: setting.value for name, setting in resolved.items()})
     resolved |= {
@@ -90,6 +95,7 @@ def _settings(model_config: ModelConfig, args: argparse.Namespace) -> dict[str, 
         "family": Setting(family.name, TABLE),
         "generation_loop": Setting(family.loop, TABLE),
         **{name: setting for name, setting in resolved.items() if setting.value is not None},
+        **({"not_read": Setting(unserved, GENERATION)} if unserved else {}),
         "eos_token_ids": Setting(*_eos_token_ids(model_config)),
         "chat_template": Setting(*_chat_template(model_config)),
         "dtype": Setting(str(model_config.dtype).removeprefix("torch."), _dtype_source(model_config, args)),

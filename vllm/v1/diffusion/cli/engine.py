@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.cli.options import diffusion_params
 from vllm.v1.diffusion.cli.pieces import Piece, pieces
+from vllm.v1.diffusion.families import check_model_path
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def model_path(args: argparse.Namespace) -> str:
     if not args.model:
         return bundled_path(args.bundled or "sdar")
     model = str(args.model)
+    check_model_path(model)
     folder = Path(model).expanduser()
     is_path = model[0] in "./~" or model.count("/") > 1
     if is_path and not (folder / "config.json").is_file():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from vllm.logger import init_logger
+from vllm.v1.diffusion.config import family_of
 from vllm.v1.diffusion.frontend.admission import check_one_block, keep_stop_tokens
 from vllm.v1.diffusion.loops.cuda_graphs import configure_graphs
 from vllm.v1.diffusion.loops.engine_settings import (
@@ -77,6 +78,23 @@ class BlockSettings(Settings):
         configure_graphs(vllm_config, served)
         fit_cache_blocks(vllm_config, served)
         fit_warm_up(vllm_config, served)
+
+
+class PromptBlockSettings(BlockSettings):
+    """Blocks counted from each prompt's end."""
+
+    @override
+    def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
+        family = family_of(vllm_config)
+        if family.loop != vllm_config.generation_loop:
+            raise ValueError(
+                f"generation_loop={vllm_config.generation_loop!r} is for {family.name} checkpoints that are "
+                "block-causal, where a family has both kinds: say so with --diffusion-config "
+                '\'{"attention": "block_causal"}\'.'
+            )
+        # A prompt's keys and values depend on its length, so no two lengths share them.
+        vllm_config.cache_config.enable_prefix_caching = False
+        super().configure(vllm_config, loop, served)
 
 
 class AnchoredSettings(BlockSettings):

@@ -2,19 +2,22 @@
 """The modes of diffusion decoding: data, from which each process loads its own parts."""
 
 from vllm.v1.diffusion.modes.anchored import ANCHORED
+from vllm.v1.diffusion.modes.answer import EXACT, FROM_PROMPT
 from vllm.v1.diffusion.modes.base import Mode, Part, mode_of
 from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
 from vllm.v1.diffusion.modes.causal import CAUSAL
 from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
 from vllm.v1.diffusion.modes.renoising import RENOISING
 
-MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING)}
+MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT)}
 """The built-in modes, by name."""
 
 __all__ = [
     "ANCHORED",
     "BIDIRECTIONAL",
     "CAUSAL",
+    "EXACT",
+    "FROM_PROMPT",
     "MODES",
     "RENOISING",
     "BlockGrid",

@@ -44,6 +44,8 @@ def checked_rewrite(policy: UnmaskingPolicy, stats: PositionStats, canvas: Canva
     if not isinstance(rewrite, Rewrite):
         raise ValueError(f"rewrite must be a Rewrite, not {type(rewrite).__name__}.")
     _check("rewrite's positions", rewrite.positions, canvas.masked.shape, torch.bool)
+    if rewrite.remask is not None:
+        _check("remask", rewrite.remask, canvas.masked.shape, torch.bool)
     if rewrite.unfinished is not None:
         _check("unfinished", rewrite.unfinished, canvas.masked.shape[:1], torch.bool)
     return rewrite

@@ -105,10 +105,12 @@ class Rewrite:
         positions: Unmasked positions that get their token again, bool ``[requests, width]``.
         unfinished: Blocks that want another step though no mask is left, bool
             ``[requests]``; None for none.
+        remask: Unmasked positions that become masks again, bool ``[requests, width]``; None for none.
     """
 
     positions: torch.Tensor
     unfinished: torch.Tensor | None = None
+    remask: torch.Tensor | None = None
 
 
 class UnmaskingPolicy:
@@ -196,7 +198,7 @@ class UnmaskingPolicy:
         raise NotImplementedError(f"{type(self).__name__} names a rule")
 
     def rewrite(self, stats: PositionStats, canvas: CanvasView) -> Rewrite:
-        """Chooses unmasked positions to write again, with the statistics that :meth:`select` had.
+        """Chooses unmasked positions to write or to mask again, with the statistics that :meth:`select` had.
 
         Called after :meth:`select`, in every step, with what was masked before it. Unmasked
         positions of the open block have statistics only if the policy has this method.

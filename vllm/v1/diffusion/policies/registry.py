@@ -18,6 +18,7 @@ from vllm.v1.diffusion.policies.adaptive.entropy_bounded import EntropyBounded
 from vllm.v1.diffusion.policies.adaptive.factor import Factor
 from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
 from vllm.v1.diffusion.policies.adaptive.low_confidence_dynamic import LowConfidenceDynamic
+from vllm.v1.diffusion.policies.adaptive.p2 import P2
 from vllm.v1.diffusion.policies.adaptive.renoise import Renoise
 from vllm.v1.diffusion.policies.adaptive.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.adaptive.threshold import Threshold
@@ -30,6 +31,8 @@ from vllm.v1.diffusion.policies.base import (
 from vllm.v1.diffusion.policies.parameter import Parameter
 from vllm.v1.diffusion.policies.scheduled.entropy import Entropy
 from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
+from vllm.v1.diffusion.policies.scheduled.low_confidence_linear import LowConfidenceLinear
+from vllm.v1.diffusion.policies.scheduled.low_confidence_spread import LowConfidenceSpread
 from vllm.v1.diffusion.policies.scheduled.low_confidence_static import LowConfidenceStatic
 from vllm.v1.diffusion.policies.scheduled.maskgit_plus import MaskgitPlus
 from vllm.v1.diffusion.policies.scheduled.origin import Origin
@@ -46,11 +49,14 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "entropy": Entropy,
     "entropy_bounded": EntropyBounded,
     "low_confidence_dynamic": LowConfidenceDynamic,
+    "low_confidence_linear": LowConfidenceLinear,
+    "low_confidence_spread": LowConfidenceSpread,
     "low_confidence_static": LowConfidenceStatic,
     "factor": Factor,
     "hierarchical": Hierarchical,
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
+    "p2": P2,
     "random": Random,
     "renoise": Renoise,
     "sequential": Sequential,

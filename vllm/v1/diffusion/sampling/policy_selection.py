@@ -40,11 +40,13 @@ class Selection(NamedTuple):
         unmask: Rows whose masked position is unmasked, bool ``[N]``.
         rewrite: Rows whose unmasked position is written again, bool ``[N]``.
         unfinished: Requests whose block wants another step, bool ``[R]``.
+        remask: Rows whose unmasked position becomes a mask again, bool ``[N]``; None for none.
     """
 
     unmask: torch.Tensor
     rewrite: torch.Tensor
     unfinished: torch.Tensor
+    remask: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,12 @@ class PolicySelection:
                 for rewrite in rewrites:
                     positions = rewrite.positions & self._unmasked(step, part)
                     chosen.rewrite.logical_or_(_marked(step.active, part.rows, positions))
+                    if rewrite.remask is not None:
+                        # A block that takes longer than it may only fills up.
+                        remask = rewrite.remask & self._unmasked(step, part) & ~late[:, None]
+                        remask = _marked(step.active, part.rows, remask)
+                        so_far = chosen.remask
+                        chosen = chosen._replace(remask=remask if so_far is None else so_far | remask)
                     if rewrite.unfinished is not None:
                         chosen.unfinished[part.which] = rewrite.unfinished & ~late
         return chosen

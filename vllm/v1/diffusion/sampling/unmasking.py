@@ -229,6 +229,20 @@ class Unmasking:
         unmasked.done &= ~selection.unfinished if capped is None else ~selection.unfinished | capped
         cell, tokens = (step.row_slot, step.row_column), self.canvases.tokens
         tokens[cell] = torch.where(selection.rewrite, unmasked.stats.sample, tokens[cell])
+        if selection.remask is not None:
+            self._remask(selection.remask, unmasked)
+
+    def _remask(self, remask: torch.Tensor, unmasked: Unmasked) -> None:
+        """Makes unmasked positions masks again; a request's last step makes none."""
+        canvases, step = self.canvases, unmasked.step
+        if unmasked.capped is not None:
+            counts = step.row_start.diff()
+            remask = remask & ~torch.repeat_interleave(unmasked.capped, counts, output_size=len(remask))
+        cell = step.row_slot, step.row_column
+        canvases.tokens[cell] = torch.where(remask, canvases.mask_token_id, canvases.tokens[cell])
+        canvases.unmasked_at[cell] = torch.where(remask, -1, canvases.unmasked_at[cell])
+        canvases.masked[cell] |= remask
+        unmasked.done &= ~canvases.masked[step.slots].any(dim=1)
 
     def _grade(self, unmasked: Unmasked) -> None:
         """Keeps how sure the step was of what it wrote, where somebody reads that."""

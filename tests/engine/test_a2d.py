@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A2D: ids of the published MDLM and BD3LM samplers, of one checkpoint each backbone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.requests_ import Case, run
+from tests.reference.sdar import SdarReference
+
+OWN = ("cfg_scale", "right_shift_logits", "suppress_tokens")
+"""Published parameters that no request has; those that are served have tests of their own."""
+
+
+def published(folder: str, file: str, *own: str) -> list[dict[str, Any]]:
+    """The folder's golden cases that set just these of the published parameters above."""
+    cases: list[dict[str, Any]] = json.loads((GOLDEN / folder / file).read_text())["cases"]
+    found = [case for case in cases if {*own} == {*OWN} & case["params"].keys()]
+    assert found
+    return found
+
+
+def of_golden(case: dict[str, Any]) -> Case:
+    """A golden case as a request: the published steps are the whole answer's."""
+    params = case["params"]
+    length, block = params["max_new_tokens"], params["block_size"]
+    steps = params.get("steps_per_block") or -(-params["steps"] // -(-length // block))
+    return Case(tuple(case["prompt_ids"]), length, "low_confidence_linear", min(block, length), steps=steps)
+
+
+def check(llm: Any, cases: list[dict[str, Any]]) -> None:
+    """Ids, order of unmasking and forward passes are the published ones, alone and in one batch."""
+    requests = [of_golden(case) for case in cases]
+    alone = [run(llm, [request])[0] for request in requests]
+    for results in (alone, run(llm, requests)):
+        for result, case in zip(results, cases, strict=True):
+            assert result["token_ids"] == case["output_ids"], case["name"]
+            assert result["unmask_steps"] == case["unmask_step"], case["name"]
+            assert result["steps"] == case["num_forward_detail"]["denoise"], case["name"]
+
+
+@pytest.mark.parametrize(("name", "block"), [("logits", None), ("logits_block4", 4)])
+@pytest.mark.parametrize("folder", ["a2d-qwen3", "a2d-llama"])
+def test_the_reference_network_is_the_published_one(folder: str, name: str, block: int | None) -> None:
+    """What the engine's networks are compared with in ``test_parts.py``."""
+    published_logits = np.load(GOLDEN / folder / "first_forward_logits.npz")
+    ids = published_logits["input_ids"].tolist()
+    got = SdarReference(GOLDEN / folder).logits(ids, block or len(ids))
+    torch.testing.assert_close(got, torch.from_numpy(published_logits[name]), atol=2e-4, rtol=1e-4)
+
+
+def start(folder: str, **diffusion_config: Any) -> Any:
+    """An engine of a golden folder."""
+    from vllm import LLM
+
+    own = {"model": str(GOLDEN / folder), "diffusion_config": diffusion_config or None}
+    return LLM(**SETTINGS | own | {"async_scheduling": True})
+
+
+@pytest.fixture(scope="module", params=["a2d-qwen3", "a2d-llama"])
+def mdlm(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
+    """An engine of either backbone, with the family's defaults."""
+    llm = start(request.param)
+    yield request.param, llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+@pytest.fixture(scope="module", params=["a2d-qwen3", "a2d-llama"])
+def bd3lm(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
+    """The same checkpoints, block-causal."""
+    llm = start(request.param, attention="block_causal")
+    yield request.param, llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+def test_mdlm(mdlm: tuple[str, Any]) -> None:
+    folder, llm = mdlm
+    check(llm, published(folder, "cases.json"))
+
+
+def test_tokens_that_are_never_written(mdlm: tuple[str, Any]) -> None:
+    folder, llm = mdlm
+    if folder != "a2d-qwen3":
+        pytest.skip("no golden case")
+    for case in published(folder, "cases.json", "suppress_tokens"):
+        allowed = sorted(set(range(512)) - set(case["params"]["suppress_tokens"]))
+        params = of_golden(case).sampling_params()
+        params.allowed_token_ids = allowed
+        (output,) = llm.generate({"prompt_token_ids": case["prompt_ids"]}, params, use_tqdm=False)
+        assert list(output.outputs[0].token_ids) == case["output_ids"]
+
+
+def test_bd3lm(bd3lm: tuple[str, Any]) -> None:
+    folder, llm = bd3lm
+    check(llm, published(folder, "cases_bd3lm.json"))
+
+
+def test_prompts_in_chunks_and_end_tokens(bd3lm: tuple[str, Any]) -> None:
+    """Blocks end where they end whatever a prompt is cut into; an answer ends behind its end token."""
+    folder, llm = bd3lm
+    for case in published(folder, "cases_bd3lm.json")[:2]:
+        stop = case["output_ids"][len(case["output_ids"]) // 2]
+        request = replace(of_golden(case), stop_token_ids=(stop,))
+        want = case["output_ids"][: case["output_ids"].index(stop) + 1]
+        assert run(llm, [request])[0]["token_ids"] == want
+
+
+def test_shifted_logits() -> None:
+    llm = start("a2d-qwen3", right_shift_logits=True)
+    try:
+        check(llm, published("a2d-qwen3", "cases.json", "right_shift_logits"))
+    finally:
+        llm.llm_engine.engine_core.shutdown()

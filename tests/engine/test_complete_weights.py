@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint that lacks a weight is refused, of whichever kind and family; one that ties it is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.engine import checkpoints
+from tests.engine.conftest import GOLDEN
+from tests.engine.layouts import LLADA_MOE_QUIRKS
+
+GOLDEN_FOLDERS = (
+    "sdar",
+    "llada",
+    "llada2",
+    "dream",
+    "a2d-qwen3",
+    "a2d-llama",
+    "open-dllm",
+    "stable-diffcoder",
+)
+MADE: dict[str, Any] = {
+    "sdar_moe": checkpoints.sdar_moe,
+    "fast_dllm_v2": checkpoints.fast_dllm_v2,
+    "llada_moe": lambda folder: checkpoints.llada_moe(folder, LLADA_MOE_QUIRKS),
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """What loading said, by folder and by the weight that was left out."""
+    folder = tmp_path_factory.mktemp("weights")
+    # The first one has experts: it makes the process groups that they need.
+    tasks = [(name, str(write(folder / name))) for name, write in MADE.items()]
+    tasks += [(name, str(GOLDEN / name)) for name in GOLDEN_FOLDERS]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.load_parts"],
+        input=json.dumps([tasks, f"file://{folder / 'meeting'}"]),
+        env={**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    found: dict[str, dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", [*GOLDEN_FOLDERS, *MADE])
+def test_a_missing_weight_is_named(name: str, said: dict[str, dict[str, str]]) -> None:
+    found = dict(said[name])
+    assert found.pop("all") == "loaded"
+    assert "has biases that the model" in found.pop("bias")
+    assert len(found) > 8
+    for missing, answer in found.items():
+        assert answer.startswith("The checkpoint lacks weights of the model: "), (missing, answer)
+
+
+def test_an_embedding_under_the_head_s_name_is_loaded(tmp_path: Path) -> None:
+    """The tied golden checkpoint gives its own ids when only the head's name is in the file."""
+    from tests.engine.requests_ import run
+    from tests.engine.test_a2d import of_golden, published, start
+
+    folder = tmp_path / "tied"
+    folder.mkdir()
+    source = GOLDEN / "a2d-qwen3"
+    for file in source.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    assert isinstance(tensors["lm_head.weight"], torch.Tensor)
+    llm = start(str(folder))
+    try:
+        for case in published("a2d-qwen3", "cases.json")[:2]:
+            assert run(llm, [of_golden(case)])[0]["token_ids"] == case["output_ids"]
+    finally:
+        llm.llm_engine.engine_core.shutdown()

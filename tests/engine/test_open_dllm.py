@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open-dLLM: the published ids of a folder that is named Qwen2, and what its name is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.requests_ import Case, run
+from tests.reference.bidirectional import DreamReference
+
+FOLDER = GOLDEN / "open-dllm"
+CASES: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    """An engine of the folder, with no other word on what it is."""
+    from vllm import LLM
+
+    llm = LLM(**SETTINGS | {"model": str(FOLDER), "diffusion_config": None, "async_scheduling": True})
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+def of_golden(case: dict[str, Any]) -> Case:
+    """A golden case as a request."""
+    params = case["params"]
+    eps = None if params["alg"] == "p2" else params["eps"]
+    length = params["max_new_tokens"]
+    return Case(tuple(case["prompt_ids"]), length, params["alg"], None, steps=params["steps"], eps=eps)
+
+
+def check(result: dict[str, Any], case: dict[str, Any]) -> None:
+    """Ids, the last change of every position and forward passes are the published ones."""
+    assert result["token_ids"] == case["output_ids"], case["name"]
+    assert result["unmask_steps"] == case["unmask_step"], case["name"]
+    assert result["steps"] == case["num_forward"], case["name"]
+
+
+def test_the_reference_network_is_the_published_one() -> None:
+    """What the engine's network is compared with in ``test_parts.py``."""
+    published = np.load(FOLDER / "first_forward_logits.npz")
+    ids = published["input_ids"].tolist()
+    got = DreamReference(FOLDER).forward(ids, range(len(ids)), [])
+    torch.testing.assert_close(got, torch.from_numpy(published["logits"]), atol=2e-4, rtol=1e-4)
+
+
+def test_golden_alone(engine: Any) -> None:
+    for case in CASES:
+        check(run(engine, [of_golden(case)])[0], case)
+
+
+def test_golden_batched(engine: Any) -> None:
+    for result, case in zip(run(engine, [of_golden(c) for c in CASES]), CASES, strict=True):
+        check(result, case)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stable-DiffCoder: the published ids; its last block is short where the prompt is no multiple."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.requests_ import Case, run
+from tests.reference.sdar import StableDiffcoderReference
+
+FOLDER = GOLDEN / "stable-diffcoder"
+CASES: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    """An engine for blocks of up to 16 tokens."""
+    from vllm import LLM
+
+    llm = LLM(**SETTINGS | {"model": str(FOLDER), "async_scheduling": True})
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+def of_golden(case: dict[str, Any]) -> Case:
+    """A golden case as a request: the published steps are the whole answer's."""
+    params = case["params"]
+    length, block, threshold = params["gen_length"], params["block_length"], params["threshold"]
+    stop = () if params["eos_id"] is None else (params["eos_id"],)
+    how: dict[str, Any] = {"algorithm": "threshold", "threshold": threshold}
+    if threshold is None:
+        steps = params["steps"] // (length // block)
+        how = {"algorithm": "low_confidence_spread", "steps": steps}
+    return Case(tuple(case["prompt_ids"]), length, block_length=block, stop_token_ids=stop, **how)
+
+
+def check(result: dict[str, Any], case: dict[str, Any]) -> None:
+    """Ids, order of unmasking and forward passes are the published ones.
+
+    The published code returns the block that holds the end token, filled up with it.
+    """
+    ids, steps = case["output_ids"], case["unmask_step"]
+    if (stop := case["params"]["eos_id"]) is not None:
+        used = ids.index(stop) + 1
+        assert set(ids[used:]) <= {stop}
+        ids, steps = ids[:used], steps[:used]
+    else:
+        assert result["steps"] == case["num_forward_detail"]["denoise"], case["name"]
+    assert result["token_ids"] == ids, case["name"]
+    assert result["unmask_steps"] == steps, case["name"]
+
+
+def test_the_reference_network_is_the_published_one() -> None:
+    """What the engine's network is compared with in ``test_parts.py``."""
+    published = np.load(FOLDER / "first_forward_logits.npz")
+    ids = published["input_ids"].tolist()
+    got = StableDiffcoderReference(FOLDER).logits(ids, 4)
+    torch.testing.assert_close(got, torch.from_numpy(published["logits"]), atol=2e-4, rtol=1e-4)
+
+
+def test_golden_alone(engine: Any) -> None:
+    for case in CASES:
+        check(run(engine, [of_golden(case)])[0], case)
+
+
+def test_golden_batched(engine: Any) -> None:
+    for result, case in zip(run(engine, [of_golden(c) for c in CASES]), CASES, strict=True):
+        check(result, case)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recognises diffusion models whose ``config.json`` carries an autoregressive model's name.
+
+Open-dLLM publishes its checkpoints as ``Qwen2ForCausalLM``: what shows that they denoise is the mask
+token of their tokenizer. Answered token by token they would return nonsense, and nothing would say so.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from vllm.logger import init_logger
+from vllm.v1.diffusion.checkpoint.files import CheckpointFiles, checkpoint_files
+from vllm.v1.diffusion.checkpoint.known_fields import names
+from vllm.v1.diffusion.families import UNSERVED
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+
+logger = init_logger(__name__)
+
+_BASES = frozenset(
+    names("LlamaForCausalLM MistralForCausalLM Qwen2ForCausalLM Qwen3ForCausalLM Qwen3MoeForCausalLM")
+)
+"""Autoregressive architectures that diffusion models are trained from."""
+
+_MODULES = {
+    "modeling_stable_diffcoder": "StableDiffcoderForCausalLM",
+    "modeling_seed_diffcoder": "StableDiffcoderForCausalLM",
+    "modeling_wedlm": "WeDLMForCausalLM",
+    "modeling_sdar": "SDARForCausalLM",
+    "modeling_sdar_moe": "SDARMoeForCausalLM",
+    "modeling_dream": "DreamModel",
+}
+"""A family's published module, as ``auto_map`` names it -> its architecture."""
+
+_OPEN_DLLM = "OpenDLLMForCausalLM"
+
+
+def recognise(model_config: ModelConfig) -> None:
+    """Gives a model the architecture that its files show it to have.
+
+    Args:
+        model_config: The model; changed where its name is an autoregressive one and its files are
+            a diffusion model's.
+
+    Raises:
+        ValueError: The configuration has a mask token, and nothing says which family's it is.
+    """
+    architectures = model_config.architectures
+    if not _BASES.intersection(architectures):
+        return
+    files = checkpoint_files(model_config)
+    found, why = _shown(architectures, files)
+    if found in UNSERVED:
+        raise ValueError(
+            f"{model_config.model} is named {', '.join(architectures)}, but {why}: {UNSERVED[found]} "
+            "models are not served. To generate one token after the other: --generation-loop autoregressive."
+        )
+    if found is not None:
+        logger.warning(
+            "%s is named %s, but %s: it is served as %s, by denoising. To generate one token after the "
+            "other: --generation-loop autoregressive.",
+            model_config.model,
+            ", ".join(architectures),
+            why,
+            found,
+        )
+        rename(model_config, found)
+    elif files.config.get("mask_token_id") is not None:
+        example = json.dumps({"architectures": ["A2DQwen3LMHeadModel"]})
+        raise ValueError(
+            f"{model_config.model} is named {', '.join(architectures)}, and config.json has "
+            f"mask_token_id={files.config['mask_token_id']!r}: it is a diffusion model, of a family that its "
+            f"files do not name. Name the family's architecture, such as --hf-overrides '{example}', or "
+            "generate one token after the other with --generation-loop autoregressive."
+        )
+    elif files.mask_token is not None:
+        logger.warning(
+            "%s generates one token after the other, as %s does. Its tokenizer has a mask token, %r: if it "
+            "is a diffusion model, name its family's architecture with --hf-overrides.",
+            model_config.model,
+            ", ".join(architectures),
+            files.mask_token,
+        )
+
+
+def rename(model_config: ModelConfig, architecture: str) -> None:
+    """Resolves the model's architecture again, under another name.
+
+    Args:
+        model_config: The model, changed.
+        architecture: The name.
+    """
+    model_config.hf_config.architectures = [architecture]
+    model_config.model_arch_config = model_config.get_model_arch_config()
+    model_config._model_info, model_config._architecture = model_config.registry.inspect_model_cls(
+        model_config.architectures, model_config
+    )
+
+
+def _shown(architectures: list[str], files: CheckpointFiles) -> tuple[str | None, str]:
+    """The architecture that the files show, and what shows it."""
+    for target in (files.config.get("auto_map") or {}).values():
+        module = str(target).rpartition("--")[2].partition(".")[0]
+        if module in _MODULES:
+            return _MODULES[module], f"auto_map names {module}"
+    if "Qwen2ForCausalLM" in architectures:
+        if files.mask_token is not None:
+            return _OPEN_DLLM, f"its tokenizer has a mask token, {files.mask_token!r}, as Open-dLLM's"
+        if (mask := files.config.get("mask_token_id")) is not None:
+            return _OPEN_DLLM, f"config.json has mask_token_id={mask!r}, as Open-dLLM's"
+    return None, ""
