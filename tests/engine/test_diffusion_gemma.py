@@ -156,15 +156,15 @@ def test_logprobs_are_the_last_step_s(llm: Any) -> None:
 
 def test_a_trace_says_when_a_token_was_there_to_stay(llm: Any) -> None:
     output = run(llm, wish({"trace": True, "stats": True}))[0]
-    steps = [step for step, _ in output.unmask_trace]
-    assert len(steps) == 2 * WIDTH and all(0 <= p <= 1 for _, p in output.unmask_trace)
+    steps = [step for step, _ in output.diffusion.trace]
+    assert len(steps) == 2 * WIDTH and all(0 <= p <= 1 for _, p in output.diffusion.trace)
     assert min(steps) >= 0 and max(steps[:WIDTH]) < STEPS <= max(steps[WIDTH:]) + 1 <= 2 * STEPS
 
 
 def test_max_steps_and_early_exits(llm: Any) -> None:
     for own in ({"max_steps": 2}, {"exit_threshold": 0.0}, {}):
         output = run(llm, wish({"stats": True, **own}))[0]
-        made = sum(output.spec_decode_metrics.histogram)
+        made = output.diffusion.steps
         assert made == {"max_steps": 4, "exit_threshold": 2}.get(next(iter(own), ""), 2 * STEPS)
 
 

@@ -33,7 +33,8 @@ def mixture() -> list[Wish]:
         Wish(params(logprobs=5, **OPTIONS["repetition"], **OPTIONS["min_tokens"]), PROMPT[:5]),
     ]
     for name in built_in_policies():
-        values = dict(get_policy(name).defaults)
+        numbers = get_policy(name).numbers
+        values = {key: one.default for key, one in numbers.items() if one.default is not None}
         wishes.append(Wish(params(), PROMPT, algorithm=name, threshold=0.4, values=values, block_length=8))
     return [*wishes, *(Wish(params(), PROMPT, more=more) for more in FEATURES.values())]
 

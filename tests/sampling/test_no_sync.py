@@ -35,7 +35,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 def wish(case: dict[str, Any], key: int) -> Wish:
     """A request with that, and the numbers of its policy."""
-    values = dict(get_policy(case.get("algorithm", "threshold")).defaults)
+    numbers = get_policy(case.get("algorithm", "threshold")).numbers
+    values = {name: one.default for name, one in numbers.items() if one.default is not None}
     fields: dict[str, Any] = {"algorithm": "threshold", "threshold": 0.4, "trace": False} | case
     fields |= {"params": params(**case.get("params", {})), "values": values, "block_length": (8, 4)[key % 2]}
     return Wish(prompt=PROMPT[: 3 + key % 3], key=key, **fields)
