@@ -68,7 +68,7 @@ class MaskedDiffusionConfig(DiffusionConfig):
     end_token_ids: list[int] | None = None
     """Ids that ``diffusion_end_tokens_last`` keeps from being unmasked early."""
 
-    numbers: dict[str, float] = Field(default_factory=dict)
+    numbers: dict[str, int | float] = Field(default_factory=dict)
     """Defaults of the policies' numbers, by name."""
 
     @model_validator(mode="before")

@@ -24,6 +24,7 @@ from vllm.platforms import current_platform
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
 from vllm.v1.attention.backends.triton_attn import TritonAttentionImpl
+from vllm.v1.diffusion.layers.classes import retype
 
 _MOST_BYTES = 1 << 28
 """Keys and values that are gathered from the cache at a time."""
@@ -276,7 +277,7 @@ def use_canvas_windows(vllm_config: VllmConfig) -> tuple[frozenset[str], int]:
                 f"kv_cache_dtype={layer.kv_cache_dtype!r} is not supported with sliding windows of canvases; "
                 "leave it at 'auto'."
             )
-        impl.__class__ = ours
+        retype(impl, ours)
     windows: set[int] = {
         layer.sliding_window for layer in layers.values() if layer.sliding_window is not None
     }
