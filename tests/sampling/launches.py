@@ -71,9 +71,9 @@ def canvas(
     def each(value: float, dtype: torch.dtype) -> torch.Tensor:
         return torch.full((requests,), value, dtype=dtype, device=device)
 
-    asked = {
-        name: [float(values.get(name, one.default or 0.9))] * requests for name, one in policy.numbers.items()
-    }
+    # A default of 0 is one: it asks for nothing.
+    given = {name: 0.9 if one.default is None else one.default for name, one in policy.numbers.items()}
+    asked = {name: [float(value)] * requests for name, value in (given | values).items() if name in given}
     stats = PositionStats(tokens, confidence, -confidence.log(), confidence, confidence / 2)
     return stats, CanvasView(
         tokens=tokens,

@@ -30,7 +30,8 @@ def become(made: Any, mixin: type, **attributes: Any) -> None:
         mixin: What comes before its class.
         attributes: What the mixin wants to know of it.
     """
-    retype(made, _class_of(mixin, type(made)))
+    own: type = type(made)
+    retype(made, _class_of(mixin, own))
     for name, value in attributes.items():
         # Not as a module's own: parts that it refers to have a place in the model already.
         object.__setattr__(made, name, value)
@@ -43,7 +44,8 @@ def remade(made: Any, mixin: type) -> Any:
         made: An object of any class; it stays what it is.
         mixin: What comes before its class.
     """
-    kind: Any = _class_of(mixin, type(made))
+    own: type = type(made)
+    kind: Any = _class_of(mixin, own)
     new = kind.__new__(kind)
     vars(new).update(vars(made))
     return new
