@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from build_support import series
+from build_support.errors import BuildError
 from build_support.fetch import fetch_all
 from build_support.metadata import version_module
 from build_support.overlay import refuse_collisions
@@ -59,7 +60,12 @@ def kept_tree(root: Path, pin: Pin, device: str) -> Path:
     try:
         assemble(root, pin, device, part)
         part.chmod(0o755)
-        part.rename(tree)
+        try:
+            part.rename(tree)
+        except OSError as error:
+            if not tree.is_dir():
+                raise BuildError(f"{tree} cannot be made: {error}.") from error
+            say(f"using the tree that another build made meanwhile, build/editable/{tree.name}")
     finally:
         shutil.rmtree(part, ignore_errors=True)
     for old in home.glob(f"{device}-*"):

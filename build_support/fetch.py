@@ -7,9 +7,12 @@ cache, else from the package index. A broken download goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import sys
 import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
@@ -60,6 +63,15 @@ def _download(artefact: Artefact, part: Path, web: Web, address: str) -> None:
             progress.finish(done)
     if done < artefact.size:
         raise ConnectionError(f"the connection closed after {done} of {artefact.size} bytes")
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold a file of the cache; another build that wants it waits until it is there, or not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(target.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _from_index(artefact: Artefact, target: Path) -> None:
@@ -114,11 +126,14 @@ def fetch(artefact: Artefact) -> Path:
             raise _wrong_hash(artefact, "VLLM_UPSTREAM_DIR", found)
         return path
     path = paths.cache_dir() / artefact.file
-    if path.is_file():
-        if sha256(path) == artefact.sha256:
-            return path
-        path.unlink()
-    _from_index(artefact, path)
+    if path.is_file() and sha256(path) == artefact.sha256:
+        return path
+    with _alone(path):  # Two builds must not append to one partial download.
+        if path.is_file():
+            if sha256(path) == artefact.sha256:
+                return path
+            path.unlink()
+        _from_index(artefact, path)
     return path
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from build_support import assemble as assembling
 from build_support.index import pip_settings
 
 if TYPE_CHECKING:
@@ -53,6 +57,37 @@ def test_resumes_what_an_earlier_build_left(repo: Repo, index: Index) -> None:
     (cached(repo) / f"{SDIST}.part").write_bytes((repo.artefacts / SDIST).read_bytes()[:77])
     assert fetch(repo).returncode == 0
     assert index.files()[0] == (f"/files/{SDIST}", "bytes=77-")
+
+
+def test_two_builds_do_not_download_the_same(repo: Repo, index: Index) -> None:
+    cached(repo).mkdir()
+    command = [sys.executable, "-m", "build_support.fetch"]
+    with (cached(repo) / f"{SDIST}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        builds = [
+            subprocess.Popen(command, cwd=repo.root, env=repo.env, stderr=subprocess.PIPE) for _ in range(2)
+        ]
+        for _ in range(20):
+            time.sleep(0.1)
+            assert index.files() == [], "a build did not wait for the one that holds the file"
+    for build in builds:
+        _, errors = build.communicate(timeout=60)
+        assert build.returncode == 0, errors
+    assert [path for path, _ in index.files()] == [f"/files/{SDIST}", f"/files/{WHEEL}"]
+
+
+def test_two_builds_may_assemble_the_same_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slower(root: Path, pin: Any, device: str, part: Path) -> None:
+        (part / "mine").touch()
+        (root / "build" / "editable" / "cpu-key").mkdir()
+        (root / "build" / "editable" / "cpu-key" / "theirs").touch()
+
+    monkeypatch.setattr(assembling, "assemble", slower)
+    monkeypatch.setattr(assembling, "tree_key", lambda *_: "key")
+    pin: Any = None
+    tree = assembling.kept_tree(tmp_path, pin, "cpu")
+    assert [path.name for path in tree.iterdir()] == ["theirs"]
+    assert [path.name for path in tree.parent.iterdir()] == ["cpu-key"]
 
 
 def test_a_bad_remainder_is_fetched_afresh(repo: Repo, index: Index) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.engine.requests_ import Case, assert_as_reference, random_prompt, run
 from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import BeamSearchParams
 
 PROMPT = [{"prompt_token_ids": list(random_prompt(9, 12))}]
 
@@ -51,16 +52,21 @@ def test_bad_diffusion_parameter(engine: Any, extra_args: dict[str, Any], named:
         ({"allowed_token_ids": [4, 508], "logit_bias": {4: -float("inf")}}, "allowed_token_ids"),
         ({"allowed_token_ids": [4], "min_tokens": 1, "stop_token_ids": [4]}, "allowed_token_ids"),
         ({"min_tokens": 1, "stop_token_ids": list(range(129))}, "stop_token_ids"),
-        (
-            {"logprobs": 4, "max_tokens": 1, "watermarking": False, "detokenize": False},
-            "use_beam_search",
-        ),
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_sampling_parameters_that_cannot_be_met(engine: Any, params: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         engine.generate(PROMPT, SamplingParams(**params), use_tqdm=False)
+
+
+def test_beam_search_is_refused_and_what_it_asks_for_is_not(engine: Any) -> None:
+    beams = BeamSearchParams(beam_width=2, max_tokens=3)
+    with pytest.raises(ValueError, match="use_beam_search"):
+        engine.beam_search([PROMPT], beams)
+    alike = SamplingParams(logprobs=4, max_tokens=1, temperature=0, watermarking=False, detokenize=False)
+    (output,) = engine.generate([PROMPT], alike, use_tqdm=False)
+    assert len(output.outputs[0].token_ids) == 1 and len(output.outputs[0].logprobs[0]) >= 4
 
 
 def test_the_engine_goes_on_after_refusals(engine: Any) -> None:

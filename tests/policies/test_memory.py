@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from tests.engine.conftest import GOLDEN
 from tests.sampling.peak import Peak
-from tests.sampling.rig import Rig, Wish
+from tests.sampling.rig import Rig, Wish, numbers_of
 from tests.sampling.test_parameters import PROMPT, params
 from vllm.v1.diffusion.policies import CanvasView, PositionStats
 from vllm.v1.diffusion.policies.adaptive import credit
@@ -47,7 +48,6 @@ def stats_and_view(requests: int, width: int) -> tuple[PositionStats, CanvasView
         step=zeros + 7,
         steps=zeros + width,
         block_length=zeros + width,
-        threshold=torch.full((requests,), 0.9),
         unmasked=torch.zeros(shape, dtype=torch.bool),
         seed=zeros.long(),
         position=token,
@@ -58,9 +58,9 @@ def stats_and_view(requests: int, width: int) -> tuple[PositionStats, CanvasView
 
 def test_credit_in_parts_is_credit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = get_policy("credit")
-    whole = policy.boost(*stats_and_view(3, 40))
+    whole = astuple(policy.boost(*stats_and_view(3, 40)))
     monkeypatch.setattr(credit, "MOST_PAIRS", 7 * 40**2 + 1)
-    parts = policy.boost(*stats_and_view(3, 40))
+    parts = astuple(policy.boost(*stats_and_view(3, 40)))
     assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
 
 
@@ -116,7 +116,7 @@ def test_a_request_and_an_operator_are_refused() -> None:
 
 def test_policies_of_all_packages_share_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(num_slots=6)
-    edit = Wish(params(), PROMPT, algorithm="edit", values=dict(get_policy("edit").defaults))
+    edit = Wish(params(), PROMPT, algorithm="edit", values=numbers_of("edit"))
     failing = Wish(params(), PROMPT, algorithm="confidence_threshold")
     monkeypatch.setattr(policy_selection, "MOST_MEMORY", 6 * 4)
     rig.add(edit)

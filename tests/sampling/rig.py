@@ -14,6 +14,7 @@ from vllm import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.families import FAMILIES
 from vllm.v1.diffusion.modes import BIDIRECTIONAL, CAUSAL
+from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.sampling.rows import RowLayout
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
@@ -30,6 +31,12 @@ def model(key: int, position: int, step: int, dtype: torch.dtype = torch.float32
     """The logits of a position: random, the same in every batch, ``[VOCABULARY]``."""
     rng = np.random.default_rng([key, position, step])
     return torch.tensor(rng.normal(0, 2, VOCABULARY), dtype=torch.float32).to(dtype)
+
+
+def numbers_of(algorithm: str) -> dict[str, float]:
+    """The numbers that a policy reads beside the threshold, where they have a default."""
+    numbers = get_policy(algorithm).numbers
+    return {k: p.default for k, p in numbers.items() if k != "threshold" and p.default is not None}
 
 
 @dataclass

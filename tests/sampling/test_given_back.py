@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.sampling.held import differences, held_by
-from tests.sampling.rig import MASK, Rig, Wish
+from tests.sampling.rig import MASK, MAX_LENGTH, Rig, Wish, numbers_of
 from tests.sampling.test_parameters import OPTIONS, PROMPT, params
-from vllm.v1.diffusion.policies.registry import built_in_policies, get_policy
+from vllm.v1.diffusion.policies.registry import built_in_policies
 from vllm.v1.diffusion.request.template import HOLE
 
 FEATURES: dict[str, dict[str, Any]] = {
@@ -33,8 +33,7 @@ def mixture() -> list[Wish]:
         Wish(params(logprobs=5, **OPTIONS["repetition"], **OPTIONS["min_tokens"]), PROMPT[:5]),
     ]
     for name in built_in_policies():
-        numbers = get_policy(name).numbers
-        values = {key: one.default for key, one in numbers.items() if one.default is not None}
+        values = numbers_of(name)
         wishes.append(Wish(params(), PROMPT, algorithm=name, threshold=0.4, values=values, block_length=8))
     return [*wishes, *(Wish(params(), PROMPT, more=more) for more in FEATURES.values())]
 
@@ -62,7 +61,12 @@ def test_after_a_mixture(aligned: bool, aborted: bool) -> None:
 
 def test_a_request_that_ends_before_its_first_step_leaves_nothing() -> None:
     rig = Rig()
-    rig.canvases.add(3, Wish(params(), PROMPT, more=FEATURES["template"]).decoding(), None, len(PROMPT))
+    rig.canvases.add(
+        3,
+        Wish(params(), PROMPT, more=FEATURES["template"]).decoding(),
+        rig.blocks.grid(4, len(PROMPT), MAX_LENGTH),
+        len(PROMPT),
+    )
     rig.canvases.remove(3)
     rig.canvases.apply_added(rig.requests)
     assert not differences(held_by(Rig().canvases), held_by(rig.canvases))

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from tests.sampling.no_sync import WouldWait, no_waiting
-from tests.sampling.rig import Rig, Wish
+from tests.sampling.rig import Rig, Wish, numbers_of
 from tests.sampling.test_given_back import FEATURES
 from tests.sampling.test_parameters import OPTIONS, PROMPT, params
-from vllm.v1.diffusion.policies.registry import built_in_policies, get_policy
+from vllm.v1.diffusion.policies.registry import built_in_policies
 from vllm.v1.diffusion.sampling import logits
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
@@ -35,8 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def wish(case: dict[str, Any], key: int) -> Wish:
     """A request with that, and the numbers of its policy."""
-    numbers = get_policy(case.get("algorithm", "threshold")).numbers
-    values = {name: one.default for name, one in numbers.items() if one.default is not None}
+    values = numbers_of(case.get("algorithm", "threshold"))
     fields: dict[str, Any] = {"algorithm": "threshold", "threshold": 0.4, "trace": False} | case
     fields |= {"params": params(**case.get("params", {})), "values": values, "block_length": (8, 4)[key % 2]}
     return Wish(prompt=PROMPT[: 3 + key % 3], key=key, **fields)

@@ -144,10 +144,14 @@ def check_supported(params: SamplingParams) -> None:
 
 
 def _of_beam_search(params: SamplingParams) -> bool:
-    """Whether upstream's beam search made them: it asks for one token after the other."""
+    """Whether upstream's beam search made them: it asks for one token after the other.
+
+    Nothing else says so. ``skip_clone`` is upstream's mark of parameters of its own making; those of
+    its server keep ``detokenize``.
+    """
     logprobs = params.logprobs or 0
-    made = params.watermarking is False and not params.detokenize and params.max_tokens == 1
-    return made and logprobs > 0 and logprobs % 2 == 0
+    own = params.skip_clone and params.watermarking is False and not params.detokenize
+    return own and params.max_tokens == 1 and logprobs > 0 and logprobs % 2 == 0
 
 
 def _check_mask_token(params: SamplingParams, vllm_config: VllmConfig) -> None:
