@@ -157,13 +157,15 @@ _GEMMA_TEXT = KnownFields(
     frozenset(
         {
             *names(
-                "attention_bias final_logit_softcapping global_head_dim head_dim hidden_size intermediate_size"
+                "attention_bias final_logit_softcapping global_head_dim head_dim hidden_size "
+                "intermediate_size"
             ),
             *names(
                 "layer_types max_position_embeddings moe_intermediate_size num_attention_heads num_experts"
             ),
             *names(
-                "num_global_key_value_heads num_hidden_layers num_key_value_heads per_layer_config rms_norm_eps"
+                "num_global_key_value_heads num_hidden_layers num_key_value_heads per_layer_config "
+                "rms_norm_eps"
             ),
             *names("rope_parameters sliding_window top_k_experts use_bidirectional_attention vocab_size"),
             # The configuration class refuses other forms of these.
