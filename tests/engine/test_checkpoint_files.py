@@ -81,7 +81,7 @@ def test_a_field_that_changes_the_mathematics_is_refused_by_name(family: str, na
         name in ("text_config", "rope_scaling") and family == "DiffusionGemma"
     ):
         name, value = "is_decoder", True  # That name has another meaning there.
-    with pytest.raises(ValueError, match=rf"config.json is of another model than {family}: {name}"):
+    with pytest.raises(ValueError, match=rf"config.json is of another model than {family}: .*{name}"):
         check_fields(family, {"hidden_size": 128, "num_attention_heads": 4, name: value})
 
 
