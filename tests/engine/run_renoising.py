@@ -58,7 +58,7 @@ def record_and_replay() -> None:
 
     def row_statistics(self: Any, logits: Any, step: Any) -> Any:
         plain = logits.plain(torch.arange(len(step.row_slot)))
-        stats = computes(self, logits, step)
+        stats, best = computes(self, logits, step)
         sample = stats.sample.clone()
         for i, slot in enumerate(step.slots_np.tolist()):
             case, made = int(self._sampling_states.seeds.gpu[slot]), int(self._canvases.step[slot])
@@ -72,7 +72,7 @@ def record_and_replay() -> None:
             ids = _recorded(case, block, "denoiser", made)
             if ids is not None and CASES[case]["sampler"] == "multinomial":
                 sample[rows] = torch.tensor(ids)
-        return stats._replace(sample=sample)
+        return stats._replace(sample=sample), best
 
     def choose(self: Any, stats: Any, step: Any) -> Any:
         choice = chooses(self, stats, step)

@@ -20,20 +20,23 @@ SELECT = {
     "edit": 20,
     "entropy": 14,
     "hierarchical": 18,
+    "low_confidence_linear": 46,
+    "low_confidence_spread": 15,
     "maskgit_plus": 13,
     "origin": 7,
+    "p2": 18,
     "random": 12,
     "sub_blocks": 15,
     "topk_margin": 14,
 }
 """Most launches of ``select``, for any number of requests."""
 
-BOOST = {"credit": 17}
+BOOST = {"credit": 19}
 
 RULE_STEP = 32
 """Most launches of a step whose requests' policy is a rule of the kernel, temperature 0."""
 
-STEP = {"credit": 122, "edit": 150}
+STEP = {"credit": 122, "edit": 150, "low_confidence_linear": 131, "p2": 184}
 """Most launches of a step, temperature 0, where the policy is written in Python."""
 
 OTHER_STEP = 110

@@ -36,6 +36,8 @@ _MODULES = {
 """A family's published module, as ``auto_map`` names it -> its architecture."""
 
 _OPEN_DLLM = "OpenDLLMForCausalLM"
+_RENAMED = "vllm_diffusion_renamed"
+"""Attribute of a configuration whose architecture was changed here."""
 
 
 def recognise(model_config: ModelConfig) -> None:
@@ -94,10 +96,16 @@ def rename(model_config: ModelConfig, architecture: str) -> None:
         architecture: The name.
     """
     model_config.hf_config.architectures = [architecture]
+    setattr(model_config.hf_config, _RENAMED, True)
     model_config.model_arch_config = model_config.get_model_arch_config()
     model_config._model_info, model_config._architecture = model_config.registry.inspect_model_cls(
         model_config.architectures, model_config
     )
+
+
+def is_renamed(model_config: ModelConfig) -> bool:
+    """Whether :func:`recognise` gave the model another architecture than its files name."""
+    return bool(getattr(model_config.hf_config, _RENAMED, False))
 
 
 def _shown(architectures: list[str], files: CheckpointFiles) -> tuple[str | None, str]:

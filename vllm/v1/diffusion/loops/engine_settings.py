@@ -12,6 +12,7 @@ import torch
 from vllm import envs
 from vllm.platforms import current_platform
 from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.checkpoint.recognise import is_renamed
 from vllm.v1.diffusion.families import computes_whole_canvas
 from vllm.v1.diffusion.policies.memory import check_memory
 
@@ -96,10 +97,12 @@ def refuse_parts_of_prompts(vllm_config: VllmConfig) -> None:
     """Raises ValueError for options that treat a part of a prompt alone.
 
     The keys and values of a prompt depend on what is generated after it, and a step computes a
-    request's whole canvas. Both options are off unless they were asked for, where the model's
-    architecture says so much; where only its user's choice of the loop does, they are switched off.
+    request's whole canvas. Both options are off unless they were asked for, where the name in the
+    model's files says so much. Where only the user's choice of the loop does, or the checkpoint
+    carries another model's name, upstream's default is switched off.
     """
-    if not computes_whole_canvas(vllm_config.model_config.architectures):
+    model_config = vllm_config.model_config
+    if not computes_whole_canvas(model_config.architectures) or is_renamed(model_config):
         vllm_config.cache_config.enable_prefix_caching = False
         return
     asked = {

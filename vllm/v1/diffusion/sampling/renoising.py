@@ -115,12 +115,12 @@ class Renoising:
             logits: The step's logits.
             step: The step.
         """
-        stats = self.row_statistics(logits, step)
+        stats, best = self.row_statistics(logits, step)
         self._drawn = stats.sample
-        return stats._replace(sample=stats.argmax, sample_prob=stats.top1)
+        return stats._replace(sample=best, sample_prob=stats.top1)
 
-    def row_statistics(self, logits: StepLogits, step: DenoisingStep) -> RowStats:
-        """The same, a row's token being the drawn one.
+    def row_statistics(self, logits: StepLogits, step: DenoisingStep) -> tuple[RowStats, torch.Tensor]:
+        """The same, a row's token being the drawn one, and each row's most probable token, int64 ``[N]``.
 
         A request's own temperature divides its logits before the schedule does; 0 takes the most
         probable token for the drawn one. Float32 logits exist for a part of the rows at a time.
@@ -135,18 +135,21 @@ class Renoising:
         seeds = states.seeds.gpu[slot]
         predicted = self._states.predicted
         conditions = self._states.conditions[step.slots_np][step.request_np]
-        parts = []
+        parts, best = [], []
         for rows_np in in_parts(np.arange(len(slot)), logits.raw.shape[1]):
             rows = slice(int(rows_np[0]), int(rows_np[-1]) + 1)
             values = logits.of(rows_np)
             stats = row_stats(values, temperature[rows], scale[rows], seeds[rows], offset[rows])
             parts.append(stats)
+            best.append(values.argmax(dim=-1))
             if conditions[rows].any():
                 # The part's logits become its probabilities: there is no second buffer of that size.
                 values.div_(scale[rows, None]).sub_(stats.lse[:, None]).exp_()
                 embeddings = self.network.expected_embeddings(values)
                 predicted[slot[rows], column[rows]] = embeddings.to(predicted.dtype)
-        return parts[0] if len(parts) == 1 else RowStats(*map(torch.cat, zip(*parts, strict=True)))
+        if len(parts) == 1:
+            return parts[0], best[0]
+        return RowStats(*map(torch.cat, zip(*parts, strict=True))), torch.cat(best)
 
     def __call__(self, stats: RowStats, step: DenoisingStep, overlaps: bool) -> torch.Tensor:
         """Makes one step; see ``sampling.unmasking.Unmasking``, in whose place it is.
@@ -188,7 +191,7 @@ class Renoising:
         canvases, states, slots = self._canvases, self._states, step.slots
         free, tokens, made = canvases.masked[slots], canvases.tokens[slots], canvases.step[slots]
         rows = (step.row_start[:-1, None] + canvases.columns).clamp(max=len(stats.sample) - 1)
-        current = torch.where(free, stats.argmax[rows], tokens)
+        current = torch.where(free, stats.sample[rows], tokens)
         entropy = stats.entropy[rows]
         accepted = within_bound(entropy, free, self._values(step, "entropy_bound"))
         noise = self._noise.draw(slots, canvases.start[slots, None] + canvases.columns, made + 1)
