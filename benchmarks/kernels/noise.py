@@ -41,15 +41,15 @@ def main() -> None:
             drawing = canvas(policy, requests, width, device, position_temperature=0.5)
             view = plain[1]
             keys = view.seed[:, None], view.position, view.step[:, None]
-            wide = torch.broadcast_tensors(*keys)
-            assert torch.equal(noise(*keys), reference.noise(*wide, STEP_BITS, False))
+            wide = torch.broadcast_tensors(*keys)  # type: ignore[no-untyped-call]
+            assert torch.equal(noise(*keys), reference.noise(*wide, STEP_BITS, False))  # type: ignore[call-arg]
             calls: dict[str, Callable[[], object]] = {
-                "noise": lambda k=keys: noise(*k),
-                "noise, Gumbel": lambda k=keys: noise(*k, gumbel=True),
-                "PyTorch, Gumbel": lambda w=wide: reference.noise(*w, STEP_BITS, True),
-                "timetable": lambda v=view: timetable(v.step, v.steps, v.values["end_time"]),
-                "select": lambda a=plain: policy.select(*a),
-                "select with noise": lambda a=drawing: policy.select(*a),
+                "noise": lambda k=keys: noise(*k),  # type: ignore[misc]
+                "noise, Gumbel": lambda k=keys: noise(*k, gumbel=True),  # type: ignore[misc]
+                "PyTorch, Gumbel": lambda w=wide: reference.noise(*w, STEP_BITS, True),  # type: ignore[call-arg, misc]
+                "timetable": lambda v=view: timetable(v.step, v.steps, v.values["end_time"]),  # type: ignore[misc]
+                "select": lambda a=plain: policy.select(*a),  # type: ignore[misc]
+                "select with noise": lambda a=drawing: policy.select(*a),  # type: ignore[misc]
             }
             taken = {name: measure([call], options.device, options.repeat) for name, call in calls.items()}
             figures = ", ".join(f"{name} {seconds * 1e6:.1f} us" for name, seconds in taken.items())

@@ -27,7 +27,7 @@ def build(folder: str, rendezvous: str) -> tuple[Any, Any]:
 
     config = EngineArgs(model=folder, dtype="float32", max_model_len=256).create_engine_config()
     with set_current_vllm_config(config):
-        if not model_parallel_is_initialized():
+        if not model_parallel_is_initialized():  # type: ignore[no-untyped-call]
             init_distributed_environment(1, 0, rendezvous, 0, "gloo")
             initialize_model_parallel(1, 1)
         with set_default_torch_dtype(torch.float32):

@@ -107,7 +107,7 @@ def test_a_form_that_the_network_has_not_is_refused(family: str, name: str, valu
 
 
 def test_fields_that_are_off_or_of_training_are_let_through() -> None:
-    harmless = {
+    harmless = {  # type: ignore[var-annotated]
         "some_switch": False,
         "some_factor": None,
         "some_list": [],

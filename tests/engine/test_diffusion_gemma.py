@@ -113,7 +113,7 @@ def test_tokens_are_allowed_biased_and_banned(llm: Any) -> None:
 def test_end_tokens_count_in_the_finished_canvas(llm: Any) -> None:
     plain = ids(llm, wish())[0]
     end = {"stop_token_ids": [plain[3]], "ignore_eos": False}
-    stopped, late = run(llm, wish(**end), wish(**end, min_tokens=20))
+    stopped, late = run(llm, wish(**end), wish(**end, min_tokens=20))  # type: ignore[arg-type]
     assert list(stopped.token_ids) == plain[:4] and stopped.finish_reason == "stop"
     assert plain[3] not in late.token_ids[:20] and len(late.token_ids) > 20
 

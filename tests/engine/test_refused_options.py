@@ -56,8 +56,9 @@ def test_parts_of_prompts_are_refused_where_a_step_computes_all(name: str) -> No
     for family, both_ways in (("llada", True), ("dream", True), ("sdar", False)):
         args: dict[str, Any] = {"model": str(GOLDEN / family), "max_model_len": 256}
         if both_ways:
+            asked: dict[str, Any] = {name: True}
             with pytest.raises(ValueError, match=f"{name}=True has no effect on a model in which every"):
-                EngineArgs(**args, **{name: True}).create_engine_config()
+                EngineArgs(**args, **asked).create_engine_config()
         for given in ({}, {name: False}, *([] if both_ways else [{name: True}])):
             config = EngineArgs(**args, **given).create_engine_config()
             assert config.scheduler_config.max_num_batched_tokens >= 256

@@ -35,7 +35,7 @@ def test_the_largest_steps_fit_beside_the_cache() -> None:
         ]
         for some in ([kind] * 128 for kind in kinds):
             common = {"max_tokens": 64, "ignore_eos": True, "detokenize": False}
-            params = [SamplingParams(**common, **one) for one in some]
+            params = [SamplingParams(**common, **one) for one in some]  # type: ignore[arg-type]
             prompts = [{"prompt_token_ids": list(range(1000 + i, 1032 + i))} for i in range(len(params))]
             outputs = llm.generate(prompts, params, use_tqdm=False)
             assert all(len(output.outputs[0].token_ids) == 64 for output in outputs)

@@ -74,15 +74,15 @@ def build(case: Case, weight: torch.Tensor, generator: torch.Generator) -> tuple
         return torch.nn.Parameter(value, requires_grad=False)
 
     layer = torch.nn.Module()
-    layer.logical_widths = list(case.widths) or [case.outputs]
+    layer.logical_widths = list(case.widths) or [case.outputs]  # type: ignore[assignment]
     scales = (len(case.widths),) if case.widths else (case.outputs, 1)
     layer.weight = fixed(weight.clone())
     layer.weight_scale = fixed(torch.rand(scales, generator=generator) * 0.01 + 1e-3)
-    layer.input_scale = fixed(torch.tensor(0.03)) if case.static else None
-    layer.input_zero_point = None
+    layer.input_scale = fixed(torch.tensor(0.03)) if case.static else None  # type: ignore[assignment]
+    layer.input_zero_point = None  # type: ignore[assignment]
     if case.static and not case.symmetric:
         layer.input_zero_point = fixed(torch.tensor(-17, dtype=torch.int32))
-    layer.azp_adj = None
+    layer.azp_adj = None  # type: ignore[assignment]
     layer.bias = fixed(torch.randn(case.outputs, generator=generator).to(DTYPES[case.dtype]))
     kernel = init_int8_linear_kernel(not case.widths, case.static, case.symmetric, "test")
     torch.set_default_dtype(DTYPES[case.dtype])
@@ -110,7 +110,7 @@ def reference(case: Case, layer: Any, weight: torch.Tensor, x: torch.Tensor) -> 
     assert (apart[inside] < 0.501).all()
     scales = layer.weight_scale.double().flatten()
     product = (shifted * scale.double()) @ (weight.double() * scales[:, None]).T
-    return product + layer.bias.double() if case.bias else product
+    return product + layer.bias.double() if case.bias else product  # type: ignore[no-any-return]
 
 
 def error(case: Case) -> tuple[str, float]:

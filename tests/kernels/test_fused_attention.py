@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.kernels.real_models import PUBLISHED, build, one_process
+from tests.kernels.real_models import PUBLISHED, build, one_process  # type: ignore[attr-defined]
 from vllm.config.compilation import CompilationMode
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm

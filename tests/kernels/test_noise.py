@@ -25,15 +25,15 @@ def keys(rows: int, width: int, device: torch.device, seed: int = 0) -> Keys:
 def test_reference(device: torch.device, rows: int, width: int) -> None:
     """Uniform numbers bit for bit; Gumbel noise but for the rounding of its logarithms."""
     seed, position, step = keys(rows, width, device)
-    wide = torch.broadcast_tensors(seed, position, step)
+    wide = torch.broadcast_tensors(seed, position, step)  # type: ignore[no-untyped-call]
     drawn = noise(seed, position, step)
     assert drawn.dtype == torch.float64 and drawn.shape == (rows, width)
-    assert torch.equal(drawn, reference.noise(*wide, STEP_BITS, False))
+    assert torch.equal(drawn, reference.noise(*wide, STEP_BITS, False))  # type: ignore[call-arg]
     assert ((drawn > 0) & (drawn < 1)).all()
     tolerance = TOLERANCES["noise"]["gumbel"]
     torch.testing.assert_close(
         noise(seed, position, step, gumbel=True),
-        reference.noise(*wide, STEP_BITS, True),
+        reference.noise(*wide, STEP_BITS, True),  # type: ignore[call-arg]
         rtol=tolerance.relative,
         atol=tolerance.absolute,
     )
@@ -79,10 +79,10 @@ def test_position_step_and_seed_count() -> None:
     """No two of a request's draws share an offset; other seeds draw other numbers."""
     position, step = torch.arange(300)[:, None], torch.arange(200, dtype=torch.int32)
     offsets = draw_offset(position, step)
-    assert offsets.unique().numel() == offsets.numel()
+    assert offsets.unique().numel() == offsets.numel()  # type: ignore[no-untyped-call]
     seeds = torch.arange(500)[:, None]
     drawn = noise(seeds, torch.zeros(500, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int32))
-    assert drawn.unique().numel() == 500
+    assert drawn.unique().numel() == 500  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def make() -> Make:
     def made(*changes: dict[str, Any], dtype: str = "bfloat16") -> tuple[PrefillAttention, dict[str, Any]]:
         """A layer for each of ``changes``, which its implementation has."""
         model = str(Path(__file__).parents[1] / "golden" / "sdar")
-        config = EngineArgs(model=model, dtype=dtype, enforce_eager=True).create_engine_config()
+        config = EngineArgs(model=model, dtype=dtype, enforce_eager=True).create_engine_config()  # type: ignore[arg-type]
         shape: Any = {"num_heads": 8, "head_size": 64, "scale": 64**-0.5, "num_kv_heads": 2}
         layers: dict[str, Any] = {}
         with set_current_vllm_config(config):

@@ -54,7 +54,7 @@ def make(kind: Any, *args: Any, dtype: torch.dtype = torch.bfloat16, **kwargs: A
             )
     for part in module.modules():
         if isinstance(part, LinearBase):
-            part.quant_method._gemm_impl = default_unquantized_gemm
+            part.quant_method._gemm_impl = default_unquantized_gemm  # type: ignore[attr-defined]
     return module.requires_grad_(False)
 
 
@@ -63,7 +63,7 @@ def linear(rows: int = 96, columns: int = WIDTH, **kwargs: Any) -> Any:
 
 
 def bailing(hidden: int, inner: int, act: str) -> BailingMLP:
-    return BailingMLP(inner, SimpleNamespace(hidden_size=hidden, use_bias=False))
+    return BailingMLP(inner, SimpleNamespace(hidden_size=hidden, use_bias=False))  # type: ignore[arg-type]
 
 
 NETWORKS = [Qwen2MLP, LlamaMLP, Qwen2MoeMLP, bailing]
@@ -197,7 +197,7 @@ class ScaledMLP(Qwen2MLP):
     """Does more than the form."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = super().forward(x) * 0.5
+        out: torch.Tensor = super().forward(x) * 0.5  # type: ignore[no-untyped-call]
         return out
 
 

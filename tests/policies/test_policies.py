@@ -48,7 +48,7 @@ def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: 
 
 
 SPREAD = {"low_confidence_linear", "low_confidence_spread"}
-"""A2D's and Stable-DiffCoder's schedules: known ahead as well (``tests/engine/test_a2d.py`` and its neighbour)."""
+"""The schedules of A2D and Stable-DiffCoder, which are known ahead as well."""
 
 
 @pytest.mark.parametrize("name", ["low_confidence_static", "sequential"])

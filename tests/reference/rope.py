@@ -33,7 +33,7 @@ def llama3(speed: torch.Tensor, scaling: dict[str, Any]) -> torch.Tensor:
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = length * speed / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return speed * kept + speed / scaling["factor"] * (1 - kept)
+    return speed * kept + speed / scaling["factor"] * (1 - kept)  # type: ignore[no-any-return]
 
 
 def yarn(speed: torch.Tensor, size: int, base: float, scaling: dict[str, Any]) -> tuple[torch.Tensor, float]:

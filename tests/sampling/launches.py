@@ -15,7 +15,7 @@ from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolic
 _ALLOCATE = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")
 
 
-class Launches(TorchDispatchMode):
+class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts dispatched operators that compute something: neither views nor allocations.
 
     Attributes:
@@ -23,7 +23,7 @@ class Launches(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(
@@ -45,7 +45,7 @@ def launches(call: Callable[[], object]) -> Launches:
     """What a call launches."""
     with Launches() as counted:
         call()
-    return counted
+    return counted  # type: ignore[no-any-return]
 
 
 def kernels(call: Callable[[], object]) -> Counter[str]:
@@ -56,7 +56,7 @@ def kernels(call: Callable[[], object]) -> Counter[str]:
     with torch.profiler.profile(activities=activities) as profile:
         call()
         torch.cuda.synchronize()
-    on_device = (e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA)
+    on_device = (e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA)  # type: ignore[attr-defined]
     return Counter(e.name for e in on_device if not e.name.startswith(("Memcpy", "Memset")))
 
 

@@ -42,7 +42,7 @@ class _Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Operators(TorchDispatchMode):
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
@@ -74,5 +74,5 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch, *modules: Any) -> Iterator[None]
         for module in modules:
             if hasattr(module, "async_tensor_h2d"):
                 patch.setattr(module, "async_tensor_h2d", staged)
-        with _Functions(), _Operators():
+        with _Functions(), _Operators():  # type: ignore[no-untyped-call]
             yield

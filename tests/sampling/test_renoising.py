@@ -131,7 +131,7 @@ def test_the_schedule_begins_at_its_highest() -> None:
     filled = {"t_max": torch.full((6,), 0.8), "t_min": torch.full((6,), 0.4)}
     held._values = lambda step, name: filled[name]
     held._canvases = _Fields(steps=_Fields(gpu=torch.full((6,), steps)), step=made)
-    schedule = Renoising.schedule(held, _Fields(slots=slots))
+    schedule = Renoising.schedule(held, _Fields(slots=slots))  # type: ignore[arg-type]
     assert schedule.tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.5, 0.5])
     assert not math.isnan(float(schedule.sum()))
 

@@ -216,7 +216,7 @@ def test_responses_without_a_tool_parser_refuse_tools(choice: Any) -> None:
     from vllm.v1.diffusion.frontend.responses import check_response
     from vllm.v1.diffusion.request.fields import ParameterError
 
-    request = ResponsesRequest(input="x", tools=[WEATHER], tool_choice=choice)
+    request = ResponsesRequest(input="x", tools=[WEATHER], tool_choice=choice)  # type: ignore[call-arg, list-item]
     without = SimpleNamespace(online_renderer=SimpleNamespace(parser=None, enable_auto_tools=False))
     with pytest.raises(ParameterError, match=r"tool_choice=.*--tool-call-parser"):
         check_response(request, without)
@@ -224,4 +224,4 @@ def test_responses_without_a_tool_parser_refuse_tools(choice: Any) -> None:
     check_response(
         request, SimpleNamespace(online_renderer=SimpleNamespace(parser=parser, enable_auto_tools=True))
     )
-    check_response(ResponsesRequest(input="x", tools=[WEATHER], tool_choice="none"), without)
+    check_response(ResponsesRequest(input="x", tools=[WEATHER], tool_choice="none"), without)  # type: ignore[call-arg, list-item]

@@ -16,13 +16,13 @@ class _FullAttention:
         self.layer_types = ["full_attention"] * self.num_hidden_layers  # type: ignore[attr-defined]
 
 
-class A2DQwen3Config(_FullAttention, Qwen3Config):  # type: ignore[no-untyped-call]
+class A2DQwen3Config(_FullAttention, Qwen3Config):  # type: ignore[misc, no-untyped-call]
     """Qwen3's configuration."""
 
     model_type = "a2d-qwen3"
 
 
-class A2DQwen2Config(_FullAttention, Qwen2Config):  # type: ignore[no-untyped-call]
+class A2DQwen2Config(_FullAttention, Qwen2Config):  # type: ignore[misc, no-untyped-call]
     """Qwen2's configuration."""
 
     model_type = "a2d-qwen2"

@@ -41,7 +41,7 @@ def noise(seed: Tensor, position: Tensor, step: Tensor, gumbel: bool = False) ->
     Raises:
         RuntimeError: for a wrong shape, dtype or device.
     """
-    seed, position, step = torch.broadcast_tensors(seed, position, step.to(torch.int32))
+    seed, position, step = torch.broadcast_tensors(seed, position, step.to(torch.int32))  # type: ignore[no-untyped-call]
     out: Tensor = torch.ops.vllm_diffusion.noise(seed, position, step, STEP_BITS, gumbel)
     return out
 

@@ -162,7 +162,7 @@ def use_skinny_layers(model: nn.Module) -> list[Taken]:
     linear = [module for module in modules if isinstance(module, LinearBase | head)]
     suited = [layer for layer in linear if suits(layer)]
     for layer in suited:
-        layer.quant_method = _skinny(layer.quant_method, layer.weight)
+        layer.quant_method = _skinny(layer.quant_method, layer.weight)  # type: ignore[arg-type]
     of_heads = {id(norm) for _, form in _attention(model) for norm in (form.q_norm, form.k_norm)}
     between = [m for m in modules if isinstance(m, RMSNorm) and id(m) not in of_heads]
     networks = [(module, form) for module in modules if (form := gated_form(module)) is not None]

@@ -223,7 +223,7 @@ def _connects_attention(layer: nn.Module, form: AttentionForm) -> bool:
         return q * by + by, k * by - by
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        q_, k_, v_ = (x.unflatten(-1, (-1, size)) for x in product.clone().split(widths, dim=-1))
+        q_, k_, v_ = (x.unflatten(-1, (-1, size)) for x in product.clone().split(widths, dim=-1))  # type: ignore[no-untyped-call]
         if form.q_norm is not None:
             q_, k_ = norm(2.0)(q_), norm(3.0)(k_)
         q_, k_ = turn(positions, q_, k_)

@@ -11,8 +11,8 @@ import torch
 
 from vllm import envs
 from vllm.platforms import current_platform
-from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.checkpoint.recognise import is_renamed
+from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.families import computes_whole_canvas
 from vllm.v1.diffusion.policies.memory import check_memory
 

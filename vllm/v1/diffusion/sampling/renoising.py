@@ -179,7 +179,7 @@ class Renoising:
         if before is not None:
             taken_back = self._bad_words.take_back(step, before)
             done = done & ~(taken_back & choice.free).any(dim=1)
-        return done
+        return done  # type: ignore[no-any-return]
 
     def choose(self, stats: RowStats, step: DenoisingStep) -> Choice:
         """Says what a step makes of its canvases, and notes what was most probable.

@@ -72,7 +72,7 @@ class ExactInt8LinearKernel(CPUInt8ScaledMMLinearKernel):
                 "in float32."
             )
             self.process_weights_for_onednn(layer)  # Scales and zero points; the product is not kept.
-            self.dnnl_handler = None
+            self.dnnl_handler = None  # type: ignore[assignment]
             setattr(layer, name, torch.nn.Parameter(weight, requires_grad=False))
             self.linear_method = self._apply_weights_float
         elif (

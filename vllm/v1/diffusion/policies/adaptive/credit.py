@@ -49,7 +49,7 @@ class Credit(UnmaskingPolicy):
         credit.scatter_(2, now, earned[..., None])
         # Every leader is compared with every other: of wide canvases, some positions at a time.
         at_once = max(1, MOST_PAIRS // leader.shape[2] ** 2)
-        parts = zip(leader.flatten(0, 1).split(at_once), credit.flatten(0, 1).split(at_once), strict=True)
+        parts = zip(leader.flatten(0, 1).split(at_once), credit.flatten(0, 1).split(at_once), strict=True)  # type: ignore[no-untyped-call]
         return Boost(leader, torch.cat([_growth(*part) for part in parts]).view_as(credit))
 
 
