@@ -75,7 +75,11 @@ SAMPLING = {
         {"structured_outputs": {"regex": "[0-9]+"}},
     ),
     "temperature": Entry("of the token at a position; 0 takes the most probable"),
-    "thinking_token_budget": Entry(_UPSTREAM, {"thinking_token_budget": 5}),
+    "thinking_token_budget": Entry(
+        _UPSTREAM,
+        {"thinking_token_budget": 5},
+        "thinking_token_budget is set but reasoning_config is not configured",
+    ),
     "top_k": Entry("as upstream; at temperature 0 it can change no token, but Dream's confidence"),
     "top_p": Entry("as upstream; at temperature 0 it can change no token, but Dream's confidence"),
     "watermarking": Entry(_UPSTREAM, {"watermarking": True}),

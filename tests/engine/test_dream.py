@@ -132,7 +132,7 @@ def test_steps_that_were_asked_for_stay_where_the_response_is_shorter(dream: Any
 def test_a_given_first_token_costs_a_cached_block_no_step(dream: Any, cache: str) -> None:
     """The block's first step unmasks what its policy chooses, since its first token is there."""
     template = (5, *[-1] * 6, 7, *[-1] * 8)
-    case = Case(random_prompt(7, 91), 1, "topk_margin", 8, 2, eps=0.5, cache=cache, template=template)
+    case = Case(random_prompt(7, 91), 16, "topk_margin", 8, 2, eps=0.5, cache=cache, template=template)
     want = reference().generate(
         list(case.prompt), 16, 8, 2, case.algorithm, cache=cache, eps=0.5, template=template
     )

@@ -112,7 +112,7 @@ def test_a_first_token_is_unmasked_whatever_the_algorithm(llm: Any, folder: Path
 def test_a_template_s_tokens_are_no_step_s(llm: Any, folder: Path) -> None:
     """Also where one of them is the first of a block, of a whole block and of the last one."""
     template = (-1, *range(40, 57), -1, -1, *range(60, 75), -1)
-    result = run(llm, [Case(random_prompt(31, 87), 1, "threshold", 8, threshold=0.5, template=template)])[0]
+    result = run(llm, [Case(random_prompt(31, 87), 36, "threshold", 8, threshold=0.5, template=template)])[0]
     given = [token >= 0 for token in template]
     assert [step < 0 for step in result["unmask_steps"]] == given
     assert [t for t, held in zip(result["token_ids"], given, strict=True) if held] == [

@@ -60,7 +60,7 @@ def test_parts_of_prompts_are_refused_where_a_step_computes_all(name: str) -> No
             with pytest.raises(ValueError, match=f"{name}=True has no effect on a model in which every"):
                 EngineArgs(**args, **asked).create_engine_config()
         for given in ({}, {name: False}, *([] if both_ways else [{name: True}])):
-            config = EngineArgs(**args, **given).create_engine_config()
+            config = EngineArgs(**args, **given).create_engine_config()  # type: ignore[arg-type]
             assert config.scheduler_config.max_num_batched_tokens >= 256
             if both_ways:
                 assert not config.cache_config.enable_prefix_caching

@@ -50,7 +50,7 @@ def test_decoding_parameters_have_an_effect(steps_of: Any) -> None:
         (diffusion(algorithm="guess"), "diffusion_algorithm"),
         (diffusion(algorithm=""), "diffusion_algorithm"),
         (diffusion(infill="a<|hole:4|>") | {"min_tokens": 6}, "min_tokens"),
-        (diffusion(infill="a<|hole:4|>") | {"prompt": "a" * 2046}, "diffusion_infill"),
+        (diffusion(infill="a<|hole:4|>") | {"prompt": "a" * 2046}, "the template"),
         ({"min_tokens": 1, "stop_token_ids": [i for i in range(128) if i != 2]}, "min_tokens"),
         (diffusion(entropy_bound=1), "diffusion_entropy_bound"),
         (diffusion(algorithm="sequential", threshold=0.5), "diffusion_threshold"),
