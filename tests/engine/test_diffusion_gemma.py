@@ -226,7 +226,7 @@ def test_a_cached_prefix_changes_nothing(llm: Any) -> None:
         ({"stability_threshold": 0.5}, {}, "diffusion_stability_threshold=0.5 must be an integer"),
         ({"threshold": 0.5}, {}, "diffusion_threshold=0.5 has no effect"),
         ({"block_length": 17}, {}, "diffusion_block_length=17 must not exceed"),
-        ({"canvas_length": 17}, {}, "diffusion_canvas_length=17 must not exceed"),
+        ({"canvas_length": 17}, {}, "diffusion_block_length=17 must not exceed"),
         (
             {"canvas_length": 4, "block_length": 5},
             {},
