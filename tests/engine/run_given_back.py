@@ -31,7 +31,9 @@ def read(worker: Any, first: bool) -> tuple[list[str], bool]:
     if first:
         runner.held_first = held
     assert len(held) > 20
-    return list(differences(runner.held_first, held)), "_manager" in vars(state.grammars._compiler)
+    # The first step makes room in the attention backend, for good.
+    changed = [name for name in differences(runner.held_first, held) if name != "_attention_begun"]
+    return changed, "_manager" in vars(state.grammars._compiler)
 
 
 def mixture(llm: Any) -> None:
