@@ -35,10 +35,19 @@ FEATURES: dict[str, dict[str, Any]] = {
     "log probabilities": {"logprobs": 3},
     "late": {"extra_args": {"diffusion_confidence_eos_eot_inf": True}},
 }
-NEEDS = {"entropy_bounded": {"entropy_bound": 0.5}, "factor": {"factor": 0.5}} | dict.fromkeys(
-    ("threshold", "confidence_threshold", "low_confidence_dynamic", "sub_blocks", "hierarchical", "credit"),
-    {"threshold": 0.4},
+STEPWISE = (
+    "threshold",
+    "confidence_threshold",
+    "low_confidence_dynamic",
+    "sub_blocks",
+    "hierarchical",
+    "credit",
 )
+NEEDS: dict[str, dict[str, float]] = {
+    "entropy_bounded": {"entropy_bound": 0.5},
+    "factor": {"factor": 0.5},
+    **{name: {"threshold": 0.4} for name in STEPWISE},
+}
 """What a policy needs to be given, or takes several steps with."""
 
 

@@ -48,9 +48,9 @@ class _Operators(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if name in DEPENDENT:
             raise WouldWait(name)
-        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
-                raise WouldWait(f"{name} with a mask")
+        indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
+            raise WouldWait(f"{name} with a mask")
         if name == "repeat_interleave" and kwargs.get("output_size") is None:
             raise WouldWait("repeat_interleave without output_size")
         return func(*args, **kwargs)

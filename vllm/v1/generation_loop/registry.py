@@ -25,6 +25,7 @@ _BUILT_IN = {
     "block_diffusion": "vllm.v1.diffusion.loops.block:BlockDiffusionLoop",
     "full_diffusion": "vllm.v1.diffusion.loops.full:FullDiffusionLoop",
     "renoising_diffusion": "vllm.v1.diffusion.loops.renoising:RenoisingDiffusionLoop",
+    "seeded_block_diffusion": "vllm.v1.diffusion.loops.seeded:SeededBlockDiffusionLoop",
     "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
 }
 

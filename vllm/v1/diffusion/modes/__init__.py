@@ -7,8 +7,9 @@ from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
 from vllm.v1.diffusion.modes.causal import CAUSAL
 from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
 from vllm.v1.diffusion.modes.renoising import RENOISING
+from vllm.v1.diffusion.modes.seeded import SEEDED
 
-MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING)}
+MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, SEEDED)}
 """The built-in modes, by name."""
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "CAUSAL",
     "MODES",
     "RENOISING",
+    "SEEDED",
     "BlockGrid",
     "BlockRule",
     "Mode",
