@@ -126,6 +126,7 @@ FAMILIES = (
         block_length=32,
         algorithm="insert_delete",
         threshold=0.5,
+        executes=frozenset({"delete", "split"}),
         edit_threshold=0.0,
     ),
     # Settings of the card's chat example (nvidia/Nemotron-Labs-Diffusion-8B).

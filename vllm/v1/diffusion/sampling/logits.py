@@ -17,7 +17,7 @@ from vllm.v1.diffusion.sampling.bad_words import BadWords
 from vllm.v1.diffusion.sampling.boost import Boost
 from vllm.v1.diffusion.sampling.penalties import penalize
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
-from vllm.v1.diffusion.sampling.step_logits import Part, StepLogits, soft_capped
+from vllm.v1.diffusion.sampling.step_logits import Part, StepLogits, in_parts, soft_capped
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
