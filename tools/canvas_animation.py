@@ -106,6 +106,7 @@ def answered(prompts: tuple[str, ...]) -> list[Canvas]:
     for prompt, output in zip(prompts, llm.generate(list(prompts), params), strict=True):
         completion = output.outputs[0]
         tokens = [tokenizer.decode([one]) for one in completion.token_ids]
+        assert completion.diffusion is not None and completion.diffusion.trace is not None
         steps = [step for step, _ in completion.diffusion.trace]
         shown = len(completion.text)  # without the end token, which has no text
         canvases.append(Canvas(prompt, tuple(tokens[:shown]), tuple(steps[:shown])))
