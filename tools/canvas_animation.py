@@ -94,8 +94,9 @@ def animation(canvases: list[Canvas]) -> str:
 
 def answered(prompts: tuple[str, ...]) -> list[Canvas]:
     """Has the bundled model answer prompts, four steps per block, and returns their traces."""
-    from vllm import LLM, DiffusionParams
+    from vllm import LLM
     from vllm.v1.diffusion import bundled_path
+    from vllm.v1.diffusion.plugins import DiffusionParams
 
     llm = LLM(model=bundled_path(), dtype="float32", enforce_eager=True)
     params = DiffusionParams(algorithm="low_confidence_static", steps=4, trace=True).sampling_params(
