@@ -37,8 +37,8 @@ TOLERANCES = {
     "SDAR": 0.06,
     "SDAR-MoE": 0.02,
     "LLaDA2": 0.1,
-    "LLaDA2.2": 0.2,
-    "Nemotron-Labs-Diffusion": 0.06,
+    "LLaDA2.2": 0.1,
+    "Nemotron-Labs-Diffusion": 0.02,
     "Fast-dLLM v2": 0.02,
     "LLaDA": 0.06,
     "LLaDA-MoE": 0.02,
@@ -150,7 +150,7 @@ def first_step(reference: Any, prompt: list[int], length: int) -> torch.Tensor:
         # The prompt sees itself, the block everything.
         sees = torch.ones(len(ids), len(ids), dtype=torch.bool)
         sees[: len(prompt), len(prompt) :] = False
-        logits, shift = reference.forward(ids, sees), 0
+        logits, shift = reference.under(ids, sees), 0
     else:
         logits, shift = reference.logits(ids, BLOCK), 0
     return logits[len(prompt) - shift :][:length]

@@ -157,7 +157,7 @@ def test_first_forward() -> None:
         case = next(case for _, case in CASES if case["name"] == name)
         prompt, length = case["prompt_ids"], case["params"]["block_length"]
         causal = torch.ones(len(prompt), len(prompt), dtype=torch.bool).tril()
-        last = REFERENCE.forward(prompt, causal)[-1]
+        last = REFERENCE.under(prompt, causal)[-1]
         assert torch.allclose(last, torch.from_numpy(first[name + ".prefill_last"]), atol=1e-4)
         block = REFERENCE._block(prompt, [int(last.argmax())] + [100] * (length - 1))
         assert torch.allclose(block, torch.from_numpy(first[name + ".denoise"]), atol=1e-4)

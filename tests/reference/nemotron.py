@@ -44,9 +44,9 @@ class NemotronReference:
     def logits(self, ids: list[int], block_length: int) -> torch.Tensor:
         """Logits ``[len(ids), vocab]`` where every position sees up to the end of its block."""
         block = torch.arange(len(ids)) // block_length
-        return self.forward(ids, block[:, None] >= block[None, :])
+        return self.under(ids, block[:, None] >= block[None, :])
 
-    def forward(self, ids: list[int], sees: torch.Tensor) -> torch.Tensor:
+    def under(self, ids: list[int], sees: torch.Tensor) -> torch.Tensor:
         """Logits ``[len(ids), vocab]`` under a mask, bool ``[len(ids), len(ids)]``."""
         config, weights = self.config, self.weights
         size, eps, rope = config["head_dim"], config["rms_norm_eps"], config["rope_parameters"]
@@ -131,7 +131,7 @@ class NemotronReference:
                 result.forwards += 1
             ids = context + block
             causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-            predicted = self.forward(ids, causal)[len(context) :].argmax(-1).tolist()
+            predicted = self.under(ids, causal)[len(context) :].argmax(-1).tolist()
             result.forwards += 1
             count = 1
             while count < block_length and predicted[count - 1] == block[count]:
@@ -143,11 +143,11 @@ class NemotronReference:
 
     def _next(self, ids: list[int]) -> int:
         causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-        return int(self.forward(ids, causal)[-1].argmax())
+        return int(self.under(ids, causal)[-1].argmax())
 
     def _block(self, known: list[int], block: list[int]) -> torch.Tensor:
         """Logits of a block that sees all of itself, over a context that is causal."""
         length = len(known) + len(block)
         sees = torch.ones(length, length, dtype=torch.bool).tril()
         sees[len(known) :] = True
-        return self.forward(known + block, sees)[len(known) :]
+        return self.under(known + block, sees)[len(known) :]
