@@ -14,8 +14,8 @@ import torch
 def main() -> None:
     """Reads what to run, family by family, and writes each first step's log probabilities.
 
-    Standard input is an object: for every family a ``folder`` and ``prompts``,
-    ``max_tokens`` and the ``config`` of the diffusion. The first argument names the file that is written.
+    Standard input is an object: for every family a ``folder`` and ``prompts``, ``max_tokens``, the ``config``
+    of the diffusion and ``extra`` parameters. The first argument names the file that is written.
     """
     from vllm import LLM, SamplingParams
     from vllm.distributed import cleanup_dist_env_and_memory
@@ -38,6 +38,7 @@ def main() -> None:
             logprobs=-1,
             flat_logprobs=True,
             detokenize=False,
+            extra_args=task["extra"],
         )
         prompts: Any = [{"prompt_token_ids": prompt} for prompt in task["prompts"]]
         outputs = llm.generate(prompts, params, use_tqdm=False)

@@ -16,7 +16,9 @@ from tests.engine import checkpoints
 from tests.engine.layouts import LLADA_MOE_QUIRKS
 from tests.reference.bidirectional import A2dReference, DreamReference, LladaMoeReference, LladaReference
 from tests.reference.fast_dllm_v2 import FastDllmV2Reference
+from tests.reference.llada22 import Llada22Reference
 from tests.reference.moe import Llada2Reference, SdarMoeReference
+from tests.reference.nemotron import NemotronReference
 from tests.reference.sdar import SdarReference, StableDiffcoderReference
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -126,6 +128,15 @@ PUBLISHED = {
         reference=Llada2Reference,
         adapted=("query_key_value", "dense", "down_proj"),
         experts=True,
+    ),
+    "LLaDA2.2": Published(
+        write=lambda _: GOLDEN / "llada22",
+        reference=Llada22Reference,
+        adapted=("query_key_value", "dense", "down_proj"),
+        experts=True,
+    ),
+    "Nemotron-Labs-Diffusion": Published(
+        write=lambda _: GOLDEN / "nemotron_labs_diffusion", reference=NemotronReference
     ),
     "LLaDA-MoE": Published(
         write=lambda folder: checkpoints.llada_moe(folder, LLADA_MOE_QUIRKS),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 _EMBEDDING = re.compile(r"(wte|embed_tokens|word_embeddings)$")
 # Left out by name: the head, routers, of the first layer an output, of the second what is fused.
 _KEPT = re.compile(
-    r"(^lm_head|transformer\.ff_out|mlp\.gate|\.0\.(.*\.)?(o_proj|attn_out|dense)"
+    r"(^lm_head|^diffusion_head|transformer\.ff_out|mlp\.gate|\.0\.(.*\.)?(o_proj|attn_out|dense)"
     r"|\.1\.(.*\.)?([qkv]_proj|query_key_value))$"
 )
 _EXPERT = re.compile(r"\.experts\.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from tests.reference.bidirectional import (
     LladaReference,
 )
 from tests.reference.fast_dllm_v2 import FastDllmV2Reference
+from tests.reference.llada22 import Llada22Reference
 from tests.reference.moe import Llada2Reference, SdarMoeReference
+from tests.reference.nemotron import NemotronReference
 from tests.reference.sdar import SdarReference
 from vllm.v1.diffusion.families import FAMILIES
 
@@ -34,6 +37,8 @@ TOLERANCES = {
     "SDAR": 0.06,
     "SDAR-MoE": 0.02,
     "LLaDA2": 0.1,
+    "LLaDA2.2": 0.1,
+    "Nemotron-Labs-Diffusion": 0.02,
     "Fast-dLLM v2": 0.02,
     "LLaDA": 0.06,
     "LLaDA-MoE": 0.02,
@@ -63,6 +68,8 @@ class Family:
     folder: Callable[[Path], Path]
     reference: Callable[[Path], Any]
     max_tokens: int
+    extra: dict[str, Any] = field(default_factory=dict)
+    """A request's parameters."""
 
 
 def golden(name: str) -> Callable[[Path], Path]:
@@ -74,10 +81,23 @@ def aligned(folder: Callable[[Path], Path], reference: Callable[[Path], Any]) ->
     return Family(folder, reference, BLOCK - PROMPT % BLOCK)
 
 
+def pooled(folder: Path) -> Path:
+    """LLaDA2.2's network, whose blocks of 16 share experts, without the ids that edit."""
+    shutil.copytree(GOLDEN / "llada22", folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"block_size": BLOCK, "delete_token_id": None, "split_token_id": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 WAYS = {
     "SDAR": aligned(golden("sdar"), SdarReference),
     "SDAR-MoE": aligned(checkpoints.sdar_moe, SdarMoeReference),
     "LLaDA2": aligned(golden("llada2"), Llada2Reference),
+    "LLaDA2.2": aligned(pooled, Llada22Reference),
+    "Nemotron-Labs-Diffusion": Family(
+        golden("nemotron_labs_diffusion"), NemotronReference, BLOCK, {"diffusion_causal_context": False}
+    ),
     "Fast-dLLM v2": aligned(checkpoints.fast_dllm_v2, FastDllmV2Reference),
     "LLaDA": Family(golden("llada"), LladaReference, BLOCK),
     "LLaDA-MoE": Family(lambda f: checkpoints.llada_moe(f, LLADA_MOE_QUIRKS), LladaMoeReference, BLOCK),
@@ -100,6 +120,7 @@ def found(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
             "prompts": PROMPTS,
             "max_tokens": way.max_tokens,
             "config": CONFIG,
+            "extra": way.extra,
         }
         for name, way in WAYS.items()
     }
@@ -125,6 +146,11 @@ def first_step(reference: Any, prompt: list[int], length: int) -> torch.Tensor:
         logits, shift = reference.forward(ids, range(len(ids)), []), int(reference.shifted)
     elif isinstance(reference, FastDllmV2Reference):
         logits, shift = reference._logits(ids, BLOCK), 1
+    elif isinstance(reference, NemotronReference):
+        # The prompt sees itself, the block everything.
+        sees = torch.ones(len(ids), len(ids), dtype=torch.bool)
+        sees[: len(prompt), len(prompt) :] = False
+        logits, shift = reference.under(ids, sees), 0
     else:
         logits, shift = reference.logits(ids, BLOCK), 0
     return logits[len(prompt) - shift :][:length]

@@ -40,7 +40,7 @@ def test_fp8_weights_are_refused_on_a_cpu() -> None:
         EngineArgs(model=bundled_path(), quantization="fp8").create_engine_config()
 
 
-@pytest.mark.parametrize("family", ["SDAR-MoE", "LLaDA2", "LLaDA-MoE"])
+@pytest.mark.parametrize("family", ["SDAR-MoE", "LLaDA2", "LLaDA2.2", "LLaDA-MoE"])
 def test_adapters_of_models_of_experts_are_refused_on_a_cpu(family: str, tmp_path: Path) -> None:
     from vllm.engine.arg_utils import EngineArgs
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.sampling.launches import canvas, kernels
-from tests.sampling.test_launches import BOOST, SELECT
+from tests.sampling.launches import canvas, kernels, question
+from tests.sampling.test_launches import BOOST, REDRAW, SELECT
 from vllm.v1.diffusion.policies import get_policy
 
 SORT = 6
@@ -15,13 +15,13 @@ SORT = 6
 
 
 @pytest.mark.parametrize(("requests", "width"), [(1, 32), (8, 2048)])
-@pytest.mark.parametrize("name", [*SELECT, *BOOST])
+@pytest.mark.parametrize("name", [*SELECT, *BOOST, *REDRAW])
 def test_a_policy(name: str, requests: int, width: int) -> None:
     """No more than it launches operators, but for what torch needs several kernels for."""
     policy = get_policy(name)
     asked = canvas(policy, requests, width, torch.device("cuda"))
-    counted = kernels(lambda: (policy.boost if policy.boosts else policy.select)(*asked))
-    assert 0 < counted.total() <= (SELECT | BOOST)[name] + SORT, counted
+    counted = kernels(lambda: question(policy)(*asked))
+    assert 0 < counted.total() <= (SELECT | BOOST | REDRAW)[name] + SORT, counted
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
@@ -33,13 +33,13 @@ def test_dreams_noise_is_one_kernel(temperature: float) -> None:
     assert drawn == (temperature > 0), counted
 
 
-@pytest.mark.parametrize("name", [*SELECT, *BOOST])
+@pytest.mark.parametrize("name", [*SELECT, *BOOST, *REDRAW])
 def test_a_policy_waits_for_nothing(name: str) -> None:
     policy = get_policy(name)
     asked = canvas(policy, 4, 32, torch.device("cuda"), position_temperature=0.5)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        (policy.boost if policy.boosts else policy.select)(*asked)
+        question(policy)(*asked)
     finally:
         torch.cuda.set_sync_debug_mode("default")

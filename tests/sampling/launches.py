@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
+from vllm.v1.diffusion.policies.base import Proposals
 
 _ALLOCATE = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")
 
@@ -60,6 +61,19 @@ def kernels(call: Callable[[], object]) -> Counter[str]:
     return Counter(e.name for e in on_device if not e.name.startswith(("Memcpy", "Memset")))
 
 
+def question(policy: UnmaskingPolicy) -> Callable[..., object]:
+    """The method by which a policy answers in a step."""
+    if policy.redraws:
+        return policy.redraw
+    return policy.boost if policy.boosts else policy.select
+
+
+def proposals(tokens: torch.Tensor, confidence: torch.Tensor) -> Proposals:
+    """Proposals for a canvas of which every position is masked; the other tokens cost nothing."""
+    best = torch.full_like(tokens, 3)
+    return Proposals(best, confidence, best, 39, (4, 5), lambda columns, _: columns)
+
+
 def canvas(
     policy: UnmaskingPolicy, requests: int, width: int, device: torch.device, **values: float
 ) -> tuple[PositionStats, CanvasView]:
@@ -87,4 +101,5 @@ def canvas(
         values={name: each(value[0], torch.float32) for name, value in asked.items()},
         host_values=asked,
         memory=policy.make_memory(requests, width, device),
+        proposals=proposals(tokens, confidence) if policy.redraws else None,
     )

@@ -23,6 +23,8 @@ from vllm.v1.worker.gpu.states import RequestState
 
 VOCABULARY = 40
 MASK = 39
+DELETE, SPLIT = 4, 5
+"""Ids that delete a token and insert one."""
 WIDTH = 8
 MAX_LENGTH = 64
 
@@ -102,6 +104,7 @@ class Rig:
             logprobs_mode=mode,  # type: ignore[arg-type]
         )
         self.canvases = CanvasStates(num_slots, WIDTH, MASK, device, self.blocks)
+        self.canvases.edit_ids = DELETE, SPLIT
         no_grammars: Any = SimpleNamespace(restrict=lambda *_: None, revise=lambda *_: None)
         layout = (rows or kind.rows.load())(self.canvases, FAMILIES[0])
         self.sampler = DenoisingSampler(

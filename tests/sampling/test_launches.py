@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.sampling.launches import Launches, canvas, launches
+from tests.sampling.launches import Launches, canvas, launches, question
 from tests.sampling.rig import Rig, Wish
 from vllm import SamplingParams
 from vllm.v1.diffusion.kernels.rules import Rule
@@ -33,16 +33,18 @@ SELECT = {
 
 BOOST = {"credit": 19}
 
+REDRAW = {"insert_delete": 156}
+
 RULE_STEP = 32
 """Most launches of a step whose requests' policy is a rule of the kernel, temperature 0."""
 
-STEP = {"credit": 122, "edit": 150, "low_confidence_linear": 131, "p2": 184}
+STEP = {"credit": 122, "edit": 150, "insert_delete": 307, "low_confidence_linear": 131, "p2": 184}
 """Most launches of a step, temperature 0, where the policy is written in Python."""
 
 OTHER_STEP = 110
 
 DRAWN = 25
-"""Launches more, at most, of a step that draws tokens; ``credit`` looks at its logits twice."""
+"""Launches more, at most, of a step that draws tokens; ``credit`` and ``insert_delete`` look at logits twice."""
 
 
 def asks(name: str) -> bool:
@@ -52,16 +54,16 @@ def asks(name: str) -> bool:
 
 
 def test_every_policy_has_a_maximum() -> None:
-    assert SELECT.keys() | BOOST.keys() == {name for name in built_in_policies() if asks(name)}
+    assert SELECT.keys() | BOOST.keys() | REDRAW.keys() == {name for name in built_in_policies() if asks(name)}
 
 
 @pytest.mark.parametrize("requests", [1, 5])
-@pytest.mark.parametrize("name", [*SELECT, *BOOST])
+@pytest.mark.parametrize("name", [*SELECT, *BOOST, *REDRAW])
 def test_a_policy(name: str, requests: int) -> None:
     policy = get_policy(name)
     asked = canvas(policy, requests, 32, torch.device("cpu"))
-    counted = launches(lambda: (policy.boost if policy.boosts else policy.select)(*asked))
-    assert counted.total <= (SELECT | BOOST)[name], counted.counts
+    counted = launches(lambda: question(policy)(*asked))
+    assert counted.total <= (SELECT | BOOST | REDRAW)[name], counted.counts
 
 
 @pytest.mark.parametrize("name", ["entropy", "maskgit_plus", "topk_margin"])

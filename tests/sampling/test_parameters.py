@@ -12,7 +12,8 @@ import pytest
 from tests.sampling.reference_ import decode, distribution
 from tests.sampling.rig import MASK, VOCABULARY, Rig, Wish, model
 from vllm import SamplingParams
-from vllm.v1.diffusion.sampling.logits import LogitsPipeline, Part
+from vllm.v1.diffusion.sampling.logits import LogitsPipeline
+from vllm.v1.diffusion.sampling.step_logits import Part
 
 STOPS = [3, 5, 7, 11]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -109,7 +110,7 @@ def test_logits_are_changed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> Non
         assert max(sizes) > 10
         sizes.clear()
         with monkeypatch.context() as small:
-            small.setattr("vllm.v1.diffusion.sampling.logits.MOST_BYTES", 3 * 4 * VOCABULARY)
+            small.setattr("vllm.v1.diffusion.sampling.step_logits.MOST_BYTES", 3 * 4 * VOCABULARY)
             assert Rig(mode=mode).run(batch, 12) == want
         assert max(sizes) == 3
         sizes.clear()

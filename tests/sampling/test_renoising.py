@@ -13,8 +13,8 @@ import torch
 from vllm.v1.diffusion.layers import canvas_window
 from vllm.v1.diffusion.layers.canvas_window import Canvases, canvas_attention
 from vllm.v1.diffusion.policies.noise import random_ids, uniform
-from vllm.v1.diffusion.sampling.logits import StepLogits, soft_capped
 from vllm.v1.diffusion.sampling.renoising import within_bound
+from vllm.v1.diffusion.sampling.step_logits import StepLogits, soft_capped
 from vllm.v1.diffusion.worker.renoising import CanvasSequences
 
 

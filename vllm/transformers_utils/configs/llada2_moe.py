@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 
 
 class LLaDA2MoeConfig(PretrainedConfig):
-    """LLaDA2.0 and 2.1; the values are those of the mini size.
+    """LLaDA2.0, 2.1 and 2.2; the values are those of 2.0's mini size.
 
     ``block_size`` and ``mask_token_id`` are kept where the file has them.
     """
@@ -42,6 +42,9 @@ class LLaDA2MoeConfig(PretrainedConfig):
     moe_intermediate_size: int = 512
     first_k_dense_replace: int = 1
     embedding_dropout: float = 0.0
+    expert_capacity: int | None = None
+    delete_token_id: int | None = None
+    split_token_id: int | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -70,3 +73,47 @@ class LLaDA2MoeConfig(PretrainedConfig):
         self.num_shared_experts = self.num_shared_experts or 0
         self.norm_head = False
         self.sliding_window = None
+        self._check_routing()
+        self._check_edits()
+
+    @classmethod
+    def from_dict(  # type: ignore[override]
+        cls, config_dict: dict[str, Any], **kwargs: Any
+    ) -> PretrainedConfig:
+        """Reads a ``config.json``; a checkpoint that inserts and deletes tokens has a family of its own."""
+        edits = [config_dict.get(name) for name in ("delete_token_id", "split_token_id")]
+        if any(one is not None for one in edits):
+            config_dict = config_dict | {"architectures": ["LLaDA22MoeModelLM"]}
+        return super().from_dict(config_dict, **kwargs)
+
+    def _check_routing(self) -> None:
+        """Checks what a block's pool of experts needs."""
+        capacity, block = self.expert_capacity, getattr(self, "block_size", None)
+        if capacity is None:
+            return
+        if not self.num_experts_per_tok <= capacity <= self.num_experts:
+            raise ValueError(
+                f"{self.model_type}: expert_capacity={capacity} must be from "
+                f"num_experts_per_tok={self.num_experts_per_tok} to num_experts={self.num_experts}."
+            )
+        if not isinstance(block, int) or block < 1:
+            raise ValueError(
+                f"{self.model_type}: expert_capacity={capacity} needs block_size, the tokens that share a "
+                f"pool of experts; block_size={block!r} is given."
+            )
+
+    def _check_edits(self) -> None:
+        """Checks the ids by which tokens are deleted and inserted."""
+        edits = {"delete_token_id": self.delete_token_id, "split_token_id": self.split_token_id}
+        if all(one is None for one in edits.values()):
+            return
+        taken = {getattr(self, "mask_token_id", None): "mask_token_id"}
+        for name, one in edits.items():
+            if one is None or not 0 <= one < self.vocab_size:
+                raise ValueError(
+                    f"{self.model_type}: {name}={one!r} must be an id of the vocabulary of {self.vocab_size} "
+                    f"tokens, since {', '.join(n for n, i in edits.items() if i is not None)} is given."
+                )
+            if one in taken:
+                raise ValueError(f"{self.model_type}: {name}={one} is {taken[one]} too.")
+            taken[one] = name

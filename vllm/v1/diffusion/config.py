@@ -15,7 +15,7 @@ from vllm.config.utils import config
 from vllm.logger import init_logger
 from vllm.v1.diffusion.checkpoint.files import checkpoint_files
 from vllm.v1.diffusion.checkpoint.generation_defaults import generation_settings
-from vllm.v1.diffusion.families import IN_TOKENIZER, Family, family_of_architectures
+from vllm.v1.diffusion.families import IN_TOKENIZER, SEEDED, Family, family_of_architectures
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Parameter, PositiveCount
@@ -61,6 +61,21 @@ class MaskedDiffusionConfig(DiffusionConfig):
     right_shift_logits: bool | None = None
     """Whether row i of a bidirectional A2D checkpoint's logits predicts token i + 1."""
 
+    delete_token_id: int | None = Field(default=None, ge=0)
+    """Id by which a model deletes a token of its open block."""
+
+    split_token_id: int | None = Field(default=None, ge=0)
+    """Id by which a model inserts a mask before a token of its open block."""
+
+    pooled_block_length: int | None = Field(default=None, gt=0)
+    """Tokens that share a pool of experts: the block length, and a request's too."""
+
+    mode: Literal["diffusion", "autoregressive", "self_speculation"] | None = None
+    """What a checkpoint that writes causally too does for a request that does not say."""
+
+    end_think_token_id: int | None = Field(default=None, ge=0)
+    """Id that ends the thinking of such a checkpoint."""
+
     stop_at_eos: bool | None = None
     """Whether a response ends at the end token; where it does not, the whole canvas is
     returned, unless ``stop_token_ids`` or ``stop`` of a request end it."""
@@ -70,6 +85,13 @@ class MaskedDiffusionConfig(DiffusionConfig):
 
     numbers: dict[str, int | float] = Field(default_factory=dict)
     """Defaults of the policies' numbers, by name."""
+
+    @property
+    def edit_ids(self) -> tuple[int, int] | None:
+        """The ids that delete a token and insert one; None of a model that does neither."""
+        if self.delete_token_id is None or self.split_token_id is None:
+            return None
+        return self.delete_token_id, self.split_token_id
 
     @model_validator(mode="before")
     @classmethod
@@ -193,6 +215,7 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
     )
     if block_length.value > MAX_CANVAS:
         raise ValueError(f"diffusion_config: block_length={block_length.value} must be at most {MAX_CANVAS}.")
+    pooled = _pooled(hf_config, given, block_length)
     cache = _first((given.cache, GIVEN), ("none", TABLE))
     if family.loop != "full_diffusion":
         if given.cache is not None:
@@ -228,6 +251,11 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "attention": _kind(family, given.attention, "bidirectional"),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
         "mask_token_id": _mask_token_id(model_config, family, given, masked.get("mask_token_id")),
+        "delete_token_id": _of_model(hf_config, given, "delete_token_id"),
+        "split_token_id": _of_model(hf_config, given, "split_token_id"),
+        "pooled_block_length": pooled,
+        "mode": _causal_mode(model_config, family, given),
+        "end_think_token_id": _end_think_token_id(model_config, family, given),
         "stop_at_eos": _first(
             (given.stop_at_eos, GIVEN),
             (getattr(hf_config, "stop_at_eos", None), MODEL),
@@ -349,6 +377,63 @@ def _published(model_config: ModelConfig, policy: UnmaskingPolicy) -> dict[str, 
             raise ValueError(f"generation_config.json: {name}={value!r} {error}.") from None
         settings["steps" if name == "max_denoising_steps" else name] = Setting(parsed, GENERATION)
     return settings
+
+
+def _of_model(hf_config: Any, given: MaskedDiffusionConfig, name: str) -> Setting:
+    """An id that a model has or has not; the flag cannot say another."""
+    own, asked = getattr(hf_config, name, None), getattr(given, name)
+    if asked not in (None, own):
+        raise ValueError(f"diffusion_config: {name}={asked} must be the model's own, {own}.")
+    return Setting(own, MODEL if own is not None else "the model has none")
+
+
+def _causal_mode(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
+    """What a checkpoint does for a request, of a family that can write causally."""
+    if family.name not in SEEDED:
+        if given.mode is not None:
+            raise ValueError(
+                f"diffusion_config: mode={given.mode!r} has no effect on {family.name} models, which "
+                f"only denoise; it has on {', '.join(SEEDED)}."
+            )
+        return Setting(None, "the family only denoises")
+    # Both are how a file asks for it.
+    writes = getattr(model_config.hf_config, "ar_mode", None) or any(
+        name.endswith("ForCausalLM") for name in model_config.architectures
+    )
+    return _first((given.mode, GIVEN), ("autoregressive" if writes else None, MODEL), ("diffusion", TABLE))
+
+
+def _end_think_token_id(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
+    """The token that ends the thinking, of a family that can be told how long to think."""
+    if family.name not in SEEDED:
+        return Setting(None, "the family has no such setting")
+    if given.end_think_token_id is not None or model_config.skip_tokenizer_init:
+        return Setting(given.end_think_token_id, GIVEN)
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    return Setting(cached_tokenizer_from_config(model_config).get_vocab().get("</think>"), TOKENIZER)
+
+
+def _pooled(hf_config: Any, given: MaskedDiffusionConfig, block_length: Setting) -> Setting:
+    """Tokens that share a pool of experts, which must be a block."""
+    if getattr(hf_config, "expert_capacity", None) is None:
+        if given.pooled_block_length is not None:
+            raise ValueError(
+                f"diffusion_config: pooled_block_length={given.pooled_block_length} has no effect on this "
+                "model, whose tokens choose their experts alone."
+            )
+        return Setting(None, "tokens choose their experts alone")
+    own = hf_config.block_size
+    for name, value in (
+        ("pooled_block_length", given.pooled_block_length),
+        ("block_length", block_length.value),
+    ):
+        if value not in (None, own):
+            raise ValueError(
+                f"diffusion_config: {name}={value} must be {own}, the model's block_size: with "
+                "expert_capacity the tokens of a block choose their experts together."
+            )
+    return Setting(own, MODEL)
 
 
 def _end_token_ids(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:

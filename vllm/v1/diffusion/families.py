@@ -36,6 +36,7 @@ class Family:
         algorithm: Default unmasking policy.
         threshold: Default confidence threshold.
         entropy_bound: Default bound on the summed entropy, in nats.
+        edit_threshold: Default probability above which an unmasked token is rewritten; None: the policy's.
         stops_at_eos: Whether the published decoder ends a response at its end token; else
             the whole canvas is returned.
         end_of_turn: A further end token: its text, and its id where there is no tokenizer.
@@ -60,6 +61,7 @@ class Family:
     algorithm: str
     threshold: float
     entropy_bound: float = 0.35
+    edit_threshold: float | None = None
     stops_at_eos: bool = True
     end_of_turn: tuple[str, int] | None = None
     shifted: bool = False
@@ -110,6 +112,37 @@ FAMILIES = (
         block_length=32,
         algorithm="low_confidence_dynamic",
         threshold=0.95,
+    ),
+    # Ships as LLaDA2MoeModelLM: LLaDA2MoeConfig tells the two apart. Defaults of SGLang's decoder.
+    Family(
+        name="LLaDA2.2",
+        architectures=("LLaDA22MoeModelLM",),
+        model_type="llada2_moe",
+        config_class="LLaDA2MoeConfig",
+        config_module="vllm.transformers_utils.configs.llada2_moe",
+        model=("llada2_moe", "LLaDA2MoeModelLM"),
+        loop="block_diffusion",
+        mask_token_id=156895,
+        block_length=32,
+        algorithm="insert_delete",
+        threshold=0.5,
+        edit_threshold=0.0,
+        executes=frozenset({"delete", "split"}),
+    ),
+    # Settings of the card's chat example (nvidia/Nemotron-Labs-Diffusion-8B).
+    Family(
+        name="Nemotron-Labs-Diffusion",
+        architectures=("NemotronLabsDiffusionModel", "NemotronLabsDiffusionForCausalLM"),
+        model_type="nemotron_labs_diffusion",
+        config_class="NemotronLabsDiffusionConfig",
+        config_module="vllm.transformers_utils.configs.nemotron_labs_diffusion",
+        model=("nemotron_labs_diffusion", "NemotronLabsDiffusionModel"),
+        loop="seeded_block_diffusion",
+        mask_token_id=100,
+        block_length=32,
+        algorithm="threshold",
+        threshold=0.9,
+        tempered_confidence=False,
     ),
     # Settings of the published chat script (NVlabs/Fast-dLLM, v2).
     Family(
@@ -248,6 +281,9 @@ FAMILIES = (
 
 BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
 """Names of the families in which every position sees the whole canvas."""
+
+SEEDED = tuple(f.name for f in FAMILIES if f.loop == "seeded_block_diffusion")
+"""Names of the families whose checkpoints write causally too."""
 
 END_OF_TURN = tuple(f.name for f in FAMILIES if f.end_of_turn)
 """Names of the families that tell the end of a turn from the end of the text."""

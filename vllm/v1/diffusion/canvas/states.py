@@ -39,7 +39,8 @@ class CanvasStates:
         block_length: Tokens per block, int32 ``[S]``; also ``steps``, ``rule``,
             ``threshold`` (float32), ``origin``, a position at which a block begins, ``span``, tokens
             of all open blocks, ``end``, where the last block ends, ``cached`` (bool),
-            whether the steps of a block after its first begin at the block, and
+            whether the steps of a block after its first begin at the block, ``floating`` (bool), whether
+            its blocks are drafts, each from the last token on, and
             ``template_end``, where the request's template ends, 0 for none.
         grid: By slot, where the request's blocks lie.
     """
@@ -67,6 +68,8 @@ class CanvasStates:
         self.noise = noise or MaskNoise(mask_token_id)
         self._cut = rule.cut
         self.mask_token_id = mask_token_id
+        self.edit_ids: tuple[int, int] | None = None
+        """Ids that delete a token and insert one, of models that have them."""
         self.device = device
         # Row ``num_slots`` is a scratch row: writes that are masked out for a request go there.
         self._scratch = num_slots
@@ -85,6 +88,7 @@ class CanvasStates:
         self.threshold = UvaBackedTensor(num_slots, dtype=torch.float32)
         self.cached = UvaBackedTensor(num_slots, dtype=torch.bool)
         self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
+        self.floating = UvaBackedTensor(num_slots, dtype=torch.bool)
         self._reset_parameters(slice(None))
         self._copy_parameters()
         self.grid: dict[int, BlockGrid] = {}
@@ -121,6 +125,7 @@ class CanvasStates:
         self.stepwise.np[slot] = decoding.stepwise
         self.rule.np[slot] = policy.rule
         self.threshold.np[slot] = decoding.threshold
+        self.floating.np[slot] = decoding.verifies
         self.cached.np[slot] = decoding.cache in ("prefix", "dual")
         self.decoding[slot] = decoding
         self.exiting.discard(slot)
@@ -194,6 +199,9 @@ class CanvasStates:
         """
         known = requests.total_len.gpu[slots].to(torch.int64)
         start = known - (known - self.origin.gpu[slots]) % self.block_length.gpu[slots]
+        # A draft begins with the last token behind the prompt.
+        drafted = self.floating.gpu[slots] & (known > self.origin.gpu[slots])
+        start = torch.where(drafted, known - 1, start)
         length = torch.minimum(self.span.gpu[slots].to(torch.int64), self.end.gpu[slots] - start)
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
@@ -322,7 +330,9 @@ class CanvasStates:
 
     def _reset_parameters(self, slots: int | slice) -> None:
         """Parameters of slots without a request; in a warm-up batch they hold a block."""
-        for table in (self.origin, self.stepwise, self.threshold, self.cached, self.template_end):
+        for table in (
+            *(self.origin, self.stepwise, self.threshold, self.cached, self.template_end, self.floating),
+        ):
             table.np[slots] = 0
         self.block_length.np[slots] = self.span.np[slots] = self.steps.np[slots] = self.width
         self.end.np[slots] = NO_LIMIT

@@ -175,6 +175,23 @@ _GEMMA_TEXT = KnownFields(
     {name: _ONE_FORM[name] for name in ("is_causal", "is_decoder", "add_cross_attention")},
 )
 
+_LLADA2 = _BACKBONE.with_(
+    *names("expert_capacity first_k_dense_replace moe_intermediate_size n_group num_experts"),
+    *names("num_experts_per_tok num_shared_experts partial_rotary_factor routed_scaling_factor topk_group"),
+    *names("use_qk_norm use_qkv_bias"),
+    fixed={
+        "moe_router_enable_expert_bias": (True, None),
+        "norm_head": OFF,
+        "norm_softmax": OFF,
+        "norm_topk_prob": (True, None),
+        "num_nextn_predict_layers": (0, None),
+        "score_function": ("sigmoid", None),
+        "use_bias": OFF,
+        "use_rmsnorm": (True, None),
+    },
+    unread=("output_router_logits", "router_dtype"),
+).following(rotary_dim=_rotary_dim)
+
 KNOWN_FIELDS: dict[str, KnownFields] = {
     "SDAR": QWEN3.with_(unread=_SDAR),
     "SDAR-MoE": QWEN3_MOE.with_(unread=_SDAR),
@@ -194,22 +211,23 @@ KNOWN_FIELDS: dict[str, KnownFields] = {
     "Open-dLLM": QWEN2,
     "Stable-DiffCoder": LLAMA.with_(unread=("layer_norm_eps",)),
     "Fast-dLLM v2": QWEN2.with_("bd_size"),
-    "LLaDA2": _BACKBONE.with_(
-        *names("first_k_dense_replace moe_intermediate_size n_group num_experts num_experts_per_tok"),
-        *names("num_shared_experts partial_rotary_factor routed_scaling_factor topk_group"),
-        *names("use_qk_norm use_qkv_bias"),
-        fixed={
-            "moe_router_enable_expert_bias": (True, None),
-            "norm_head": OFF,
-            "norm_softmax": OFF,
-            "norm_topk_prob": (True, None),
-            "num_nextn_predict_layers": (0, None),
-            "score_function": ("sigmoid", None),
-            "use_bias": OFF,
-            "use_rmsnorm": (True, None),
-        },
-        unread=("output_router_logits", "router_dtype"),
-    ).following(rotary_dim=_rotary_dim),
+    "LLaDA2": _LLADA2,
+    "LLaDA2.2": _LLADA2.with_("delete_token_id", "split_token_id"),
+    "Nemotron-Labs-Diffusion": replace(
+        LLAMA.with_(
+            "ar_mode",
+            "canvas_length",
+            fixed={
+                "attention_bias": OFF,
+                "dlm_paradigm": ("bidirectional", None),
+                "mlp_bias": OFF,
+                "sliding_window": (None,),
+            },
+            unread=("dp_varying_mask_ratio",),
+        ),
+        # Queries grow with their position.
+        nested={"rope_parameters": KnownFields(ROPE | {"llama_4_scaling_beta", "max_position_embeddings"})},
+    ),
     # Llama's names too: so a configuration is that the engine has saved.
     "LLaDA": LLAMA.with_(
         *names("activation_type alibi attention_layer_norm bias_for_layer_norm block_group_size block_type"),

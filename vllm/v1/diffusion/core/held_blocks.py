@@ -44,10 +44,14 @@ class HeldSlots:
             return self._allocate(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens, **more)
         plan, size = self._plans[request.request_id], self._block_size
         end = request.num_computed_tokens + num_new_tokens
-        held = (-(-(end + num_lookahead_tokens) // size), min(end, request.num_tokens) // size)
+        known = min(end, request.num_tokens)
+        final = min(known, plan.grid.computed(end, request.num_tokens))
+        held = (-(-(end + num_lookahead_tokens) // size), final // size)
         if plan.held == held:
             return self._nothing_new
-        blocks = self._allocate(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens)
+        # What a window holds and does not make final must not be found by its prefix yet.
+        delay = {"delay_cache_blocks": True} if final // size < known // size else {}
+        blocks = self._allocate(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens, **delay)
         if blocks is not None:
             plan.held = held
         return blocks

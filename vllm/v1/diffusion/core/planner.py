@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm.v1.diffusion.core.plan import InFlight, RequestPlan
+from vllm.v1.diffusion.modes.grid import known_tokens
 from vllm.v1.diffusion.request.blocks import placed
 from vllm.v1.diffusion.request.decoding import Decoding
 
@@ -57,6 +58,17 @@ class WindowPlanner:
 
     def admit(self, request: Request) -> None:
         """Changes what upstream reads of a request, before it is admitted."""
+
+    def cache_salt(self, request: Request, decoding: Decoding) -> str | None:
+        """What keeps a request's keys and values apart from others' of the same tokens; None for nothing.
+
+        Of a block-causal model a prompt's depend on the block length.
+        """
+        scheduler = self.scheduler
+        by_token = scheduler.mode.blocks.final is known_tokens
+        if by_token or decoding.block_length == scheduler.diffusion_config.block_length:
+            return None
+        return f"diffusion_block_length={decoding.block_length}"
 
     def plan(self, request: Request, decoding: Decoding) -> RequestPlan:
         """Begins a request's books."""

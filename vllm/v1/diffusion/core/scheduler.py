@@ -20,7 +20,6 @@ from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, set_window
 from vllm.v1.diffusion.core.planner import WindowPlanner
 from vllm.v1.diffusion.message.request_data import described
 from vllm.v1.diffusion.modes import mode_of
-from vllm.v1.diffusion.modes.grid import known_tokens
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import SchedulerStats
@@ -64,10 +63,7 @@ class DiffusionScheduler(Scheduler):
         plan = self._plans[request.request_id] = self.planner.plan(request, decoding)
         if (structured := request.structured_output_request) is not None:
             plan.reasoning_ended = structured.reasoning_ended
-        blocks_matter = self.mode.blocks.final is not known_tokens
-        if blocks_matter and decoding.block_length != self.diffusion_config.block_length:
-            # The prompt's keys and values depend on the block length.
-            salt = f"diffusion_block_length={decoding.block_length}"
+        if (salt := self.planner.cache_salt(request, decoding)) is not None:
             request.cache_salt = f"{request.cache_salt or ''}|{salt}"
             request.block_hashes.clear()
             request.update_block_hashes()

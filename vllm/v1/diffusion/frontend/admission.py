@@ -165,10 +165,11 @@ def _check_mask_token(params: SamplingParams, vllm_config: VllmConfig) -> None:
 
 def _check_bans(params: SamplingParams, vllm_config: VllmConfig) -> None:
     """Refuses a request some of whose positions could be left without a token."""
-    mask = resolve_diffusion_config(vllm_config).mask_token_id
+    config = resolve_diffusion_config(vllm_config)
+    mask = config.mask_token_id
     model_config = vllm_config.model_config
     vocab_size = model_config.get_vocab_size()
-    banned = set() if mask is None else {mask}
+    banned = {*(config.edit_ids or ()), *(() if mask is None else (mask,))}
     for token, bias in (params.logit_bias or {}).items():
         if not bias < math.inf or (token == mask and bias > 0):
             why = "is the mask token, which is never generated" if token == mask else "must be below infinity"
@@ -197,7 +198,8 @@ def _check_bans(params: SamplingParams, vllm_config: VllmConfig) -> None:
             name,
             getattr(params, name),
             "may leave a position without any token: at least one must be left that is not the mask "
-            "token, in no bad word, not biased to minus infinity and, with min_tokens, no stop token",
+            "token, deletes and inserts nothing, is in no bad word, not biased to minus infinity and, with "
+            "min_tokens, no stop token",
         )
 
 

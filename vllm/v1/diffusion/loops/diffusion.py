@@ -56,6 +56,7 @@ class DiffusionLoop(GenerationLoop):
     @override
     def validate_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
         check_room(params, prompt_len, vllm_config.model_config.max_model_len)
+        self._settings().check_prompt(prompt_len, params, vllm_config)
 
     @override
     def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig, server: Any = None) -> None:

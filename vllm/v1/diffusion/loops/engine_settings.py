@@ -88,6 +88,17 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     for name, given in unsupported.items():
         if given:
             raise ValueError(f"{name} is not supported with diffusion models.")
+    capacity = getattr(vllm_config.model_config.hf_config, "expert_capacity", None)
+    spread = {
+        "enable_expert_parallel": parallel.enable_expert_parallel,
+        "data_parallel_size > 1": parallel.data_parallel_size > 1,
+    }
+    for name, given in spread.items() if capacity is not None else ():
+        if given:
+            raise ValueError(
+                f"{name} is not supported with expert_capacity={capacity}: a rank must have all tokens of a "
+                "block to pool its experts."
+            )
     config = resolve_diffusion_config(vllm_config)
     assert config.algorithm is not None and config.block_length is not None
     check_memory(config.algorithm, vllm_config.scheduler_config.max_num_seqs, config.block_length)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from vllm.logger import init_logger
-from vllm.v1.diffusion.config import family_of
+from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.frontend.admission import check_one_block, keep_stop_tokens
 from vllm.v1.diffusion.loops.cuda_graphs import configure_graphs
 from vllm.v1.diffusion.loops.engine_settings import (
@@ -18,6 +18,8 @@ from vllm.v1.diffusion.loops.engine_settings import (
     fit_warm_up,
     refuse_parts_of_prompts,
 )
+from vllm.v1.diffusion.request.fields import require
+from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.generation_loop.interface import GenerationLoop
 
 if TYPE_CHECKING:
@@ -47,6 +49,18 @@ class Settings:
 
         Args:
             params: The request's parameters, its template resolved.
+            vllm_config: The engine's configuration.
+
+        Raises:
+            ValueError: Names the parameter.
+        """
+
+    def check_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        """Checks what the mode requires of a prompt; arguments likewise.
+
+        Args:
+            prompt_len: Tokens of the prompt.
+            params: The request's parameters.
             vllm_config: The engine's configuration.
 
         Raises:
@@ -97,18 +111,57 @@ class PromptBlockSettings(BlockSettings):
         super().configure(vllm_config, loop, served)
 
 
+class SeededSettings(Settings):
+    """Blocks from the prompt's end, one step at a time."""
+
+    @override
+    def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
+        _one_step_at_a_time(vllm_config, "a causal context")
+        check_budget(vllm_config, served)
+        configure_cpu(vllm_config)
+        configure_graphs(vllm_config, served)
+        fit_warm_up(vllm_config, served)
+
+    @override
+    def check_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        decoding = resolve_decoding(params, resolve_diffusion_config(vllm_config))
+        if decoding.budget is not None:
+            vocab_size = vllm_config.model_config.get_vocab_size()
+            end = decoding.budget[1]
+            require(
+                end < vocab_size,
+                "end_think_token_id",
+                end,
+                f"must be below {vocab_size}, the vocabulary's size",
+            )
+        if decoding.verifies:
+            stages = vllm_config.parallel_config.pipeline_parallel_size
+            require(
+                stages == 1,
+                "mode",
+                "self_speculation",
+                f"is not supported with pipeline_parallel_size={stages}",
+            )
+
+    @override
+    def check_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        scheduler = vllm_config.scheduler_config
+        room = min(scheduler.max_num_batched_tokens, scheduler.long_prefill_token_threshold or prompt_len)
+        require(
+            prompt_len <= room or resolve_decoding(params, resolve_diffusion_config(vllm_config)).causal,
+            "causal_context",
+            False,
+            f"is not supported for a prompt of {prompt_len} tokens: it sees itself, so one step of at most "
+            f"{room} tokens must take it (max_num_batched_tokens)",
+        )
+
+
 class AnchoredSettings(BlockSettings):
     """The same, one step at a time."""
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        scheduler_config = vllm_config.scheduler_config
-        if scheduler_config.async_scheduling:
-            raise ValueError(
-                "async_scheduling=True is not supported with shifted block diffusion: what a "
-                "step computes depends on the step before it."
-            )
-        scheduler_config.async_scheduling = False
+        _one_step_at_a_time(vllm_config, "shifted block diffusion")
         super().configure(vllm_config, loop, served)
 
 
@@ -142,3 +195,14 @@ class CanvasSettings(Settings):
         check_one_block(params, vllm_config)
         if params.stop_token_ids and params.structured_outputs is None:
             keep_stop_tokens(params, vllm_config)
+
+
+def _one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:
+    """Switches asynchronous scheduling off."""
+    scheduler_config = vllm_config.scheduler_config
+    if scheduler_config.async_scheduling:
+        raise ValueError(
+            f"async_scheduling=True is not supported with {kind}: what a step computes depends on the "
+            "step before it."
+        )
+    scheduler_config.async_scheduling = False

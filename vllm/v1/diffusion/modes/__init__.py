@@ -8,8 +8,9 @@ from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
 from vllm.v1.diffusion.modes.causal import CAUSAL
 from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
 from vllm.v1.diffusion.modes.renoising import RENOISING
+from vllm.v1.diffusion.modes.seeded import SEEDED
 
-MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT)}
+MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, SEEDED)}
 """The built-in modes, by name."""
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FROM_PROMPT",
     "MODES",
     "RENOISING",
+    "SEEDED",
     "BlockGrid",
     "BlockRule",
     "Mode",

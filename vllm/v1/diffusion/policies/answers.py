@@ -5,7 +5,23 @@ from __future__ import annotations
 
 import torch
 
-from vllm.v1.diffusion.policies.base import Boost, CanvasView, PositionStats, Rewrite, UnmaskingPolicy
+from vllm.v1.diffusion.policies.base import (
+    Boost,
+    CanvasView,
+    PositionStats,
+    Redrawn,
+    Rewrite,
+    UnmaskingPolicy,
+)
+
+_REDRAWN = {
+    "tokens": torch.int64,
+    "masked": torch.bool,
+    "source": torch.int64,
+    "written": torch.bool,
+    "confidence": torch.float32,
+}
+"""What a redrawn block consists of."""
 
 
 def checked_boost(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> Boost:
@@ -49,6 +65,21 @@ def checked_rewrite(policy: UnmaskingPolicy, stats: PositionStats, canvas: Canva
     if rewrite.unfinished is not None:
         _check("unfinished", rewrite.unfinished, canvas.masked.shape[:1], torch.bool)
     return rewrite
+
+
+def checked_redraw(policy: UnmaskingPolicy, stats: PositionStats, canvas: CanvasView) -> Redrawn:
+    """Asks a policy what blocks are to be.
+
+    Raises:
+        ValueError: It returned another type than it must, or other shapes.
+    """
+    redrawn = policy.redraw(stats, canvas)
+    if not isinstance(redrawn, Redrawn):
+        raise ValueError(f"redraw must be a Redrawn, not {type(redrawn).__name__}.")
+    for name, dtype in _REDRAWN.items():
+        _check(f"redraw's {name}", getattr(redrawn, name), canvas.masked.shape, dtype)
+    _check("redraw's unfinished", redrawn.unfinished, canvas.masked.shape[:1], torch.bool)
+    return redrawn
 
 
 def _check(name: str, value: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -7,7 +7,7 @@ Versioned like ``GenerationLoop``: what is written here holds for every release 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -51,6 +51,28 @@ class PositionStats:
 
 
 @dataclass(frozen=True)
+class Proposals:
+    """What a policy that redraws its blocks reads beside the statistics, ``[requests, width]``.
+
+    Attributes:
+        token: The token that the model proposes, the mask token among all others, int64.
+        confidence: Its probability, float32.
+        plain: The best token that is neither the mask token nor one of ``edit_ids``, int64.
+        mask_id: Id of the mask token.
+        edit_ids: Ids of the delete and the split token.
+        best_other: The best token of one position of each request: takes the columns, int64
+            ``[requests]``, and ids that are excluded, int64 ``[requests, n]``, -1 for none.
+    """
+
+    token: torch.Tensor
+    confidence: torch.Tensor
+    plain: torch.Tensor
+    mask_id: int
+    edit_ids: tuple[int, int]
+    best_other: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
 class CanvasView:
     """The requests' canvases at the start of a step.
 
@@ -69,6 +91,7 @@ class CanvasView:
             and skip work that no request asked for; reading ``values`` would wait for the device.
         memory: What the policy's ``make_memory`` made, for these requests, all zeros in the
             first step of a block. The policy changes the tensors in place.
+        proposals: See :class:`Proposals`; None of a policy that does not redraw.
     """
 
     tokens: torch.Tensor
@@ -82,6 +105,7 @@ class CanvasView:
     values: Mapping[str, torch.Tensor] = field(default_factory=dict)
     host_values: Mapping[str, Sequence[float]] = field(default_factory=dict)
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    proposals: Proposals | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +135,27 @@ class Rewrite:
     positions: torch.Tensor
     unfinished: torch.Tensor | None = None
     remask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """What :meth:`UnmaskingPolicy.redraw` makes of blocks, ``[requests, width]``.
+
+    Attributes:
+        tokens: Token ids, int64. What the prompt or a template gave must be left as it is.
+        masked: Positions that are masked now, bool.
+        source: Column from which a token came, in which it stood or was written, int64; -1 for a new mask.
+        written: Columns that the step wrote, before tokens moved, bool.
+        confidence: How sure the step was of what it wrote in a column, float32.
+        unfinished: Blocks that want another step, bool ``[requests]``.
+    """
+
+    tokens: torch.Tensor
+    masked: torch.Tensor
+    source: torch.Tensor
+    written: torch.Tensor
+    confidence: torch.Tensor
+    unfinished: torch.Tensor
 
 
 class UnmaskingPolicy:
@@ -152,14 +197,19 @@ class UnmaskingPolicy:
         return frozenset(self.numbers) | ({"steps"} if self.uses_steps else set())
 
     @property
+    def redraws(self) -> bool:
+        """Whether the policy inserts and deletes: it has a :meth:`redraw`."""
+        return type(self).redraw is not UnmaskingPolicy.redraw
+
+    @property
     def boosts(self) -> bool:
         """Whether the policy adds to logits: it has a :meth:`boost`."""
         return type(self).boost is not UnmaskingPolicy.boost
 
     @property
     def rewrites(self) -> bool:
-        """Whether the policy rewrites unmasked positions: it has a :meth:`rewrite`."""
-        return type(self).rewrite is not UnmaskingPolicy.rewrite
+        """Whether the policy rewrites unmasked positions: it has a :meth:`rewrite` or a :meth:`redraw`."""
+        return self.redraws or type(self).rewrite is not UnmaskingPolicy.rewrite
 
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
         """Makes what the policy remembers of each request between the steps of a block.
@@ -204,6 +254,13 @@ class UnmaskingPolicy:
         positions of the open block have statistics only if the policy has this method.
         """
         raise NotImplementedError(f"{type(self).__name__} rewrites nothing")
+
+    def redraw(self, stats: PositionStats, canvas: CanvasView) -> Redrawn:
+        """Says what blocks are to be after the step, where tokens are inserted and deleted.
+
+        Called in the place of :meth:`select` and :meth:`rewrite`. For built-in policies.
+        """
+        raise NotImplementedError(f"{type(self).__name__} redraws nothing")
 
     def steps_left(self, masked: int, step: int, steps: int, block_length: int) -> int | None:
         """How many denoising steps a block still needs.

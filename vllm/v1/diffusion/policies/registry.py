@@ -17,6 +17,7 @@ from vllm.v1.diffusion.policies.adaptive.edit import Edit
 from vllm.v1.diffusion.policies.adaptive.entropy_bounded import EntropyBounded
 from vllm.v1.diffusion.policies.adaptive.factor import Factor
 from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
+from vllm.v1.diffusion.policies.adaptive.insert_delete import InsertDelete
 from vllm.v1.diffusion.policies.adaptive.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.adaptive.p2 import P2
 from vllm.v1.diffusion.policies.adaptive.renoise import Renoise
@@ -54,6 +55,7 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "low_confidence_static": LowConfidenceStatic,
     "factor": Factor,
     "hierarchical": Hierarchical,
+    "insert_delete": InsertDelete,
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
     "p2": P2,

@@ -30,6 +30,13 @@ class Decoding:
         holes: What a template's holes begin with, of its length; None for what the model's noise is.
         stepwise: Whether a block takes as many steps as it has tokens, since no one asked for
             another number.
+        seeded: Whether a causal pass makes a block's first token.
+        causal: Whether prompt and finished blocks are encoded by passes that are causal by token,
+            of models that can do both.
+        verifies: Whether a block is a draft, and what leaves is what a causal pass makes of it.
+        drops_mask: Whether the mask token counts for nothing, not even in the softmax.
+        budget: Tokens of the answer before the end of the thinking is written, and the id that
+            ends it; None for no limit.
     """
 
     algorithm: str
@@ -48,6 +55,11 @@ class Decoding:
     template: tuple[int, ...] | None = None
     holes: tuple[int, ...] | None = None
     stepwise: bool = False
+    seeded: bool = False
+    causal: bool = True
+    verifies: bool = False
+    drops_mask: bool = False
+    budget: tuple[int, int] | None = None
 
     @property
     def foreseeable(self) -> bool:

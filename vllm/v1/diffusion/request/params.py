@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN, NO_MASK
+from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN, NO_MASK, SEEDED
 from vllm.v1.diffusion.policies.parameter import (
     PREFIX,
     BlockLength,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 _Name = Annotated[str, Field(description="the name of an unmasking policy")]
+_Mode = Literal["diffusion", "autoregressive", "self_speculation"]
+_Budget = Annotated[int, Field(ge=0, le=999999)]
 _Template = Annotated[str, Field(description="a text with holes")]
 _Ids = Annotated[
     Sequence[Annotated[int, Field(ge=-1)]],
@@ -83,8 +85,8 @@ class DiffusionParams(BaseModel):
     block_length: Annotated[
         BlockLength | None,
         Parameter(
-            "Tokens per block; a divisor of the served block length, or, with bidirectional models, "
-            "up to it. With models that have no mask, any length up to it.",
+            "Tokens per block; a divisor of the served block length, or, where blocks begin where the "
+            "prompt ends, any length up to it.",
             otherwise="the served block length",
             aliases=("canvas_length",),
         ),
@@ -105,6 +107,50 @@ class DiffusionParams(BaseModel):
             otherwise="no limit",
         ),
     ] = None
+    mode: Annotated[
+        _Mode | None,
+        Parameter(
+            "How the checkpoint is used: blocks are denoised; one token is written after the other; or "
+            "blocks are drafts that a causal pass verifies, which gives the tokens of `autoregressive`.",
+            otherwise="`--diffusion-config`, else the checkpoint's (`ar_mode`), else `diffusion`",
+            families=SEEDED,
+        ),
+    ] = None
+    causal_context: Annotated[
+        Flag | None,
+        Parameter(
+            "Whether prompt and finished blocks are encoded causally. If not, each sees all of itself, and "
+            "no token is predicted from them.",
+            otherwise="true",
+            families=SEEDED,
+        ),
+    ] = None
+    seed_token: Annotated[
+        Flag | None,
+        Parameter(
+            "Whether a block's first token is what the causal pass before it predicts, as in the card's "
+            "code. If not, it is denoised like the others and the mask token counts for nothing, as in "
+            "vLLM's code.",
+            otherwise="true; false without a causal context",
+            families=SEEDED,
+        ),
+    ] = None
+    max_thinking_tokens: Annotated[
+        _Budget | None,
+        Parameter(
+            "Tokens of the answer behind which the end of the thinking is written, if it has not been.",
+            otherwise="no limit",
+            families=SEEDED,
+        ),
+    ] = None
+    end_think_token_id: Annotated[
+        _Budget | None,
+        Parameter(
+            "Id of the token that ends the thinking; only with `diffusion_max_thinking_tokens`.",
+            otherwise="`--diffusion-config`, else the tokenizer's `</think>`",
+            families=SEEDED,
+        ),
+    ] = None
     exit_threshold: Annotated[
         Share | None,
         Parameter(
@@ -117,7 +163,7 @@ class DiffusionParams(BaseModel):
         Parameter(
             "Early exit: a block ends as soon as it holds an end token (or one of `stop_token_ids`) and "
             "no mask before it. What is returned stays the same.",
-            otherwise="false",
+            otherwise="false; true for Nemotron-Labs-Diffusion, unless `diffusion_seed_token` is false",
         ),
     ] = None
     end_tokens_last: Annotated[
@@ -204,6 +250,11 @@ class DiffusionParams(BaseModel):
             block_length: int | None = None,
             cache: CacheMode | None = None,
             max_steps: int | None = None,
+            mode: Literal["diffusion", "autoregressive", "self_speculation"] | None = None,
+            causal_context: bool | None = None,
+            seed_token: bool | None = None,
+            max_thinking_tokens: int | None = None,
+            end_think_token_id: int | None = None,
             exit_threshold: float | None = None,
             eos_early_stop: bool | None = None,
             end_tokens_last: bool | None = None,

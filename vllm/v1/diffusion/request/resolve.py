@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.families import END_OF_TURN, NO_MASK
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
+from vllm.v1.diffusion.policies.adaptive.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
 from vllm.v1.diffusion.policies.parameter import PREFIX
+from vllm.v1.diffusion.request.causal import causal_way
 from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.request.fields import naming, require
+from vllm.v1.diffusion.request.fields import ParameterError, naming, require
 from vllm.v1.diffusion.request.params import DiffusionParams, parameters
 from vllm.v1.diffusion.request.template import template_of
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
+
+_DRAFTS = "threshold"
+"""How drafts are made."""
 
 
 def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfig) -> Decoding:
@@ -37,13 +42,20 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     algorithm: str = config.algorithm if asked is None else asked
     policy = _policy(algorithm)
     given = DiffusionParams.from_extra_args(extra, policy)
-    block_length = _block_length(given, config)
+    way = causal_way(given, params, config)
+    if way.verifies:
+        algorithm, policy = _DRAFTS, get_policy(_DRAFTS)
+    block_length = 1 if way.writes else _block_length(given, config)
     _check_model(given, config)
     _check_reading(given, config)
     _check_noise(algorithm, policy, config)
     _check_read(given, extra, algorithm, policy)
     steps = given.steps or config.steps or policy.default_steps
     values = _values(given, algorithm, policy, config)
+    if way.verifies:
+        # All masks of a draft at once, as the card's code does where it is given no threshold.
+        values["threshold"] = given.numbers.get("threshold", 0.0)
+    _check_edits(given, params, algorithm, policy, config, values)
     if "t_max" in values:
         name = "t_min" if given.numbers.get("t_max") is None else "t_max"
         highest, lowest = values["t_max"], values["t_min"]
@@ -75,12 +87,17 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         cache=given.cache or config.cache,
         max_steps=given.max_steps,
         exit_threshold=given.exit_threshold,
-        stop_ids=_stop_ids(given, params, policy, config),
+        stop_ids=_stop_ids(given, params, policy, config, early=way.ends_early),
         constrained=constrained,
         vetoes=bool(params and any(len(word) > 1 for word in params.bad_words_token_ids or ())),
         late_ids=tuple(config.end_token_ids or ()) if given.end_tokens_last else (),
         template=template,
         holes=_holes(given, config),
+        seeded=way.seeded,
+        causal=way.causal,
+        verifies=way.verifies,
+        drops_mask=way.mode == "diffusion" and way.causal and not way.seeded,
+        budget=way.budget,
     )
 
 
@@ -96,12 +113,18 @@ def _block_length(given: DiffusionParams, config: MaskedDiffusionConfig) -> int:
     assert served is not None
     block_length = given.block_length or served
     # Blocks that begin where the prompt ends may have any length.
-    aligned = config.cache is None and config.mask_token_id is not None
+    aligned = config.cache is None and config.mode is None and config.mask_token_id is not None
     require(
         served % block_length == 0 if aligned else block_length <= served,
         "block_length",
         block_length,
         f"must {'divide' if aligned else 'not exceed'} the served block length, {served}",
+    )
+    require(
+        config.pooled_block_length is None or block_length == served,
+        "block_length",
+        block_length,
+        f"must be {served}: the tokens of a block choose their experts together",
     )
     return block_length
 
@@ -169,6 +192,50 @@ def _check_read(
         )
 
 
+def _check_edits(
+    given: DiffusionParams,
+    params: SamplingParams | None,
+    algorithm: str,
+    policy: UnmaskingPolicy,
+    config: MaskedDiffusionConfig,
+    values: Mapping[str, float],
+) -> None:
+    """Refuses what does not go with insertions and deletions, or goes with nothing else."""
+    if not policy.redraws:
+        require(
+            config.edit_ids is None,
+            "algorithm",
+            algorithm,
+            "would write this model's delete and split tokens as text; only insert_delete reads them",
+        )
+        return
+    require(
+        config.edit_ids is not None,
+        "algorithm",
+        algorithm,
+        "needs a model with a delete_token_id and a split_token_id in its config.json",
+    )
+    most, post_steps = MOST_POST_STEPS, int(values["max_post_steps"])
+    require(
+        post_steps <= most,
+        "max_post_steps",
+        post_steps,
+        f"must be at most {most} with diffusion_algorithm={algorithm!r}",
+    )
+    for name in ("max_steps", "exit_threshold", "infill", "infill_ids", "seed_canvas"):
+        value = getattr(given, name)
+        require(value is None, name, value, f"is not supported with diffusion_algorithm={algorithm!r}")
+    words = params.bad_words_token_ids if params else None
+    for name, value in (
+        ("bad_words", params.bad_words if params and any(len(word) > 1 for word in words or ()) else None),
+        ("logprobs", params.logprobs if params else None),
+    ):
+        if value is not None:
+            why = "tokens move after the step that wrote them"
+            message = f"{name}={value!r} is not supported with diffusion_algorithm={algorithm!r}: {why}."
+            raise ParameterError(message, parameter=name, value=value)
+
+
 def _values(
     given: DiffusionParams, algorithm: str, policy: UnmaskingPolicy, config: MaskedDiffusionConfig
 ) -> dict[str, float]:
@@ -186,9 +253,16 @@ def _stop_ids(
     params: SamplingParams | None,
     policy: UnmaskingPolicy,
     config: MaskedDiffusionConfig,
+    early: bool,
 ) -> tuple[int, ...]:
-    """The tokens that end a block early."""
-    if not given.eos_early_stop or params is None:
+    """The tokens that end a block early; where ``early`` is true they do unless a request says no."""
+    if params is None:
+        return ()
+    templated = (given.infill, given.infill_ids, given.seed_canvas) != (None, None, None)
+    if given.eos_early_stop is None and early and not templated:
+        own = () if params.ignore_eos or params.eos_token_id is None else (params.eos_token_id,)
+        return (*(params.stop_token_ids or ()), *own)
+    if not given.eos_early_stop:
         return ()
     name, value = "eos_early_stop", given.eos_early_stop
     require(

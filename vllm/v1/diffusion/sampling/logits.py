@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From raw logits to those that a request's parameters ask for.
-
-Changed logits are float32: of a large batch, several gigabytes. So they are made for some
-rows at a time, and every step's work on them goes part by part.
-"""
+"""From raw logits to those that a request's parameters ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,115 +17,10 @@ from vllm.v1.diffusion.sampling.bad_words import BadWords
 from vllm.v1.diffusion.sampling.boost import Boost
 from vllm.v1.diffusion.sampling.penalties import penalize
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
+from vllm.v1.diffusion.sampling.step_logits import Part, StepLogits, in_parts, soft_capped
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext
-
-MOST_BYTES = 1 << 28
-"""Float32 logits that are worked on at a time. Filters make a few copies of them."""
-
-
-class Part(NamedTuple):
-    """Some rows of a step's logits, changed.
-
-    Attributes:
-        rows_np: The rows, int64 ``[M]``, ascending, on the host.
-        rows: The same on the device.
-        logits: float32 ``[M, V]``.
-    """
-
-    rows_np: np.ndarray
-    rows: torch.Tensor
-    logits: torch.Tensor
-
-
-class StepLogits:
-    """A step's logits: the model's, and what its requests' parameters make of some rows.
-
-    Attributes:
-        raw: The model's, ``[N, V]``, in its dtype.
-        rows_np: Rows that are changed, int64, ascending, on the host; None for none.
-    """
-
-    def __init__(
-        self,
-        raw: torch.Tensor,
-        rows_np: np.ndarray | None = None,
-        change: Callable[[np.ndarray], Part] | None = None,
-        keep: bool = False,
-        cap: float | None = None,
-    ) -> None:
-        """Makes it.
-
-        Args:
-            raw: See above.
-            rows_np: See above.
-            change: Makes changed rows, by what the canvases hold when it is called.
-            keep: Whether changed rows are read after the canvases were written.
-            cap: What the model's logits are soft-capped at; None where they are as they should be.
-        """
-        self.raw = raw
-        self._cap = cap
-        self.rows_np = rows_np
-        self._change = change
-        parts = [] if rows_np is None else list(in_parts(rows_np, raw.shape[1]))
-        self._kept = [self._made(part) for part in parts] if keep or len(parts) == 1 else None
-
-    def changed(self) -> Iterator[Part]:
-        """The changed rows, part by part."""
-        if self._kept is not None:
-            yield from self._kept
-        elif self.rows_np is not None:
-            yield from (self._made(part) for part in in_parts(self.rows_np, self.raw.shape[1]))
-
-    def of(self, rows_np: np.ndarray) -> torch.Tensor:
-        """A copy of some rows, changed where their requests ask for it, float32 ``[M, V]``.
-
-        Args:
-            rows_np: The rows, ascending; no more than ``in_parts`` gives at a time.
-        """
-        rows = async_tensor_h2d(rows_np, dtype=torch.int64, device=self.raw.device)
-        values = self.plain(rows)
-        if self.rows_np is None:
-            return values
-        parts = self._kept
-        if parts is None:
-            some = np.intersect1d(rows_np, self.rows_np, assume_unique=True)
-            parts = [self._made(some)] if len(some) else []
-        for part in parts:
-            _, *places = np.intersect1d(rows_np, part.rows_np, return_indices=True)
-            if len(places[0]):
-                to, source = (async_tensor_h2d(p, dtype=torch.int64, device=rows.device) for p in places)
-                values[to] = part.logits[source]
-        return values
-
-    def plain(self, rows: torch.Tensor) -> torch.Tensor:
-        """A copy of some rows as the model means them, float32 ``[M, V]``.
-
-        Args:
-            rows: The rows, int64 ``[M]``; no more than ``in_parts`` gives at a time.
-        """
-        return soft_capped(self.raw[rows], self._cap)
-
-    def _made(self, rows_np: np.ndarray) -> Part:
-        assert self._change is not None
-        return self._change(rows_np)
-
-
-def soft_capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
-    """A float32 copy of logits, soft-capped: ``cap tanh(logits / cap)``; banned ids stay banned."""
-    wide = logits.to(torch.float32, copy=True)
-    if cap is None:
-        return wide
-    banned = wide == -torch.inf
-    return wide.div_(cap).tanh_().mul_(cap).masked_fill_(banned, -torch.inf)
-
-
-def in_parts(rows_np: np.ndarray, vocab_size: int) -> Iterator[np.ndarray]:
-    """Cuts rows of logits so that a float32 copy of each part has a bounded size."""
-    most = max(1, MOST_BYTES // (4 * vocab_size))
-    for first in range(0, len(rows_np), most):
-        yield rows_np[first : first + most]
 
 
 class LogitsPipeline:

@@ -13,7 +13,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
-from vllm.v1.diffusion.sampling.logits import StepLogits, in_parts
+from vllm.v1.diffusion.sampling.step_logits import StepLogits, in_parts
 from vllm.v1.diffusion.sampling.step_outputs import from_column
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.worker.gpu.sample.logprob import compute_token_logprobs, compute_topk_scores

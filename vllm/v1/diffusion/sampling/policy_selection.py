@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -21,9 +22,17 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
-from vllm.v1.diffusion.policies.answers import checked_boost, checked_rewrite, checked_select
+from vllm.v1.diffusion.policies.answers import (
+    checked_boost,
+    checked_redraw,
+    checked_rewrite,
+    checked_select,
+)
+from vllm.v1.diffusion.policies.base import Proposals, Redrawn
 from vllm.v1.diffusion.policies.memory import MOST_MEMORY, size_of
 from vllm.v1.diffusion.sampling.boost import Boost
+from vllm.v1.diffusion.sampling.statistics import RowProposals, StepStatistics
+from vllm.v1.diffusion.sampling.step_logits import StepLogits
 from vllm.v1.generation_loop.plug_ins import is_plug_in
 from vllm.v1.generation_loop.ranks import gathered
 
@@ -40,12 +49,14 @@ class Selection(NamedTuple):
         unmask: Rows whose masked position is unmasked, bool ``[N]``.
         rewrite: Rows whose unmasked position is written again, bool ``[N]``.
         unfinished: Requests whose block wants another step, bool ``[R]``.
+        redrawn: Some of the R requests, int64 ``[n]``, and their blocks as they are to be.
         remask: Rows whose unmasked position becomes a mask again, bool ``[N]``; None for none.
     """
 
     unmask: torch.Tensor
     rewrite: torch.Tensor
     unfinished: torch.Tensor
+    redrawn: list[tuple[torch.Tensor, Redrawn]]
     remask: torch.Tensor | None = None
 
 
@@ -93,6 +104,8 @@ class PolicySelection:
         self._columns = torch.arange(canvases.width, device=canvases.device)
         self._rows = torch.arange(len(canvases.numbers) * canvases.width, device=canvases.device)
         self._groups: list[_Group] = []
+        self._logits: StepLogits | None = None
+        self._proposals: RowProposals | None = None
         self.first = self._rewritable = self._columns
 
     def remove(self, slot: int) -> None:
@@ -128,6 +141,24 @@ class PolicySelection:
             if group.policy.rewrites:
                 active = _marked(step.active, group.rows, self._unmasked(step, group))
                 step.active.copy_(step.active | active)
+
+    def propose(self, logits: StepLogits, step: DenoisingStep, statistics: StepStatistics) -> None:
+        """Reads what policies that redraw their blocks want to know; nothing where there is none.
+
+        Args:
+            logits: The step's logits; read again by :meth:`select`.
+            step: The step.
+            statistics: What makes statistics of rows.
+        """
+        self._logits = self._proposals = None
+        groups = [group for group in self._groups if group.policy.redraws]
+        if not groups:
+            return
+        assert self.canvases.edit_ids is not None
+        asked = torch.cat([group.rows.flatten() for group in groups])
+        active = step.active & _marked(step.active, asked, torch.ones_like(asked, dtype=torch.bool))
+        self._logits = logits
+        self._proposals = statistics.proposals(logits, step, active, self.canvases.edit_ids)
 
     @property
     def boosted(self) -> list[int]:
@@ -166,9 +197,12 @@ class PolicySelection:
         if not groups:
             return None
         chosen = Selection(
-            torch.zeros_like(step.active), torch.zeros_like(step.active), torch.zeros_like(step.covered)
+            torch.zeros_like(step.active), torch.zeros_like(step.active), torch.zeros_like(step.covered), []
         )
-        for group in groups:
+        for group in [group for group in groups if group.policy.redraws]:
+            for part, (redrawn,) in self._ask(group, stats, step, {"redraw": checked_redraw}):
+                chosen.redrawn.append((part.which, redrawn))
+        for group in [group for group in groups if not group.policy.redraws]:
             questions: dict[str, _Question] = {"select": checked_select}
             if group.policy.rewrites:
                 questions["rewrite"] = checked_rewrite
@@ -269,6 +303,19 @@ class PolicySelection:
             values={name: self._to_device(values) for name, values in asked.items()},
             host_values=asked,
             memory=self._remembered(group),
+            proposals=self._proposals_of(group),
+        )
+
+    def _proposals_of(self, group: _Group) -> Proposals | None:
+        if not group.policy.redraws or self._proposals is None:
+            return None
+        assert self._logits is not None and self.canvases.edit_ids is not None
+        rows = group.rows.clamp(max=len(self._proposals.token) - 1)
+        return Proposals(
+            *(values[rows] for values in self._proposals),
+            mask_id=self.canvases.mask_token_id,
+            edit_ids=self.canvases.edit_ids,
+            best_other=partial(_best_other, self._logits, rows),
         )
 
     def _stats(self, stats: RowStats, group: _Group) -> PositionStats:
@@ -336,6 +383,13 @@ def _marked(like: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> tor
     marked = torch.zeros(len(like) + 1, dtype=torch.bool, device=like.device)
     marked[rows] = values
     return marked[:-1]
+
+
+def _best_other(
+    logits: StepLogits, rows: torch.Tensor, columns: torch.Tensor, excluded: torch.Tensor
+) -> torch.Tensor:
+    """See ``Proposals.best_other``; ``rows`` are those of the requests' positions, int64 ``[n, W]``."""
+    return logits.best_other(rows.gather(1, columns[:, None])[:, 0], excluded)
 
 
 def _best(confidence: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:

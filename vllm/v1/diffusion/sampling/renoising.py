@@ -17,7 +17,7 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.kernels.noise import draw_offset
 from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
 from vllm.v1.diffusion.sampling.early_exits import EarlyExits
-from vllm.v1.diffusion.sampling.logits import StepLogits, in_parts
+from vllm.v1.diffusion.sampling.step_logits import StepLogits, in_parts
 
 
 class SelfConditioned(Protocol):

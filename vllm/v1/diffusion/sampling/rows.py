@@ -13,6 +13,7 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.families import Family
 from vllm.v1.diffusion.kernels.row_stats import RowStats
+from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
 
@@ -81,6 +82,14 @@ class RowLayout:
         """What the model is given beside token ids and positions, which are in ``input_batch``."""
         return {}
 
+    def begin_step(self, input_batch: InputBatch, request_states: RequestState) -> None:
+        """Changes canvases before a step reads them.
+
+        Args:
+            input_batch: The step's batch.
+            request_states: The runner's request state.
+        """
+
     def windows_are_canvases(self, input_batch: InputBatch) -> bool:
         """Whether each request's window is its canvas, if the scheduler knew which block is open.
 
@@ -109,6 +118,23 @@ class RowLayout:
             input_batch.logits_indices = rows - beyond.to(rows.dtype)
 
     # ---- asked by the sampler --------------------------------------------------
+
+    def change_logits(self, logits: torch.Tensor, step: DenoisingStep) -> None:
+        """Changes a step's logits, in place.
+
+        Args:
+            logits: ``[N, V]``.
+            step: The step.
+        """
+
+    def outputs(self, outputs: StepOutputs, step: DenoisingStep) -> StepOutputs:
+        """Changes what a step hands on, of a mode whose steps emit other tokens than canvases hold.
+
+        Args:
+            outputs: The tokens of all canvases that denoised, from their first new position on.
+            step: The step.
+        """
+        return outputs
 
     def may_miss_block(self, input_batch: InputBatch) -> bool:
         """Whether rows may belong to a block that their window does not reach, all steps being foreseen."""

@@ -16,11 +16,12 @@ from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.policies.memory import MOST_MEMORY, MOST_TEMPORARY
 from vllm.v1.diffusion.sampling.early_exits import EarlyExits
-from vllm.v1.diffusion.sampling.logits import LogitsPipeline, StepLogits
+from vllm.v1.diffusion.sampling.logits import LogitsPipeline
 from vllm.v1.diffusion.sampling.logprobs import CanvasLogprobs
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
 from vllm.v1.diffusion.sampling.rows import RowLayout
 from vllm.v1.diffusion.sampling.statistics import StepStatistics
+from vllm.v1.diffusion.sampling.step_logits import StepLogits
 from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
 from vllm.v1.diffusion.sampling.unmasking import Unmasking
 from vllm.v1.outputs import LogprobsTensors
@@ -205,14 +206,17 @@ class DenoisingSampler:
         canvases = self.canvases
         first = step.for_requests(first).clamp(min=0)
         self.policies.begin(step, first, self.rows.rewritable(step.slots, first))
+        self.rows.change_logits(logits, step)
         self.grammars.restrict(logits, step)
         processed = self.logits(logits, step, keep=self.logprobs.reads_processed(step))
         stats = self.statistics(processed, step)
+        self.policies.propose(processed, step, self.statistics)
         before = self.logprobs.snapshot(step)
         done = self.unmasking(stats, step, overlaps)
         self.grammars.revise(done, stats, step, overlaps)
         self.logprobs.record(processed, step, before)
         outputs = StepOutputs.of(canvases, step, first, num_reqs, self.rows.begins_open)
+        outputs = self.rows.outputs(outputs, step)
         logprobs = self.logprobs.read(step, first, num_reqs)
         canvases.next_block(self.req_states, step.slots, done, step.for_requests(block_end), step.whole)
         return done, outputs, logprobs

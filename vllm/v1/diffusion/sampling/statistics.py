@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,7 +14,15 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.kernels.noise import draw_offset
 from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
-from vllm.v1.diffusion.sampling.logits import StepLogits, in_parts
+from vllm.v1.diffusion.sampling.step_logits import StepLogits, in_parts
+
+
+class RowProposals(NamedTuple):
+    """What policies that redraw their blocks read of N rows; see ``policies.base.Proposals``, ``[N]``."""
+
+    token: torch.Tensor
+    confidence: torch.Tensor
+    plain: torch.Tensor
 
 
 class StepStatistics:
@@ -42,21 +52,58 @@ class StepStatistics:
 
         At temperature 0 the probabilities are those of the plain softmax.
         """
-        stats = self._all_rows(logits, step)
+        greedy = not self.sampling_states.temperature.np[step.slots_np].any()
+        stats = self._all_rows(logits, step, step.active, greedy, self.canvases.mask_token_id)
         self._unmask_late(stats, logits, step)
         return stats
 
-    def _all_rows(self, logits: StepLogits, step: DenoisingStep) -> RowStats:
-        # Nothing is drawn: neither seeds nor positions matter.
+    def proposals(
+        self, logits: StepLogits, step: DenoisingStep, active: torch.Tensor, edit_ids: tuple[int, int]
+    ) -> RowProposals:
+        """What the rows propose where the mask token counts as a token, and where none of the ids does.
+
+        Args:
+            logits: The step's logits.
+            step: The step.
+            active: Rows that are read, bool ``[N]``.
+            edit_ids: Ids of the delete and the split token.
+        """
         greedy = not self.sampling_states.temperature.np[step.slots_np].any()
+        free = self._all_rows(logits, step, active, greedy, -1, ())
+        left_out = (self.canvases.mask_token_id, *edit_ids)
+        plain = self._all_rows(logits, step, active, True, -1, left_out)
+        return RowProposals(free.sample, free.sample_prob, plain.sample)
+
+    def _all_rows(
+        self,
+        logits: StepLogits,
+        step: DenoisingStep,
+        active: torch.Tensor,
+        greedy: bool,
+        banned: int,
+        left_out: tuple[int, ...] = (),
+    ) -> RowStats:
+        """Statistics of a step's rows; see :meth:`_rows`.
+
+        Args:
+            logits: The step's logits.
+            step: The step.
+            active: Rows that are read, bool ``[N]``.
+            greedy: Whether nothing is drawn: neither seeds nor positions matter then.
+            banned: An id that is never taken and stays in the normaliser; -1 for none.
+            left_out: Ids that count for nothing.
+        """
+        cells = step.row_slot, step.row_column
         if logits.rows_np is None:
-            return self._rows(logits.raw, step.row_slot, step.row_column, step.active, greedy)
+            with _without(logits.raw, left_out):
+                return self._rows(logits.raw, *cells, active, greedy, banned)
         changed = async_tensor_h2d(logits.rows_np, dtype=torch.int64, device=logits.raw.device)
-        raw_only = step.active.index_fill(0, changed, False)
-        stats = self._rows(logits.raw, step.row_slot, step.row_column, raw_only, greedy)
+        raw_only = active.index_fill(0, changed, False)
+        with _without(logits.raw, left_out):
+            stats = self._rows(logits.raw, *cells, raw_only, greedy, banned)
         for _, rows, values in logits.changed():
-            cells = step.row_slot[rows], step.row_column[rows]
-            part = self._rows(values, *cells, step.active[rows], greedy)
+            with _without(values, left_out):
+                part = self._rows(values, cells[0][rows], cells[1][rows], active[rows], greedy, banned)
             for all_rows, new in zip(stats, part, strict=True):
                 all_rows.index_copy_(0, rows, new)
         return stats
@@ -93,11 +140,12 @@ class StepStatistics:
         column: torch.Tensor,
         active: torch.Tensor,
         greedy: bool,
+        banned: int,
     ) -> RowStats:
         states, canvases = self.sampling_states, self.canvases
         if greedy:
             zeros, ones, numbers = self._constants(len(slot))
-            return row_stats(logits, zeros, ones, numbers, numbers, active, canvases.mask_token_id)
+            return row_stats(logits, zeros, ones, numbers, numbers, active, banned)
         temperature = states.temperature.gpu[slot]
         if self.tempered_confidence:
             scale = torch.where(temperature == 0, 1.0, temperature)
@@ -111,7 +159,7 @@ class StepStatistics:
             states.seeds.gpu[slot],
             draw_offset(position, canvases.step[slot]),
             active,
-            canvases.mask_token_id,
+            banned,
         )
 
     def _constants(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -122,3 +170,17 @@ class StepStatistics:
             self._held = (zeros.to(torch.float32), torch.ones(count, device=device), zeros)
         zeros, ones, numbers = self._held
         return zeros[:count], ones[:count], numbers[:count]
+
+
+@contextmanager
+def _without(logits: torch.Tensor, ids: tuple[int, ...]) -> Iterator[None]:
+    """Takes ids out of rows of logits for a while; nothing of their size is copied."""
+    if not ids:
+        yield
+        return
+    held = [logits[:, one].clone() for one in ids]
+    for one in ids:
+        logits[:, one] = -torch.inf
+    yield
+    for one, values in zip(ids, held, strict=True):
+        logits[:, one] = values

@@ -26,6 +26,7 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.kernels.unmask import unmask
+from vllm.v1.diffusion.policies.base import Redrawn
 from vllm.v1.diffusion.sampling.bad_words import BadWords, Snapshot
 from vllm.v1.diffusion.sampling.early_exits import EarlyExits
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection, Selection
@@ -152,6 +153,7 @@ class Unmasking:
             self._count,
             self._rewrite,
             self._grade,
+            self._redraw,
             self._take_back,
             self._let_mode_change,
             self._end_early,
@@ -255,6 +257,16 @@ class Unmasking:
         confidence = self.canvases.confidence
         confidence[cell] = torch.where(written, unmasked.stats.sample_prob, confidence[cell])
 
+    def _redraw(self, unmasked: Unmasked) -> None:
+        """Writes blocks of which a policy says as a whole what they are to be."""
+        if unmasked.selection is None:
+            return
+        assert unmasked.made is not None
+        step, made = unmasked.step, unmasked.made
+        for which, drawn in unmasked.selection.redrawn:
+            full = _redrawn(self.canvases, step.slots[which], drawn, step.covered[which], made[which])
+            unmasked.done[which] = full & step.covered[which] & ~drawn.unfinished
+
     def _take_back(self, unmasked: Unmasked) -> None:
         """Masks again what completes a bad word."""
         before = unmasked.before
@@ -273,6 +285,31 @@ class Unmasking:
         ended = self.exits.ended(step, self.policies.first)
         if ended is not None:
             unmasked.done = unmasked.done | (ended & step.covered)
+
+
+def _redrawn(
+    canvases: CanvasStates, slots: torch.Tensor, drawn: Redrawn, covered: torch.Tensor, made: torch.Tensor
+) -> torch.Tensor:
+    """Writes blocks that a policy redrew; whether no mask is left, bool ``[n]``.
+
+    Args:
+        canvases: The canvases, changed.
+        slots: The requests' slots, ``[n]``.
+        drawn: Their blocks.
+        covered: Whether the step's window covers the block, bool ``[n]``.
+        made: Steps made on the block before, int32 ``[n]``.
+    """
+    tokens, masked = canvases.tokens[slots], canvases.masked[slots]
+    changed = ((drawn.tokens != tokens) | (drawn.masked != masked)) & covered[:, None]
+    source = drawn.source.clamp(min=0)
+    confidence = torch.where(drawn.written, drawn.confidence, canvases.confidence[slots])
+    canvases.confidence[slots] = torch.where(
+        covered[:, None], confidence.gather(1, source), canvases.confidence[slots]
+    )
+    canvases.tokens[slots] = torch.where(changed, drawn.tokens, tokens)
+    canvases.masked[slots] = masked = torch.where(changed, drawn.masked, masked)
+    canvases.unmasked_at[slots] = torch.where(changed, made[:, None], canvases.unmasked_at[slots])
+    return ~masked.any(dim=1)
 
 
 def _either(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:

@@ -101,7 +101,7 @@ class CanvasAttention(Attention):
     """One bidirectional sequence per request, over the whole canvas."""
 
     @override
-    def sequences(self, input_batch: InputBatch) -> Sequences:
+    def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
         used = input_batch.num_reqs
         window_end = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
         # A dummy batch has rows of logits too, but no canvas.

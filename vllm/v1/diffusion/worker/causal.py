@@ -30,7 +30,7 @@ class BlockAttention(Attention):
         make_room(attn_groups, self.vllm_config.scheduler_config.max_num_batched_tokens)
 
     @override
-    def sequences(self, input_batch: InputBatch) -> Sequences:
+    def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
         slots = input_batch.idx_mapping_np
         return split_at_blocks(
             input_batch.num_computed_tokens_np,

@@ -72,6 +72,7 @@ class DiffusionModelState(DefaultModelState):
         self.rows: RowLayout = mode.rows.load()(self.canvases, family_of(vllm_config))
         self.attention: Attention = mode.attention.load()(vllm_config, self.canvases, device)
         self._attention_begun = False
+        self.canvases.edit_ids = self.diffusion_config.edit_ids
         self.grammars = GrammarStates(vllm_config, self.canvases)
         self.relay = CanvasRelay(self.canvases, self._denoises) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
@@ -131,6 +132,7 @@ class DiffusionModelState(DefaultModelState):
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Writes known tokens and canvases to ``input_batch.input_ids``."""
         self.canvases.apply_added(req_states)
+        self.rows.begin_step(input_batch, req_states)
         if self.relay is not None:
             self.relay.begin_step(input_batch, req_states)
         num_tokens = input_batch.num_tokens
@@ -143,6 +145,10 @@ class DiffusionModelState(DefaultModelState):
             slots_np = np.repeat(input_batch.idx_mapping_np, input_batch.num_scheduled_tokens)
             ids.copy_(self.canvases.input_ids(req_states, slots_np.astype(np.int64), positions))
         self.rows.point_logits(input_batch, req_states, unsure)
+        if self.device.type == "cpu" and not len(input_batch.logits_indices):
+            # A step that denoises nothing: upstream's product for small heads in bfloat16 divides by the
+            # number of rows, which ends the process. Nobody reads this one.
+            input_batch.logits_indices = input_batch.logits_indices.new_zeros(1)
         if self.adapters is not None:
             self.adapters.apply(input_batch)
         return self.rows.inputs(input_batch)
@@ -188,8 +194,8 @@ class DiffusionModelState(DefaultModelState):
         if not self._attention_begun:
             attention.begin(attn_groups)
             self._attention_begun = True
-        sequences = attention.sequences(input_batch)
         captured = for_capture or cudagraph_mode == CUDAGraphMode.FULL
+        sequences = attention.sequences(input_batch, captured)
         if captured:
             num_tokens, max_seq_len = input_batch.num_tokens_after_padding, self.max_model_len
             count, max_query_len = attention.graph_shape(input_batch)
@@ -198,6 +204,7 @@ class DiffusionModelState(DefaultModelState):
             num_tokens, max_seq_len = input_batch.num_tokens, int(sequences.seq_lens.max())
             count, max_query_len = len(sequences.seq_lens), int(np.diff(sequences.query_start_loc).max())
             staged = sequences.staged(input_batch, block_tables)
+        attention.adjust(staged, input_batch)
         attn_metadata = build_attn_metadata(
             attn_groups=attn_groups,
             num_reqs=count,

@@ -122,7 +122,7 @@ class CanvasAttention(Attention):
         self._windowed, self._window = use_canvas_windows(vllm_config)
 
     @override
-    def sequences(self, input_batch: InputBatch) -> CanvasSequences:
+    def sequences(self, input_batch: InputBatch, captured: bool) -> CanvasSequences:
         return CanvasSequences.of(
             input_batch.num_computed_tokens_np, input_batch.num_scheduled_tokens, _canvases(input_batch)
         )

@@ -103,13 +103,26 @@ class Attention:
             attn_groups: The runner's attention layers, in groups.
         """
 
-    def sequences(self, input_batch: InputBatch) -> Sequences:
-        """A batch's sequences."""
+    def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
+        """A batch's sequences.
+
+        Args:
+            input_batch: The step's batch.
+            captured: Whether a graph runs the batch or is being captured.
+        """
         raise NotImplementedError
 
     def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
         """How many sequences the graph of a batch was captured for, and rows of the longest one."""
         raise NotImplementedError
+
+    def adjust(self, staged: StagedSequences, input_batch: InputBatch) -> None:
+        """Changes what only the device knows of a step's sequences, in place.
+
+        Args:
+            staged: The sequences.
+            input_batch: The step's batch.
+        """
 
     def causal(self, sequences: Sequences, count: int, captured: bool) -> bool | torch.Tensor:
         """Whether a row sees the rows behind it in its sequence: False if it does.

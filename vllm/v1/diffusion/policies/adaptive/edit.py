@@ -9,6 +9,19 @@ from typing_extensions import override
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, Rewrite, UnmaskingPolicy
 from vllm.v1.diffusion.policies.parameter import THRESHOLD, Count, Parameter, Share
 
+EDIT_THRESHOLD = Parameter(
+    "Probability above which an unmasked token is rewritten.",
+    Share,
+    default=0.9,
+    otherwise="`--diffusion-config`, else 0.9; 0 for LLaDA2.2",
+)
+MAX_POST_STEPS = Parameter(
+    "Steps that a block may take after its last mask, to rewrite tokens; with `insert_delete` 256 at most, "
+    "counted from the last mask that the block began with.",
+    Count,
+    default=16,
+)
+
 
 class Edit(UnmaskingPolicy):
     """Unmasks all above the threshold, else the best, and rewrites unmasked tokens (LLaDA2.1).
@@ -20,12 +33,8 @@ class Edit(UnmaskingPolicy):
 
     numbers: ClassVar = {
         "threshold": THRESHOLD,
-        "edit_threshold": Parameter(
-            "Probability above which an unmasked token is rewritten.", Share, default=0.9
-        ),
-        "max_post_steps": Parameter(
-            "Steps that a block may take after its last mask, to rewrite tokens.", Count, default=16
-        ),
+        "edit_threshold": EDIT_THRESHOLD,
+        "max_post_steps": MAX_POST_STEPS,
     }
 
     @override

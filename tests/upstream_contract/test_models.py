@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our networks rely on in upstream's layers and backbones."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import textwrap
+
+from tests.upstream_contract.overlay_source import load
+
+
+def source(dotted: str) -> str:
+    """The source of a module or class, as ``ast.unparse`` writes it."""
+    thing = load(dotted) if ":" in dotted else importlib.import_module(dotted)
+    return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(thing))))
+
+
+def test_experts_ask_their_router() -> None:
+    """LLaDA2.2's is put in its place, unless a kernel routes by itself."""
+    runner = source("vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner")
+    assert "self.router = router" in runner
+    assert "self.routed_experts.quant_method.is_monolithic" in runner
+    assert "topk_weights, topk_ids = self.router.select_experts(" in runner
+    router = load("vllm.model_executor.layers.fused_moe.router.base_router:BaseRouter")
+    assert list(inspect.signature(router._compute_routing).parameters) == [
+        *("self", "hidden_states", "router_logits", "indices_type", "input_ids"),
+    ]
+    assert list(inspect.signature(router.__init__).parameters)[1:3] == ["top_k", "global_num_experts"]
+    assert "FusedMoEFactory" in source("vllm.model_executor.models.bailing_moe:BailingMoE")
+
+
+def test_a_forward_knows_its_padding() -> None:
+    context = load("vllm.forward_context:ForwardContext")
+    assert "is_padding" in {field.name for field in dataclasses.fields(context)}
+    runner = source("vllm.v1.worker.gpu.model_runner:GPUModelRunner")
+    assert "is_padding=input_batch.is_padding" in runner
+    assert "is_padding=" in source("vllm.v1.worker.gpu.cudagraph_utils")
+
+
+def test_mistral_grows_queries_as_the_configuration_says() -> None:
+    attention = source("vllm.model_executor.models.mistral:MistralAttention")
+    assert "getattr(config, 'llama_4_scaling', None)" in attention
+    for key in ("original_max_position_embeddings", "beta"):
+        assert f"llama_4_scaling_config['{key}']" in attention
+
+
+def test_keys_can_be_kept_from_the_prefix_cache() -> None:
+    allocate = load("vllm.v1.core.kv_cache_manager:KVCacheManager").allocate_slots
+    assert inspect.signature(allocate).parameters["delay_cache_blocks"].default is False
