@@ -58,7 +58,10 @@ def test_nothing_is_written_to_them(family: str, given: dict[str, Any]) -> None:
     assert params == before
     assert first is not params and first == again
     if "extra_args" in given and "diffusion_steps" not in given["extra_args"]:
-        assert first.ignore_eos and first.max_tokens == len(first.extra_args["diffusion_infill_ids"])  # type: ignore[index]
+        asked = first.extra_args
+        assert asked is not None
+        template = asked.get("diffusion_infill_ids") or asked["diffusion_seed_canvas"]
+        assert first.ignore_eos and first.max_tokens == len(template)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -87,8 +87,12 @@ def found(folder: Path, deltas: dict[str, Any], rounded: dict[str, Any]) -> dict
     return logits
 
 
+# Its layers read what its loop prepares for every forward; test_golden_diffusion_gemma.py has its engine.
+WITH_ITS_LOOP = {"DiffusionGemma"}
+
+
 def test_every_family_is_here() -> None:
-    assert set(PUBLISHED) == {family.name for family in FAMILIES}
+    assert set(PUBLISHED) | WITH_ITS_LOOP == {family.name for family in FAMILIES}
 
 
 @pytest.mark.parametrize("spread", ["ranks", "stages", "ranks, adapted"])

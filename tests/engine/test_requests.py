@@ -63,9 +63,9 @@ def test_sampling_parameters_that_cannot_be_met(engine: Any, params: dict[str, A
 def test_beam_search_is_refused_and_what_it_asks_for_is_not(engine: Any) -> None:
     beams = BeamSearchParams(beam_width=2, max_tokens=3)
     with pytest.raises(ValueError, match="use_beam_search"):
-        engine.beam_search([PROMPT], beams)
+        engine.beam_search(PROMPT, beams)
     alike = SamplingParams(logprobs=4, max_tokens=1, temperature=0, watermarking=False, detokenize=False)
-    (output,) = engine.generate([PROMPT], alike, use_tqdm=False)
+    (output,) = engine.generate(PROMPT, alike, use_tqdm=False)
     assert len(output.outputs[0].token_ids) == 1 and len(output.outputs[0].logprobs[0]) >= 4
 
 
