@@ -17,6 +17,8 @@ from vllm.v1.diffusion.request.fields import ParameterError
 
 _CHOICES = [f"c{i}" for i in range(20000)]
 
+_ENUM = {"type": "string", "enum": _CHOICES}
+
 
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -75,7 +77,7 @@ def test_what_the_bounds_allow_is_admitted() -> None:
                 "json_schema": {"name": "a", "schema": {"enum": _CHOICES}},
             }
         },
-        {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"enum": _CHOICES}}}]},
+        {"tools": [{"type": "function", "function": {"name": "a", "parameters": _ENUM}}]},
     ],
     ids=lambda given: next(iter(given)),
 )

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import end_tokens, family_of, limit_of, resolve_diffusion_config
+from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies.memory import check_memory
 from vllm.v1.diffusion.policies.parameter import in_float32
@@ -56,6 +57,9 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
     Raises:
         ParameterError: Names the first such parameter.
     """
+    for name in params.__struct_fields__:
+        value = getattr(params, name)
+        check_values(vars(value) if name == "structured_outputs" and value is not None else value, name)
     check_supported(params)
     if _of_beam_search(params):
         raise _error("use_beam_search", True, "is not supported: a block's tokens do not extend a prefix")

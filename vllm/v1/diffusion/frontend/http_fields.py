@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.frontend.admission import check_grammar_size
 from vllm.v1.diffusion.frontend.responses import check_response
+from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.policies.parameter import PREFIX
 from vllm.v1.diffusion.request.fields import ParameterError
 
@@ -119,6 +120,7 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
     Raises:
         ParameterError: Names the first such field.
     """
+    check_values(request, "")
     known = type(request).model_fields
     for name, rule in RULES.items():
         value = getattr(request, name, None) if name in known else None

@@ -20,7 +20,6 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.worker.gpu.states import RequestState
 
-
 MOST_PLACES = 1 << 22
 """Tokens of words under all alignments that are compared at a time, of 8 bytes in each of a few tensors."""
 
@@ -158,7 +157,7 @@ class BadWords:
             values[step.slots] = torch.where(positions, old, values[step.slots])
 
     def _groups(self, step: DenoisingStep, shortest: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Words of one length, int64 ``[E, k]``, and their requests, int64 ``[E]``; not too many at a time."""
+        """Words of one length, int64 ``[E, k]``, and their requests, int64 ``[E]``; some at a time."""
         groups: dict[int, tuple[list[int], list[list[int]]]] = {}
         for i, slot in enumerate(step.slots_np.tolist()):
             for word in self._words.get(slot, ()):
