@@ -22,6 +22,7 @@ from vllm.v1.generation_loop.errors import (
     describe,
     message_of,
 )
+from vllm.v1.generation_loop.grace import end_in_time
 from vllm.v1.generation_loop.guarded_classes import (
     GuardedState,
     guarded,
@@ -142,6 +143,7 @@ class GuardedLoop(GenerationLoop):
 
         Any other error, of a device or of upstream, goes through.
         """
+        end_in_time(core)
         if refused := fail_refused(core):
             return refused, False
         before = Snapshot.of(core) if is_plug_in(type(self.loop)) else Snapshot()

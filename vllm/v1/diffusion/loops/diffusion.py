@@ -16,6 +16,7 @@ from vllm.v1.diffusion.modes import Mode
 from vllm.v1.diffusion.request.params import check_extra_args
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.diffusion.request.template import admit_template, check_room
+from vllm.v1.generation_loop.grace import DEFAULT_SECONDS
 from vllm.v1.generation_loop.interface import GenerationLoop
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class DiffusionLoop(GenerationLoop):
         vllm_config.diffusion_config = config
         assert config.block_length is not None
         refuse_unsupported(vllm_config)
+        if vllm_config.shutdown_timeout == 0:  # Upstream's default, which ends requests at once.
+            vllm_config.shutdown_timeout = DEFAULT_SECONDS
         check_defaults(vllm_config)
         settings = self._settings()
         settings.configure(vllm_config, self, config.block_length)
