@@ -38,17 +38,18 @@ ALGORITHMS = [
 
 SAMPLING = [
     "n", "temperature", "top_p", "top_k", "min_p", "max_tokens", "min_tokens", "seed", "stop",
-    "stop_token_ids", "logprobs", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words",
-    "allowed_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs",
-    "truncate_prompt_tokens", "priority", "echo", "best_of", "use_beam_search", "length_penalty", "suffix",
-    "return_tokens_as_token_ids", "return_token_ids", "stream_options", "user", "cache_salt", "request_id",
-    "add_special_tokens", "logprob_token_ids", "response_format", "structured_outputs", "vllm_xargs",
-    "unheard_of",
+    "stop_token_ids", "logprobs", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "logit_bias", "bad_words", "allowed_token_ids", "ignore_eos", "include_stop_str_in_output",
+    "skip_special_tokens", "prompt_logprobs", "truncate_prompt_tokens", "priority", "echo", "best_of",
+    "use_beam_search", "length_penalty", "suffix", "return_tokens_as_token_ids", "return_token_ids",
+    "stream_options", "user", "cache_salt", "request_id", "add_special_tokens", "logprob_token_ids",
+    "response_format", "structured_outputs", "vllm_xargs", "unheard_of",
 ]  # fmt: skip
 OF_CHAT = [
     "messages", "tools", "tool_choice", "top_logprobs", "max_completion_tokens", "chat_template",
     "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "documents",
-    "parallel_tool_calls", "reasoning_effort", "verbosity", "store", "service_tier", "functions", "function_call", "modalities",
+    "parallel_tool_calls", "reasoning_effort", "verbosity", "store", "service_tier", "functions",
+    "function_call", "modalities",
 ]  # fmt: skip
 
 
