@@ -30,13 +30,14 @@ from tests.reliability.world import (
     ask,
     assert_empty,
     fuzz,
+    longer,
     memory,
     mixed,
     world,
 )
 from tests.server.conftest import MODEL
 
-SHORT_OF_BLOCKS = ("--block-size", "32", "--num-gpu-blocks-override", "24")
+SHORT_OF_BLOCKS = ("--block-size", "32", "--num-gpu-blocks-override", "10")
 
 
 def _model(name: str) -> str:
@@ -62,7 +63,7 @@ def run_fuzz(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def run_pressure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Ids of mixed requests, alone and all at a time, with too few KV blocks."""
     with world(folder / "log", *SHORT_OF_BLOCKS, model=_model(args.model)) as server:
-        bodies = [mixed(n) for n in range(args.requests)]
+        bodies = [longer(mixed(n)) for n in range(args.requests)]
         alone = all_ids(server, bodies, 1)
         before = server.metrics().get("vllm:num_preemptions_total", 0)
         batched = all_ids(server, bodies, 64)

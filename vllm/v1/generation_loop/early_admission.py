@@ -13,7 +13,6 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from vllm.exceptions import VLLMValidationError
 from vllm.v1.generation_loop.errors import RequestRefusedError
 from vllm.v1.generation_loop.interface import GenerationLoop
 from vllm.v1.generation_loop.registry import get_generation_loop
@@ -82,10 +81,10 @@ def admitted_request(prompt: Any, request_id: str, priority: int) -> EngineCoreR
         priority: Its priority, which crosses to another process in 64 bits.
 
     Raises:
-        VLLMValidationError: The priority does not fit.
+        RequestRefusedError: The priority does not fit.
     """
     if priority not in _INT64:
-        raise VLLMValidationError(
+        raise RequestRefusedError(
             f"priority={priority} must fit into 64 bits.", parameter="priority", value=priority
         )
     request = getattr(prompt, "request", None) if isinstance(prompt, AdmittedPrompt) else None

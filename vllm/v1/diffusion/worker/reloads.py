@@ -49,7 +49,7 @@ class Reloads:
         self._config = model_config
         self._source = self._source_now()
         self._open = False
-        self._first = next((m for m in model.modules() if m._parameters), None)
+        self._first = next(iter(_layers(model)), None)
         self._load: Any = getattr(model, "load_weights", None)
         if self._load is not None:
             model.load_weights = self._watched
@@ -98,8 +98,8 @@ class Reloads:
         raise WeightsError(self.problem) from cause
 
     def _taken_apart(self) -> bool:
-        parameter = None if self._first is None else next(iter(self._first._parameters.values()), None)
-        return parameter is not None and parameter.is_meta
+        parameters = () if self._first is None else self._first._parameters.values()
+        return any(parameter is not None and parameter.is_meta for parameter in parameters)
 
     def _source_now(self) -> tuple[Any, ...]:
         return tuple(getattr(self._config, name, None) for name in _SOURCE)
