@@ -20,7 +20,6 @@ LAYER = MPLinearLayerConfig(
     act_type=torch.bfloat16,
     group_size=128,
     zero_points=False,
-    has_g_idx=False,
 )
 
 

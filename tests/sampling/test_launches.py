@@ -54,7 +54,9 @@ def asks(name: str) -> bool:
 
 
 def test_every_policy_has_a_maximum() -> None:
-    assert SELECT.keys() | BOOST.keys() | REDRAW.keys() == {name for name in built_in_policies() if asks(name)}
+    assert SELECT.keys() | BOOST.keys() | REDRAW.keys() == {
+        name for name in built_in_policies() if asks(name)
+    }
 
 
 @pytest.mark.parametrize("requests", [1, 5])
