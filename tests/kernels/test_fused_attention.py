@@ -30,7 +30,7 @@ from vllm.v1.diffusion.layers.fused_attention import FusedAttention
 
 PAGE = 16
 UNFUSED = ("LLaDA-MoE", "Nemotron-Labs-Diffusion")
-"""Families whose tiny checkpoint does what the kernel does not: clips its projections; scales queries by position."""
+"""Their tiny checkpoints do what the kernel does not: clip projections; scale queries by position."""
 Builder = Callable[..., tuple[Any, Any]]
 
 
