@@ -48,12 +48,11 @@ def main() -> None:
         settings |= profiler_settings(traces)
     llm = start(chosen.shape, chosen.config, **settings)
     print(json.dumps(describe()), flush=True)
-    vocabulary = min(100_000, llm.llm_engine.model_config.get_vocab_size() - 100)
     for prompt, steps, batch in itertools.product(chosen.prompt, chosen.steps, chosen.batch):
         shorter: Timing | None = None
         for tokens in chosen.tokens:
             work = Workload(batch, prompt, tokens, chosen.block, steps or None)
-            timing = run(llm, work, chosen.repeats, vocabulary=vocabulary)
+            timing = run(llm, work, chosen.repeats)
             result: dict[str, Any] = {
                 "shape": chosen.shape,
                 "block": chosen.block if steps else 1,

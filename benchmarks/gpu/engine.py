@@ -123,9 +123,10 @@ def _params(work: Workload) -> Any:
     )
 
 
-def run(llm: Any, work: Workload, repeats: int = 3, warm: int = 1, vocabulary: int = 100_000) -> Timing:
+def run(llm: Any, work: Workload, repeats: int = 3, warm: int = 1) -> Timing:
     """Runs a workload several times; every run has other prompts, all runs of a seed the same."""
     rng = random.Random(SEED)
+    vocabulary = min(100_000, llm.llm_engine.model_config.get_vocab_size() - 100)
     params = _params(work)
     seconds, forwards = [], 0
     for i in range(warm + repeats):
