@@ -91,7 +91,7 @@ def profile(llm: Any, work: Workload, folder: Path, name: str) -> Path:
     llm.start_profile(name)
     run(llm, work, repeats=1, warm=0)
     llm.stop_profile()
-    (trace,) = folder.glob(f"{name}_*_rank0*.json*")
+    (trace,) = folder.glob(f"{name}_*rank0.*json*")
     return trace
 
 
