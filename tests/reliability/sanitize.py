@@ -31,10 +31,11 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     extension = build_kernels(
         paths.ROOT, "cpu", paths.ROOT / "build" / "kernels-sanitized", folder / "out", True
     )
-    found = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    # The sanitizer finds what throws exceptions only where that is loaded when it starts.
+    needed = [_library("libasan.so"), _library("libstdc++.so")]
     environment = {
         **os.environ,
-        "LD_PRELOAD": found.stdout.strip(),
+        "LD_PRELOAD": " ".join(needed),
         # CPython and torch keep memory until their end.
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:detect_odr_violation=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
@@ -54,6 +55,11 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ]
         codes[what] = subprocess.run(command, env=environment, cwd=paths.ROOT).returncode
     return {"random_calls": args.requests, "exit": codes, "failed": any(codes.values())}
+
+
+def _library(name: str) -> str:
+    command = ["c++", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def use_sanitized() -> None:
