@@ -28,7 +28,7 @@ _ENUM = {"type": "string", "enum": _CHOICES}
             {"extra_args": {"diffusion_algorithm": "edit", "diffusion_max_post_steps": 257}},
             "diffusion_max_post_steps=257 must be at most 256.*post_steps_limit",
         ),
-        ({"n": 129}, "n=129 must be at most 128 .*n_limit"),
+        ({"n": 17}, "n=17 must be at most 16 .*n_limit"),
         ({"bad_words": ["t1 " * 65], "max_tokens": 200}, r"bad_words=.*65 tokens.*bad_word_limit"),
         (
             {"bad_words": [f"t{i}" + " t2" * 20 for i in range(60)], "max_tokens": 40},
@@ -59,7 +59,7 @@ def test_work_is_bounded_by_default(given: dict[str, Any], message: str) -> None
 
 
 def test_what_the_bounds_allow_is_admitted() -> None:
-    admitted("sdar", SamplingParams(n=128, extra_args={"diffusion_steps": 256}))
+    admitted("sdar", SamplingParams(n=16, extra_args={"diffusion_steps": 256}))
     admitted("sdar", SamplingParams(bad_words=["t1 " * 64], max_tokens=200))
     # A longer word than the answer is dropped, not refused.
     admitted("sdar", SamplingParams(bad_words=["t1 " * 65], max_tokens=16))

@@ -96,7 +96,7 @@ def run_neighbours(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     steps = {"diffusion_algorithm": "maskgit_plus", "diffusion_steps": LIMITS["steps_limit"]}
     costly: dict[str, dict[str, Any]] = {
         "steps": {"vllm_xargs": steps, "ignore_eos": True, "max_tokens": 200},
-        "steps_and_n": {"vllm_xargs": steps, "ignore_eos": True, "max_tokens": 200, "n": LIMITS["n_limit"]},
+        "steps_and_n": {"vllm_xargs": steps, "ignore_eos": True, "max_tokens": 200, "n": 16},
         "bad_words": {"bad_words": ["1" * 60 + str(i) for i in range(10, 18)], "max_tokens": 200, "n": 8},
         "grammar": {"structured_outputs": {"choice": choices}},
     }

@@ -184,6 +184,10 @@ LIMITS = {
 """What bounds the work that one request may ask for, where the operator has not said it."""
 
 
+FEW_ANSWERS = 16
+"""Answers that a request may always ask for at a time, however few requests run at a time."""
+
+
 def limit_of(config: MaskedDiffusionConfig, name: str) -> int:
     """A limit of ``LIMITS``: the operator's, else the default."""
     given = getattr(config, name)
@@ -309,6 +313,8 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
 def _limits(given: MaskedDiffusionConfig, found: dict[str, Setting]) -> dict[str, Setting]:
     """What bounds a request's work. What holds for all requests is within the bounds."""
     limits = {name: _first((getattr(given, name), GIVEN), (most, DEFAULT)) for name, most in LIMITS.items()}
+    if given.n_limit is None:
+        limits["n_limit"] = Setting(None, f"half of max_num_seqs, {LIMITS['n_limit']} at most")
     for name, limit in (("steps", "steps_limit"), ("max_post_steps", "post_steps_limit")):
         value = found[name].value if name in found else None
         if value is None or value <= limits[limit].value:

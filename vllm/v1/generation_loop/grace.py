@@ -23,23 +23,25 @@ _SHARE = 0.7
 """Of the time, before requests are ended; the rest is for their answers and the release of the device."""
 
 
-def end_in_time(core: Any, now: float | None = None) -> None:
+_BEGUN = "shutdown_begun"
+"""The attribute of a core that says when its shutdown began."""
+
+
+def end_in_time(core_process: Any, now: float | None = None) -> None:
     """Aborts what still runs, once most of the time for a shutdown is over. Called with every step.
 
     Args:
-        core: The engine core.
+        core_process: The engine core; one in the caller's own process has no shutdown.
         now: The time, in seconds of a steady clock.
     """
-    state = getattr(core, "shutdown_state", None)
+    state = getattr(core_process, "shutdown_state", None)
     if state is None or state.name != "SHUTTING_DOWN":
         return
     now = time.monotonic() if now is None else now
-    begun = getattr(core, "shutdown_begun", None)
-    if begun is None:
-        begun = core.shutdown_begun = now
-    if now - begun < _SHARE * core.vllm_config.shutdown_timeout:
+    begun = vars(core_process).setdefault(_BEGUN, now)
+    if now - begun < _SHARE * core_process.vllm_config.shutdown_timeout:
         return
-    ended = core.scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)
+    ended = core_process.scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)
     if ended:
         logger.info("[shutdown] EngineCore: time is over; aborting in-flight requests count=%d", len(ended))
-        core._send_abort_outputs(ended)
+        core_process._send_abort_outputs(ended)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from vllm.tokenizers import cached_tokenizer_from_config
-from vllm.v1.diffusion.config import end_tokens, family_of, limit_of, resolve_diffusion_config
+from vllm.v1.diffusion.config import FEW_ANSWERS, end_tokens, family_of, limit_of, resolve_diffusion_config
 from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies.memory import check_memory
@@ -66,7 +66,7 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
     if params.seed is not None and params.seed not in _SEEDS:
         raise _error("seed", params.seed, "must fit into 64 bits")
     _check_float32(params)
-    _check_work(params, resolve_diffusion_config(vllm_config))
+    _check_work(params, vllm_config)
     for name, most in _MOST_IDS.items():
         value = getattr(params, name)
         if value is not None and len(value) > most:
@@ -183,9 +183,12 @@ def _check_float32(params: SamplingParams) -> None:
             raise _error("logit_bias", {token: bias}, "must be a number that is finite in float32")
 
 
-def _check_work(params: SamplingParams, config: MaskedDiffusionConfig) -> None:
+def _check_work(params: SamplingParams, vllm_config: VllmConfig) -> None:
     """Refuses answers and grammars that would take more work than the operator allows a request."""
+    config = resolve_diffusion_config(vllm_config)
     most = limit_of(config, "n_limit")
+    if config.n_limit is None:  # Half of the engine's places are left to others.
+        most = min(most, max(FEW_ANSWERS, vllm_config.scheduler_config.max_num_seqs // 2))
     if params.n > most:
         raise _error("n", params.n, f"must be at most {most} (n_limit of --diffusion-config)")
     grammar = params.structured_outputs
