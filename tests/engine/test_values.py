@@ -44,6 +44,11 @@ def test_parameters(given: dict[str, Any], place: str) -> None:
         ({"prompt": "a\ud800b"}, "prompt has half of a surrogate pair"),
         ({"prompt": [1, 2**64]}, r"prompt\[1\] must be an integer of at most 64 bits"),
         ({"prompt": "a", "user": "\udc00"}, "user has half"),
+        (
+            {"prompt": "a", "structured_outputs": {"choice": ["\ud800"]}},
+            r"structured_outputs.choice\[0\] has half",
+        ),
+        ({"prompt": "a", "structured_outputs": {"regex": "\ud800"}}, "structured_outputs.regex has half"),
         ({"prompt": "a", "metadata": {"k": [1, {"\ud800": 2}]}}, r"metadata.k\[1\] has half"),
         (
             {"prompt": "a", "vllm_xargs": {"diffusion_infill": "\ud800"}},

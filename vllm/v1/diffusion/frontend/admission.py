@@ -58,8 +58,7 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
         ParameterError: Names the first such parameter.
     """
     for name in params.__struct_fields__:
-        value = getattr(params, name)
-        check_values(vars(value) if name == "structured_outputs" and value is not None else value, name)
+        check_values(getattr(params, name), name)
     check_supported(params)
     if _of_beam_search(params):
         raise _error("use_beam_search", True, "is not supported: a block's tokens do not extend a prefix")

@@ -7,6 +7,7 @@ tokens. What fails at either has no name there any more, and may have left trace
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -44,6 +45,8 @@ def check_values(value: Any, name: str) -> None:
         if not all(type(one) is int and one in _INT64 for one in value):
             for i, one in enumerate(value):
                 check_values(one, f"{name}[{i}]")
+    elif is_dataclass(value):
+        check_values(vars(value), name)
     elif isinstance(value, BaseModel):
         for key, one in value:
             check_values(one, f"{name}.{key}" if name else key)
