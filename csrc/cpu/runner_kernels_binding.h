@@ -11,6 +11,14 @@ inline void check_problem(const char* op, const char* problem) {
   STD_TORCH_CHECK(problem == nullptr, op, ": ", problem);
 }
 
+// A number of elements, of sizes and strides that a caller gave; none of them may be negative.
+inline int64_t product(int64_t a, int64_t b) {
+  int64_t result = 0;
+  STD_TORCH_CHECK(a >= 0 && b >= 0 && !__builtin_mul_overflow(a, b, &result),
+                  "a size or stride is out of range: ", a, " x ", b);
+  return result;
+}
+
 inline bool is_wide(const Tensor& tensor, const char* name) {
   const ScalarType type = tensor.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Long || type == ScalarType::Int, name,

@@ -60,7 +60,7 @@ void bias_op(const Tensor& logits_ptr, int64_t, int64_t vocab_size,
   args.allowed = int_rows(allowed_token_ids_ptr, "allowed_token_ids");
   args.num_bias = ints(num_logit_bias_ptr, "num_logit_bias");
   args.bias_ids = int_rows(bias_token_ids_ptr, "bias_token_ids");
-  args.bias = floats(bias_ptr, "bias", args.bias_ids.rows * bias_stride);
+  args.bias = floats(bias_ptr, "bias", product(args.bias_ids.rows, bias_stride));
   STD_TORCH_CHECK(bias_stride >= args.bias_ids.cols, "bias is narrower than bias_token_ids");
   args.bias_stride = bias_stride;
   args.pos = ints(pos_ptr, "pos");
@@ -181,8 +181,8 @@ void prompt_embeds_op(const Tensor& inputs_embeds_ptr, int64_t inputs_embeds_str
   PromptEmbedsArgs args;
   args.target = static_cast<char*>(inputs_embeds_ptr.data_ptr());
   args.rows = inputs_embeds_ptr.size(0);
-  args.row_stride = inputs_embeds_stride * element_size;
-  args.row_bytes = hidden_size * element_size;
+  args.row_stride = product(inputs_embeds_stride, element_size);
+  args.row_bytes = product(hidden_size, element_size);
   args.embeds_lens = ints(embeds_lens_ptr, "embeds_lens");
   const int64_t slots = args.embeds_lens.size;
   args.embeds = array<const uint64_t>(embeds_ptrs_ptr, "embeds_ptrs", ScalarType::UInt64, slots);

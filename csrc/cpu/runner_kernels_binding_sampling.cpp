@@ -39,7 +39,7 @@ void gumbel_op(const Tensor& local_argmax_ptr, int64_t, const Tensor& local_max_
   args.pos = ints(pos_ptr, "pos");
   STD_TORCH_CHECK(local_argmax_ptr.dim() == 2, "local_argmax must have two dimensions");
   args.blocks = local_argmax_ptr.size(1);
-  const int64_t outputs = args.logits.rows * args.blocks;
+  const int64_t outputs = product(args.logits.rows, args.blocks);
   args.best_token = array<int64_t>(local_argmax_ptr, "local_argmax", ScalarType::Long, outputs);
   args.best_score = array<void>(local_max_ptr, "local_max",
                                 use_fp64 ? ScalarType::Double : ScalarType::Float, outputs);
@@ -53,10 +53,10 @@ void topk_log_softmax_op(const Tensor& output_ptr, const Tensor& logits_ptr, int
                          const Tensor& topk_ids_ptr, int64_t, int64_t topk, int64_t vocab_size,
                          int64_t, int64_t) {
   const Logits rows = logits(logits_ptr, vocab_size);
-  check_problem(
-      "topk_log_softmax",
-      topk_log_softmax(array<float>(output_ptr, "output", ScalarType::Float, rows.rows * topk),
-                       rows, int_rows(topk_ids_ptr, "topk_ids"), topk, torch_threads()));
+  check_problem("topk_log_softmax",
+                topk_log_softmax(
+                    array<float>(output_ptr, "output", ScalarType::Float, product(rows.rows, topk)),
+                    rows, int_rows(topk_ids_ptr, "topk_ids"), topk, torch_threads()));
 }
 
 void ranks_op(const Tensor& output_ptr, const Tensor& logits_ptr, int64_t,
@@ -79,7 +79,7 @@ void logprob_ids_op(const Tensor& out_token_ids_ptr, int64_t, const Tensor& out_
   LogprobIdsArgs args;
   args.out_ids = int_rows(out_token_ids_ptr, "out_token_ids");
   args.out_valid = array<bool>(out_valid_mask_ptr, "out_valid_mask", ScalarType::Bool,
-                               args.out_ids.rows * out_valid_mask_stride);
+                               product(args.out_ids.rows, out_valid_mask_stride));
   STD_TORCH_CHECK(out_valid_mask_stride >= args.out_ids.cols, "out_valid_mask is too narrow");
   args.out_valid_stride = out_valid_mask_stride;
   args.sampled = ints(sampled_token_ids_ptr, "sampled_token_ids");
@@ -114,8 +114,9 @@ void sampling_mask_op(const Tensor& logits_ptr, int64_t, int64_t, const Tensor& 
   args.num_sampled = ints(num_sampled_tokens_ptr, "num_sampled_tokens");
   args.token_ids = int_rows(token_ids_ptr, "token_ids");
   STD_TORCH_CHECK(rows_per_request > 0, "ROWS_PER_REQUEST must be positive");
-  args.packed = array<uint8_t>(packed_mask_ptr, "packed_mask", ScalarType::Byte,
-                               args.num_sampled.size * rows_per_request * packed_mask_row_stride);
+  args.packed = array<uint8_t>(
+      packed_mask_ptr, "packed_mask", ScalarType::Byte,
+      product(product(args.num_sampled.size, rows_per_request), packed_mask_row_stride));
   args.packed_stride = packed_mask_row_stride;
   args.counts = ints(counts_ptr, "counts");
   args.max_num_kept = max_num_kept;

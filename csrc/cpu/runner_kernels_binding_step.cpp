@@ -56,7 +56,7 @@ void gather_op(const Tensor& batch_idx_to_req_idx, const Tensor& src_block_table
                const Tensor& num_blocks_ptr, int64_t num_blocks_stride, int64_t num_reqs, int64_t) {
   const int64_t groups = src_block_table_ptrs.numel();
   const Ints num_blocks = ints(num_blocks_ptr, "num_blocks");
-  STD_TORCH_CHECK(num_blocks.size >= groups * num_blocks_stride, "num_blocks is too small");
+  STD_TORCH_CHECK(num_blocks.size >= product(groups, num_blocks_stride), "num_blocks is too small");
   check_problem(
       "gather_block_tables",
       gather_block_tables(ints(batch_idx_to_req_idx, "batch_idx_to_req_idx"),
@@ -93,7 +93,7 @@ void slots_op(int64_t max_num_tokens, const Tensor& idx_mapping, const Tensor& q
                   "max_num_tokens exceeds a row of slot_mappings, or a size is not positive");
   STD_TORCH_CHECK(args.block_sizes.size >= args.groups, "block_sizes is too short");
   args.slots = array<int64_t>(slot_mappings_ptr, "slot_mappings", ScalarType::Long,
-                              args.groups * slot_mappings_stride);
+                              product(args.groups, slot_mappings_stride));
   args.slots_stride = slot_mappings_stride;
   args.cp_rank = cp_rank;
   args.cp_size = cp_size;

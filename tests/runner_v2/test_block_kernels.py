@@ -98,6 +98,15 @@ def test_gather(groups: int) -> None:
             assert out[group][row].tolist() == want[slot][group]
 
 
+@pytest.mark.parametrize("stride", [2**62, 2**63 - 1, -1])
+def test_a_stride_whose_product_does_not_fit_is_refused(stride: int) -> None:
+    """It wrapped round, and passed for a small one (found under UBSan)."""
+    pointers, ids = torch.zeros(4, dtype=torch.uint64), torch.zeros(4, dtype=torch.int64)
+    gather = torch.ops.vllm_diffusion.runner_gather_block_tables
+    with pytest.raises(RuntimeError, match="out of range"):
+        gather(ids, pointers, pointers, ids, ids, stride, 1, 4)
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("enabled", [True, False])
 def test_slots(groups: int, enabled: bool) -> None:
