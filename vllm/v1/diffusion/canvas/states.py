@@ -177,9 +177,10 @@ class CanvasStates:
         masked = ~is_known & open_ & (self.columns < length[:, None])
         self.tokens[slots] = tokens
         self.masked[slots] = masked
-        self.unmasked_at[slots] = -1
-        self.confidence[slots] = 1.0
-        self.step[slots] = 0
+        # Not `x[slots] = 0`: torch copies the number to the device, and waits for it.
+        self.unmasked_at.index_fill_(0, slots, -1)
+        self.confidence.index_fill_(0, slots, 1.0)
+        self.step.index_fill_(0, slots, 0)
 
     def block_steps(self, slots: torch.Tensor) -> torch.Tensor:
         """Denoising steps of the slots' open blocks, ``Decoding.steps_of``, int32 ``[R]``."""

@@ -55,10 +55,10 @@ class AnchoredRows(RowLayout):
         if not len(anchors):
             return emitted
         index = async_tensor_h2d(anchors, dtype=torch.int64, device=emitted.device)
-        emitted[index] = 1
-        canvases, slots = self.canvases, input_batch.idx_mapping[index]
+        emitted.index_fill_(0, index, 1)
+        canvases, slots = self.canvases, input_batch.idx_mapping[index].to(torch.int64)
         # The published steps of a block are those that denoise it.
-        canvases.step[slots] = 0
+        canvases.step.index_fill_(0, slots, 0)
         start, length = canvases.start[slots], canvases.length[slots]
         canvases.next_block(request_states, slots, length == 1, start + length)
         return emitted

@@ -125,10 +125,10 @@ class SeededRows(RowLayout):
         canvases = self.canvases
         if self._seeds.any():
             index = self._index(self._seeds)
-            emitted[index] = 1
-            slots = input_batch.idx_mapping[index]
+            emitted.index_fill_(0, index, 1)
+            slots = input_batch.idx_mapping[index].to(torch.int64)
             # Steps of a block are those that denoise it.
-            canvases.step[slots] = 0
+            canvases.step.index_fill_(0, slots, 0)
             start, length = canvases.start[slots], canvases.length[slots]
             canvases.next_block(request_states, slots, length == 1, start + length)
         if self._accepted is not None:
@@ -186,7 +186,7 @@ class SeededRows(RowLayout):
         seed = predicted.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
         canvases.tokens[slots, 0] = torch.where(complete, seed, canvases.tokens[slots, 0])
         canvases.masked[slots, 0] &= ~complete
-        done[which] = False
+        done.index_fill_(0, which, False)
         return done
 
     def _decoding(self, slot: int) -> Decoding | None:
