@@ -40,7 +40,7 @@ class Workload:
     tokens: int = 128
     block: int | None = None
     steps: int | None = None
-    """Denoising steps a block; None: autoregressive."""
+    """Denoising steps per block; None: autoregressive."""
 
 
 @dataclass(frozen=True)

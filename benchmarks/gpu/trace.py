@@ -52,7 +52,7 @@ def read_trace(events: list[dict[str, Any]]) -> dict[str, Any]:
         ``rest_busy``: all other device work;
         ``idle``: device time with nothing running, the host's share of a step;
         ``share``: (gather, rest and idle) / step;
-        ``kernels``: launches a step outside of graphs; ``waits``: calls of the step's thread that
+        ``kernels``: launches per step outside of graphs; ``waits``: calls of the step's thread that
         wait for the device, by name, a step; ``top``: device time by kernel name, a step.
     """
     launches = {
