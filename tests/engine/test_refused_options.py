@@ -19,6 +19,7 @@ from vllm.v1.diffusion import families
     [
         {"enable_prompt_embeds": True},
         {"logits_processors": ["vllm.v1.sample.logits_processor:MinPLogitsProcessor"]},
+        {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
     ],
     ids=lambda option: next(iter(option)),
 )
