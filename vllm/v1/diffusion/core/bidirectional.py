@@ -50,6 +50,8 @@ class CanvasPlanner(WindowPlanner):
     @override
     def plan(self, request: Request, decoding: Decoding) -> RequestPlan:
         plan = super().plan(request, decoding)
+        # Its first window holds all of them. A request that has a part keeps others from theirs.
+        plan.reserved = plan.grid.limit
         # Inside a cached block the row that predicts its first position is not computed.
         plan.first_alone = self._shifted and decoding.cache in CACHED
         return plan
