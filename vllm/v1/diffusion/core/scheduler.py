@@ -26,7 +26,7 @@ from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 
@@ -259,6 +259,16 @@ class DiffusionScheduler(Scheduler):
             output.diffusion = self._record.report(output.request_id, len(output.new_token_ids))
         self._record.drop_ended()
         return outputs
+
+    def _update_request_with_output(
+        self, request: Request, new_token_ids: list[int], *args: Any, **kwargs: Any
+    ) -> tuple[list[int], bool]:
+        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, *args, **kwargs)
+        if new_token_ids and not stopped:
+            stopped = self.planner.has_answered(request, self._plans[request.request_id])
+            if stopped:
+                request.status = RequestStatus.FINISHED_STOPPED
+        return new_token_ids, stopped
 
     def _fail_requests(self, runner_output: ModelRunnerOutput) -> dict[str, str]:
         """Has upstream end the requests whose policy failed in the worker.
