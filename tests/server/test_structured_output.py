@@ -86,3 +86,10 @@ def test_forced_tools(client: Any, tool_choice: Any) -> None:
     assert [json.loads(arguments[i]) for i in sorted(arguments)] == [
         json.loads(each.function.arguments) for each in calls
     ]
+
+
+@pytest.mark.parametrize("asked", [{"choice": ["é"]}, {"regex": "ab{20}é"}])
+def test_a_grammar_that_the_vocabulary_cannot_write(client: Any, asked: dict[str, Any]) -> None:
+    """Its tokens are ASCII. The request ends with the reason."""
+    with pytest.raises(openai.InternalServerError, match="structured_outputs: the grammar cannot be written"):
+        chat(client, extra_body={"structured_outputs": asked}, max_tokens=64)

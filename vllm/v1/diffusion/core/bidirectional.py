@@ -42,11 +42,11 @@ class CanvasPlanner(WindowPlanner):
     def admit(self, request: Request) -> None:
         params = request.sampling_params
         assert params is not None
+        if params.ignore_eos:
+            self._ignoring.add(request.request_id)
         # A grammar ends with the end token, whatever the family's rule.
         if not self.scheduler.diffusion_config.stop_at_eos and params.structured_outputs is None:
-            if params.ignore_eos:
-                self._ignoring.add(request.request_id)
-            else:
+            if not params.ignore_eos:
                 # Upstream has added the generation config's; see keep_stop_tokens.
                 stops = params.stop_token_ids or ()
                 params.stop_token_ids = [token for token in stops if token not in self._end_tokens]

@@ -20,7 +20,7 @@ from vllm.entrypoints.generate.base.protocol import DeltaFunctionCall, DeltaMess
 from vllm.parser.abstract_parser import Parser
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.v1.diffusion.families import family_of_architectures
-from vllm.v1.diffusion.frontend.closed_calls import ClosedCalls
+from vllm.v1.diffusion.frontend.closed_calls import ClosedCalls, OpenCalls
 from vllm.v1.diffusion.frontend.special_text import end_ids
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer, IncrementalDetokenizer
@@ -171,12 +171,11 @@ class BlockParser(Parser):
         return (ClosedCalls if calls else DeltaMessage)(**fields)
 
     def _closed(self, delta: DeltaMessage | None, request: Request) -> DeltaMessage | None:
-        """The last delta, which says so if the calls before it are whole."""
+        """The last delta, which says whether the whole answer has calls too."""
         whole = self._again()
         text, ids = "".join(text for _, text in self._read), [token for token, _ in self._read]
-        if not whole.parse(text, request, True, ids)[2]:
-            return delta
-        return ClosedCalls(**(delta.model_dump(exclude_unset=True) if delta else {}))
+        kind = ClosedCalls if whole.parse(text, request, True, ids)[2] else OpenCalls
+        return kind(**{name: getattr(delta, name) for name in delta.model_fields_set} if delta else {})
 
 
 def by_token(parser_cls: type[Parser] | None) -> type[Parser] | None:

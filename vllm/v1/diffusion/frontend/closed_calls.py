@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the last delta of a stream is where the calls of tools before it are whole."""
+"""What the last delta of a stream says of the calls of tools before it."""
 
 from __future__ import annotations
 
@@ -7,4 +7,8 @@ from vllm.entrypoints.generate.base.protocol import DeltaMessage
 
 
 class ClosedCalls(DeltaMessage):
-    """The last delta of an answer whose calls of tools are whole."""
+    """The last delta of an answer in which the whole of it has calls."""
+
+
+class OpenCalls(DeltaMessage):
+    """The last delta of an answer that ends inside its only call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.frontend.closed_calls import ClosedCalls
+from vllm.v1.diffusion.frontend.closed_calls import ClosedCalls, OpenCalls
 
 if TYPE_CHECKING:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -32,7 +32,7 @@ def report_denoising(
         request: The request.
         output: What the engine reports of the choice.
     """
-    _finish(choice, request)
+    _finish(choice, request, output)
     report = output.diffusion
     if report is None:
         return
@@ -44,9 +44,14 @@ def report_denoising(
         choice.diffusion = said
 
 
-def _finish(choice: Any, request: CompletionRequest | ChatCompletionRequest) -> None:
-    """Names the calls of tools as the reason for which a stream ends."""
-    ended = getattr(choice, "finish_reason", None) == "length"
-    if ended and isinstance(getattr(choice, "delta", None), ClosedCalls):
-        if getattr(request, "tool_choice", None) in (None, "auto"):
-            choice.finish_reason = "tool_calls"
+def _finish(
+    choice: Any, request: CompletionRequest | ChatCompletionRequest, output: CompletionOutput
+) -> None:
+    """Gives a stream the reason to end that the whole response has."""
+    delta, reason = getattr(choice, "delta", None), getattr(choice, "finish_reason", None)
+    if getattr(request, "tool_choice", None) not in (None, "auto"):
+        return
+    if isinstance(delta, ClosedCalls) and reason == "length":
+        choice.finish_reason = "tool_calls"
+    elif isinstance(delta, OpenCalls) and reason == "tool_calls":
+        choice.finish_reason = output.finish_reason

@@ -20,6 +20,12 @@ from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.modes.grid import BlockGrid
 
 
+_UNWRITABLE = (
+    "structured_outputs: the grammar cannot be written in this model's vocabulary, no token of which goes on "
+    "with the text so far"
+)
+
+
 class GrammarStates:
     """Restricts logits before a step unmasks positions, corrects canvases after it.
 
@@ -122,6 +128,10 @@ class GrammarStates:
         canvases.tokens[slots] = torch.where(still_masked, canvases.noise.again(tokens), new_tokens)
         canvases.masked[slots] = still_masked
         finished[which] = revised[:, -1] != 0
+
+    def failures(self, step: DenoisingStep) -> dict[int, str]:
+        """Why requests cannot go on, by their number in the step's R: no token continues their text."""
+        return {i: _UNWRITABLE for i, grammar in self._members(step) if grammar.cursor.dead}
 
     def _members(self, step: DenoisingStep) -> list[tuple[int, CanvasGrammar]]:
         """The requests with a grammar: their number in the step's R, and the grammar."""

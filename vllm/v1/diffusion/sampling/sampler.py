@@ -147,9 +147,8 @@ class DenoisingSampler:
             done, outputs, logprobs = self._denoise(
                 logits, step, num_reqs, known - start, block_end, overlaps
             )
-            failures = {
-                input_batch.req_ids[int(step.requests[i])]: why for i, why in self.policies.failures().items()
-            }
+            failed = self.policies.failures() | self.grammars.failures(step)
+            failures = {input_batch.req_ids[int(step.requests[i])]: why for i, why in failed.items()}
             finished = done
             if len(done) < num_reqs:
                 finished = slots.new_zeros(num_reqs, dtype=torch.bool)
