@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import jsonschema
+import openai
 import pytest
 
 from tests.server.requests_ import chat, complete

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
@@ -21,6 +21,7 @@ from vllm.parser.abstract_parser import Parser
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.v1.diffusion.families import family_of_architectures
 from vllm.v1.diffusion.frontend.closed_calls import ClosedCalls, OpenCalls
+from vllm.v1.diffusion.frontend.held_parsers import HELD_REASONING_PARSERS, HELD_TOOL_PARSERS
 from vllm.v1.diffusion.frontend.special_text import end_ids
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer, IncrementalDetokenizer
@@ -87,6 +88,9 @@ class TokenTexts:
 class BlockParser(Parser):
     """What :func:`by_token` puts before a parser's own methods."""
 
+    _holds_calls: ClassVar[bool] = False
+    _holds_reasoning: ClassVar[bool] = False
+
     def __init__(self, tokenizer: TokenizerLike, tools: Any = None, *args: Any, **more: Any) -> None:
         super().__init__(tokenizer, tools, *args, **more)
         model_config: ModelConfig | None = more.get("model_config")
@@ -139,8 +143,9 @@ class BlockParser(Parser):
         parse = super().parse_delta
         if not self._divides:
             return read(delta_text, delta_token_ids, finished)
+        self._prompt = prompt_token_ids or self._prompt
         if self._texts is None:
-            self._texts = TokenTexts(self.model_tokenizer, request, prompt_token_ids or self._prompt)
+            self._texts = TokenTexts(self.model_tokenizer, request, self._prompt)
         pieces = list(self._texts.take(delta_text, delta_token_ids, finished))
         if not self._texts.agrees:
             return read(delta_text, delta_token_ids, finished)
@@ -157,12 +162,16 @@ class BlockParser(Parser):
 
     def _whole_only(self, request: Request) -> bool:
         """Whether upstream's parser streams something else than it makes of the whole answer."""
-        return False
+        asks = bool(request.tools) and request.tool_choice != "none"
+        return self._holds_reasoning or (self._holds_calls and asks)
 
     def _whole(self, request: Request) -> DeltaMessage:
         """All of an answer in its last delta."""
         text, ids = "".join(text for _, text in self._read), [token for token, _ in self._read]
-        reasoning, content, calls = self._again().parse(text, request, True, ids)
+        whole = self._again()
+        if self._prompt is not None:
+            whole.set_prompt_token_ids(self._prompt)
+        reasoning, content, calls = whole.parse(text, request, True, ids)
         fields: dict[str, Any] = {"content": content} if content else {}
         if reasoning and request.include_reasoning:
             fields["reasoning"] = reasoning
@@ -178,7 +187,9 @@ class BlockParser(Parser):
         return kind(**{name: getattr(delta, name) for name in delta.model_fields_set} if delta else {})
 
 
-def by_token(parser_cls: type[Parser] | None) -> type[Parser] | None:
+def by_token(
+    parser_cls: type[Parser] | None, tool_parser: str | None = None, reasoning_parser: str | None = None
+) -> type[Parser] | None:
     """A parser class that reads blocks of diffusion models token by token.
 
     Models of other kinds are parsed as upstream does, by the ``model_config`` that their parser is
@@ -186,10 +197,16 @@ def by_token(parser_cls: type[Parser] | None) -> type[Parser] | None:
 
     Args:
         parser_cls: Upstream's; None for none.
+        tool_parser: Its name, as ``--tool-call-parser`` has it.
+        reasoning_parser: Likewise.
     """
     if parser_cls is None or issubclass(parser_cls, BlockParser):
         return parser_cls
-    return type(parser_cls.__name__, (BlockParser, parser_cls), {})
+    held = {
+        "_holds_calls": tool_parser in HELD_TOOL_PARSERS,
+        "_holds_reasoning": reasoning_parser in HELD_REASONING_PARSERS,
+    }
+    return type(parser_cls.__name__, (BlockParser, parser_cls), held)
 
 
 def merged(deltas: Sequence[DeltaMessage | None]) -> DeltaMessage | None:
