@@ -73,4 +73,3 @@ def test_one_canvas_without_a_limit() -> None:
     assert case.block_length is not None
     whole = llada.generate(list(case.prompt), 60, case.block_length, case.steps, case.algorithm)
     assert whole.output_ids != by_canvases(llada, case)
-

@@ -130,7 +130,9 @@ def test_canvases_of_many_lengths(cache: str, count: int) -> None:
 
 @pytest.mark.parametrize("arrivals", ["in turn", "together"])
 @pytest.mark.parametrize("budget", [8, 16, 64])
-@pytest.mark.parametrize("sizes", [((12, 100), (12, 100)), ((40, 60), (9, 90), (3, 60)), ((90, 30), (5, 110))])
+@pytest.mark.parametrize(
+    "sizes", [((12, 100), (12, 100)), ((40, 60), (9, 90), (3, 60)), ((90, 30), (5, 110))]
+)
 def test_blocks(budget: int, arrivals: str, sizes: tuple[tuple[int, int], ...]) -> None:
     """The oldest is never preempted and advances at least every second step, so each becomes the oldest."""
     how = {"algorithm": "low_confidence_static", "steps": 4}

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: RUF001  (DeepSeek's marks have wide bars)
 """Answers as upstream's parsers read them, for each name under which one is registered."""
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ _GLM = _argued(
     "<tool_call>NAME\nARGS</tool_call>", "<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n", "\n"
 )
 _QWEN = _argued(
-    "<tool_call>\n<function=NAME>\nARGS</function>\n</tool_call>", "<parameter=KEY>\nVALUE\n</parameter>\n", "\n"
+    "<tool_call>\n<function=NAME>\nARGS</function>\n</tool_call>",
+    "<parameter=KEY>\nVALUE\n</parameter>\n",
+    "\n",
 )
 _DEEPSEEK = tuple(f"<｜tool▁{m}｜>" for m in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep"))
 _KIMI = tuple(
@@ -91,7 +94,9 @@ TOOLS: dict[str, Sample] = {
     ),
     "deepseek_v3": Sample(
         "<｜tool▁calls▁begin｜>"
-        + _args("<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\nARGS\n```<｜tool▁call▁end｜>", "\n")
+        + _args(
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\nARGS\n```<｜tool▁call▁end｜>", "\n"
+        )
         + "<｜tool▁calls▁end｜>",
         _DEEPSEEK,
     ),
@@ -135,7 +140,9 @@ TOOLS: dict[str, Sample] = {
         f"<|python_start|>[{_PYTHON}]<|python_end|>", ("<|python_start|>", "<|python_end|>"), leads=False
     ),
     "olmo3": Sample("<function_calls>" + _PYTHON.replace("), ", ")\n") + "</function_calls>"),
-    "lfm2": Sample(f"<|tool_call_start|>[{_PYTHON}]<|tool_call_end|>", ("<|tool_call_start|>", "<|tool_call_end|>")),
+    "lfm2": Sample(
+        f"<|tool_call_start|>[{_PYTHON}]<|tool_call_end|>", ("<|tool_call_start|>", "<|tool_call_end|>")
+    ),
     "qwen3_coder": Sample(_QWEN, (*_TAGS, "<think>", "</think>")),
     "qwen3_xml": Sample(_QWEN, (*_TAGS, "<think>", "</think>")),
     "mimo": Sample(_QWEN, (*_TAGS, "<think>", "</think>")),
@@ -161,7 +168,9 @@ TOOLS: dict[str, Sample] = {
         _args("[TOOL_CALLS]NAMEARGS"), ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]")
     ),
     "gigachat3": Sample(
-        "function call<|role_sep|>\n" + _json("weather", WEATHER), ("<|role_sep|>", "<|message_sep|>"), calls=1
+        "function call<|role_sep|>\n" + _json("weather", WEATHER),
+        ("<|role_sep|>", "<|message_sep|>"),
+        calls=1,
     ),
 }
 

@@ -103,7 +103,9 @@ def test_stop_strings_beside_parsers(llada: Any, stop: list[str], block: int) ->
     assert whole["calls"] and streamed["content"].strip() == whole["content"].strip()
 
 
-@pytest.mark.parametrize("length", [{}, {"max_tokens": 128}, {"max_tokens": 256}, {"max_completion_tokens": 700}])
+@pytest.mark.parametrize(
+    "length", [{}, {"max_tokens": 128}, {"max_tokens": 256}, {"max_completion_tokens": 700}]
+)
 def test_right_at_any_length(llada: Any, length: dict[str, int]) -> None:
     """The lengths that clients send, and none: trained on 64 tokens, the model writes canvases of 64."""
     rng = random.Random(4)
@@ -111,7 +113,9 @@ def test_right_at_any_length(llada: Any, length: dict[str, int]) -> None:
     right = 0
     for puzzle in puzzles:
         more = {"max_tokens": openai.omit} | length
-        choice = chat(llada, puzzle.prompt, temperature=0, extra_body={"include_reasoning": True}, **more).choices[0]
+        choice = chat(
+            llada, puzzle.prompt, temperature=0, extra_body={"include_reasoning": True}, **more
+        ).choices[0]
         text = (getattr(choice.message, "reasoning", None) or "") + (choice.message.content or "")
         right += puzzle.is_right(text)
     assert right >= len(puzzles) - 1

@@ -21,7 +21,7 @@ SCHEMA: dict[str, Any] = {
     "required": ["town", "days"],
     "additionalProperties": False,
 }
-TOOLS = [
+TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "weather", "parameters": SCHEMA, "strict": True}},
     {"type": "function", "function": {"name": "tides", "parameters": SCHEMA, "strict": True}},
 ]
@@ -87,6 +87,17 @@ def test_forced_tools(client: Any, tool_choice: Any) -> None:
     assert [json.loads(arguments[i]) for i in sorted(arguments)] == [
         json.loads(each.function.arguments) for each in calls
     ]
+
+
+@pytest.mark.parametrize("strict", [None, False])
+def test_forced_tools_that_are_not_strict(client: Any, strict: bool | None) -> None:
+    """The defaults of instructor and langchain: the arguments are an object that the schema admits."""
+    tools = [{"type": "function", "function": {**tool["function"], "strict": strict}} for tool in TOOLS]
+    for choice in ("required", TIDES):
+        for call in (
+            chat(client, tools=tools, tool_choice=choice, max_tokens=600).choices[0].message.tool_calls
+        ):
+            jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
 
 
 @pytest.mark.parametrize("asked", [{"choice": ["é"]}, {"regex": "ab{20}é"}])

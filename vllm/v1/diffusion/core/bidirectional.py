@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows of bidirectional models: the whole canvas, or what the cache mode recomputes.
 
-A window begins at 0, or at its block if the cache mode keeps what is before it. It ends with the canvas. An
-answer longer than a canvas goes on in a further one, of which prompt and answer so far are the prompt. Planned while a
-step is in flight that may finish the block, it is for the same block again: if that has finished,
-the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises the next block, whose
-window is the same (``none``).
+A window begins at 0, or at its block if the cache mode keeps what is before it. It ends with the canvas.
+An answer longer than a canvas goes on in a further one, of which prompt and answer so far are the prompt.
+Planned while a step is in flight that may finish the block, it is for the same block again: if that has
+finished, the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises the next block,
+whose window is the same (``none``) unless it is another canvas's.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from vllm import SamplingParams
 from vllm.entrypoints.generate.base.protocol import DeltaFunctionCall, DeltaMessage, DeltaToolCall
 from vllm.parser.abstract_parser import Parser
 from vllm.renderers.chat_utils import make_tool_call_id
+from vllm.tool_parsers.structural_tag_registry import resolve_tool_strictness
+from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
 from vllm.v1.diffusion.families import family_of_architectures
 from vllm.v1.diffusion.frontend.closed_calls import ClosedCalls, OpenCalls
 from vllm.v1.diffusion.frontend.held_parsers import HELD_REASONING_PARSERS, HELD_TOOL_PARSERS
@@ -28,9 +30,9 @@ from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer, IncrementalDe
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
+    from vllm.entrypoints.generate.base.protocol import FunctionCall
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
-    from vllm.entrypoints.generate.base.protocol import FunctionCall
     from vllm.tokenizers import TokenizerLike
 
     Request = ChatCompletionRequest | ResponsesRequest
@@ -106,6 +108,15 @@ class BlockParser(Parser):
     def set_prompt_token_ids(self, prompt_token_ids: Sequence[int]) -> None:
         self._prompt = prompt_token_ids
         super().set_prompt_token_ids(prompt_token_ids)
+
+    @override
+    def adjust_request(self, request: Request) -> Request:
+        """Pins the arguments of forced calls to their schemas: a canvas can always hold what they admit."""
+        choice, tools = request.tool_choice, request.tools
+        if self._divides and tools and choice not in (None, "auto", "none"):
+            strict: Any = resolve_tool_strictness(tools, choice, ToolStrictLevel.PARAMETER)
+            request.tools = list(strict)
+        return super().adjust_request(request)
 
     @override
     def parse(

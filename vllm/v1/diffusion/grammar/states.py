@@ -19,7 +19,6 @@ from vllm.v1.diffusion.grammar.cursor import CanvasGrammar
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.modes.grid import BlockGrid
 
-
 _UNWRITABLE = (
     "structured_outputs: the grammar cannot be written in this model's vocabulary, no token of which goes on "
     "with the text so far"
