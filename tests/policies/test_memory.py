@@ -142,6 +142,7 @@ def test_the_cache_of_a_cpu_is_bounded(
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.diffusion.loops import engine_settings
 
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
     config = EngineArgs(
         model=str(GOLDEN / "dream"), dtype="float32", max_model_len=2**17, max_num_seqs=256

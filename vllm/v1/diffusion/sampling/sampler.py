@@ -75,6 +75,8 @@ class DenoisingSampler:
         self.grammars = grammars
         self.rows = rows
         self.overlaps = overlaps
+        self._unwritable: dict[int, str] = {}
+        """Why no token goes on with the grammars of the last step's requests, by their number."""
         self.most_rows = most_rows
         self.policies = PolicySelection(canvases, sampler.sampling_states)
         self.logits = LogitsPipeline(sampler, canvases, self.policies, keeps_filters)
@@ -147,7 +149,7 @@ class DenoisingSampler:
             done, outputs, logprobs = self._denoise(
                 logits, step, num_reqs, known - start, block_end, overlaps
             )
-            failed = self.policies.failures() | self.grammars.failures(step)
+            failed = self.policies.failures() | self._unwritable
             failures = {input_batch.req_ids[int(step.requests[i])]: why for i, why in failed.items()}
             finished = done
             if len(done) < num_reqs:
@@ -212,7 +214,7 @@ class DenoisingSampler:
         self.policies.propose(processed, step, self.statistics)
         before = self.logprobs.snapshot(step)
         done = self.unmasking(stats, step, overlaps)
-        self.grammars.revise(done, stats, step, overlaps)
+        self._unwritable = self.grammars.revise(done, stats, step, overlaps) or {}
         self.logprobs.record(processed, step, before)
         outputs = StepOutputs.of(canvases, step, first, num_reqs, self.rows.begins_open)
         outputs = self.rows.outputs(outputs, step)
