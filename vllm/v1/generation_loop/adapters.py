@@ -126,7 +126,7 @@ def misfits(worker: Any, number: int) -> list[str]:
     manager = worker.model_runner.lora_manager._adapter_manager
     found = []
     for name, weights in manager.get_adapter(number).loras.items():
-        base = getattr(manager.modules.get(name), "base_layer", None)
+        base: Any = getattr(manager.modules.get(name), "base_layer", None)
         size, sizes = getattr(base, "input_size", None), getattr(base, "output_sizes", None)
         if size is None:
             continue  # An embedding or a head: they are as large as the vocabulary says.

@@ -10,7 +10,7 @@ the text of special tokens.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
@@ -96,7 +96,7 @@ class BlockParser(Parser):
     def __init__(self, tokenizer: TokenizerLike, tools: Any = None, *args: Any, **more: Any) -> None:
         super().__init__(tokenizer, tools, *args, **more)
         model_config: ModelConfig | None = more.get("model_config")
-        self._again = lambda: type(self)(tokenizer, tools, *args, **more)
+        self._again: Callable[[], Parser] = lambda: type(self)(tokenizer, tools, *args, **more)
         self._divides = model_config is None or _denoises(model_config)
         self._ends = end_ids(tokenizer, model_config) if self._divides else frozenset()
         self._prompt: Sequence[int] | None = None
@@ -151,7 +151,7 @@ class BlockParser(Parser):
         def read(text: str, ids: list[int], last: bool) -> DeltaMessage | None:
             return parse(text, ids, request, prompt_token_ids, finished=last)
 
-        parse = super().parse_delta
+        parse = super().parse_delta  # type: ignore[safe-super]
         if not self._divides:
             return read(delta_text, delta_token_ids, finished)
         self._prompt = prompt_token_ids or self._prompt

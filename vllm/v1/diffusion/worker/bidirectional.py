@@ -117,12 +117,14 @@ class CanvasAttention(Attention):
     def _canvas_ends(self, input_batch: InputBatch, window_end: np.ndarray) -> np.ndarray:
         """Where the canvases end that windows lie in: they begin with a block of it, or end with it."""
         canvases, slots = self.canvases, input_batch.idx_mapping_np
-        ends, length = canvases.end.np[slots], canvases.canvas.np[slots]
+        ends: np.ndarray = canvases.end.np[slots]
+        length: np.ndarray = canvases.canvas.np[slots]
         if not length.any():
             return ends
         origin, last = canvases.origin.np[slots], window_end - 1
         end = last - (last - origin) % np.maximum(length, 1) + length
-        return np.where(length > 0, np.minimum(end, ends), ends)
+        inside: np.ndarray = np.where(length > 0, np.minimum(end, ends), ends)
+        return inside
 
     @override
     def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
