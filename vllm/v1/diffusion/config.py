@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -43,6 +43,12 @@ class MaskedDiffusionConfig(DiffusionConfig):
 
     algorithm: str | None = None
     """Name of the default unmasking policy."""
+
+    max_canvas_length: BlockLength | None = None
+    """Bidirectional families: most tokens of a canvas. A longer answer is written in further canvases."""
+
+    default_max_tokens: PositiveCount | None = None
+    """Bidirectional families: tokens of an answer whose request names no length."""
 
     steps: PositiveCount | None = None
     """Default denoising steps per block; unset: as many as the block has tokens."""
@@ -143,6 +149,10 @@ def _one_each(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+_LENGTHS = {
+    "max_canvas_length": Parameter("Most tokens of a canvas.", BlockLength),
+    "default_max_tokens": Parameter("Tokens of an answer whose request names no length.", PositiveCount),
+}
 _STEPS = Parameter("Denoising steps per block.", PositiveCount)
 
 
@@ -213,6 +223,14 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         (family.block_length, TABLE),
         (min(model_config.max_model_len, MAX_CANVAS), f"{TABLE}: a response is one block"),
     )
+    canvas = _canvas(family, "max_canvas_length", given.max_canvas_length, masked, None)
+    if canvas.value is not None and block_length.value > canvas.value:
+        if block_length.source == GIVEN:
+            raise ValueError(
+                f"diffusion_config: block_length={block_length.value} must not exceed "
+                f"max_canvas_length={canvas.value}."
+            )
+        block_length = canvas
     if block_length.value > MAX_CANVAS:
         raise ValueError(f"diffusion_config: block_length={block_length.value} must be at most {MAX_CANVAS}.")
     pooled = _pooled(hf_config, given, block_length)
@@ -239,6 +257,10 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
     return {
         "canvas_length": block_length,
         "block_length": block_length,
+        "max_canvas_length": canvas,
+        "default_max_tokens": _canvas(
+            family, "default_max_tokens", given.default_max_tokens, masked, family.answer_length
+        ),
         "algorithm": algorithm,
         "steps": _first((given.steps, GIVEN), (masked.get("steps"), GENERATION), (None, "the algorithm's")),
         **{name: _number(given, family, name, masked.get(name)) for name in numbers},
@@ -272,6 +294,20 @@ def _kind(family: Family, given: Any, otherwise: Any) -> Setting:
     return _first((given, GIVEN), (otherwise, TABLE))
 
 
+def _canvas(
+    family: Family, name: str, given: int | None, published: Mapping[str, Any], otherwise: int | None
+) -> Setting:
+    """A length of answers in which every position sees the whole canvas."""
+    if family.loop != "full_diffusion":
+        if given is not None:
+            raise ValueError(
+                f"diffusion_config: {name}={given} has no effect on {family.name} models, which write block "
+                "after block."
+            )
+        return Setting(None, "the family writes block after block")
+    return _first((given, GIVEN), (published.get(name), GENERATION), (otherwise, TABLE))
+
+
 def published_defaults(model_config: ModelConfig, family: Family) -> tuple[dict[str, Any], list[str]]:
     """What the ``generation_config.json`` of a masked-diffusion checkpoint says of denoising.
 
@@ -290,7 +326,7 @@ def published_defaults(model_config: ModelConfig, family: Family) -> tuple[dict[
     found, unserved = generation_settings(
         checkpoint_files(model_config).generation_config, family, built_in_policies()
     )
-    for name, one in {**built_in_numbers(), "steps": _STEPS}.items():
+    for name, one in {**built_in_numbers(), "steps": _STEPS, **_LENGTHS}.items():
         if name in found:
             try:
                 found[name] = one.parse(found[name])

@@ -46,6 +46,8 @@ class Family:
             distribution that is sampled, not in the plain softmax.
         block_causal_loop: The loop of its block-causal checkpoints, where the files do not tell them
             from the others; ``loop`` is that of the bidirectional ones.
+        answer_length: Tokens of an answer whose request names no length, where the canvas is as long as
+            the answer.
         executes: What the decoding does of ``checkpoint/special_tokens.py``'s actions.
     """
 
@@ -69,6 +71,7 @@ class Family:
     tempered_confidence: bool = True
     executes: frozenset[str] = frozenset()
     block_causal_loop: str | None = None
+    answer_length: int = 256
 
 
 FAMILIES = (
@@ -208,6 +211,7 @@ FAMILIES = (
         stops_at_eos=False,
         shifted=True,
         keeps_filters=True,
+        answer_length=512,
     ),
     # Defaults of transformers' generate() (models/diffusion_gemma). Images need torchvision.
     Family(

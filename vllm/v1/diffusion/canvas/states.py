@@ -41,7 +41,8 @@ class CanvasStates:
             of all open blocks, ``end``, where the last block ends, ``cached`` (bool),
             whether the steps of a block after its first begin at the block, ``floating`` (bool), whether
             its blocks are drafts, each from the last token on, and
-            ``template_end``, where the request's template ends, 0 for none.
+            ``template_end``, where the request's template ends, 0 for none, and ``canvas``, tokens of a
+            canvas, 0 where the answer is one.
         grid: By slot, where the request's blocks lie.
     """
 
@@ -89,6 +90,7 @@ class CanvasStates:
         self.cached = UvaBackedTensor(num_slots, dtype=torch.bool)
         self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.floating = UvaBackedTensor(num_slots, dtype=torch.bool)
+        self.canvas = UvaBackedTensor(num_slots, dtype=torch.int64)
         self._reset_parameters(slice(None))
         self._copy_parameters()
         self.grid: dict[int, BlockGrid] = {}
@@ -121,6 +123,7 @@ class CanvasStates:
         self.span.np[slot] = grid.block_length * grid.open_blocks
         self.origin.np[slot] = grid.origin
         self.end.np[slot] = grid.limit
+        self.canvas.np[slot] = grid.canvas or 0
         self.steps.np[slot] = decoding.steps
         self.stepwise.np[slot] = decoding.stepwise
         self.rule.np[slot] = policy.rule
@@ -207,6 +210,17 @@ class CanvasStates:
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
         return known, start, length
+
+    def canvas_end(self, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Where the canvases end that hold some positions behind the prompt, int64 ``[R]``.
+
+        Args:
+            slots: int64 ``[R]``.
+            positions: One of each slot, ``[R]``.
+        """
+        length = self.canvas.gpu[slots]
+        end = positions - (positions - self.origin.gpu[slots]) % length.clamp(min=1) + length
+        return torch.minimum(self.end.gpu[slots], end.where(length > 0, NO_LIMIT))
 
     def floor(self, positions: torch.Tensor, slots: torch.Tensor, slots_np: np.ndarray) -> torch.Tensor:
         """Starts of the blocks that hold some positions, behind the prompt, ``[R]``.
@@ -333,6 +347,7 @@ class CanvasStates:
         """Parameters of slots without a request; in a warm-up batch they hold a block."""
         for table in (
             *(self.origin, self.stepwise, self.threshold, self.cached, self.template_end, self.floating),
+            self.canvas,
         ):
             table.np[slots] = 0
         self.block_length.np[slots] = self.span.np[slots] = self.steps.np[slots] = self.width

@@ -24,6 +24,8 @@ _SAME = {
     "low_threshold": "low_threshold",
     "max_post_steps": "max_post_steps",
     "mask_token_id": "mask_token_id",
+    "max_canvas_length": "max_canvas_length",
+    "max_new_tokens": "default_max_tokens",
     "mask_id": "mask_token_id",
 }
 """The published key -> the field of ``--diffusion-config``."""
@@ -65,6 +67,9 @@ def generation_settings(
     for name, field in _SAME.items():
         if (value := config.get(name)) is not None:
             found.setdefault(field, value)
+    if not per_response:
+        for name in ("max_canvas_length", "default_max_tokens"):
+            found.pop(name, None)
     for name in _ALGORITHM_KEYS:
         if (value := config.get(name)) is None:
             continue

@@ -113,6 +113,10 @@ class WindowPlanner:
         """
         return window.end <= plan.grid.begin(known)
 
+    def has_answered(self, request: Request, plan: RequestPlan) -> bool:
+        """Whether the tokens that have just been emitted end an answer that has room for more."""
+        return False
+
     def is_anchor(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
         """Whether a window made the first token of a block and nothing else; arguments likewise."""
         return False

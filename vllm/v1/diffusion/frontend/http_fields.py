@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from vllm.v1.diffusion.frontend.lengths import name_length
 from vllm.v1.diffusion.frontend.responses import check_response
 from vllm.v1.diffusion.policies.parameter import PREFIX
 from vllm.v1.diffusion.request.fields import ParameterError
@@ -107,7 +108,7 @@ _REPORTED_IN_CHOICES = ("stats", "trace")
 
 
 def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = None) -> None:
-    """Refuses what would be ignored.
+    """Refuses what would be ignored, and names the answer's length where the request does not.
 
     Args:
         request: The request's body, parsed.
@@ -132,6 +133,7 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
             parameter="echo",
             value=True,
         )
+    name_length(request, config)
     if "max_tool_calls" in known:
         check_response(request, server)
     if "use_beam_search" not in known:  # neither a completion nor a chat

@@ -10,6 +10,7 @@ from typing_extensions import override
 from vllm.logger import init_logger
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.frontend.admission import check_one_block, keep_stop_tokens
+from vllm.v1.diffusion.frontend.lengths import set_length
 from vllm.v1.diffusion.loops.cuda_graphs import configure_graphs
 from vllm.v1.diffusion.loops.engine_settings import (
     check_budget,
@@ -192,6 +193,7 @@ class CanvasSettings(Settings):
 
     @override
     def check_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        set_length(params, vllm_config)
         check_one_block(params, vllm_config)
         if params.stop_token_ids and params.structured_outputs is None:
             keep_stop_tokens(params, vllm_config)

@@ -40,6 +40,7 @@ class BlockGrid:
         limit: Position behind the last block, which is cut there.
         open_blocks: Blocks that are denoised at the same time.
         final: What a window leaves computed, see ``computed``.
+        canvas: Tokens of a canvas, a whole number of blocks; None where the answer is one.
     """
 
     block_length: int
@@ -47,6 +48,7 @@ class BlockGrid:
     limit: int = NO_LIMIT
     open_blocks: int = 1
     final: Callable[[BlockGrid, int, int], int] = whole_blocks
+    canvas: int | None = None
 
     def begin(self, position: int) -> int:
         """First position of the block that holds ``position``."""
@@ -55,6 +57,14 @@ class BlockGrid:
     def end(self, position: int) -> int:
         """Position behind the block that holds ``position``."""
         return min(position - (position - self.origin) % self.block_length + self.block_length, self.limit)
+
+    def canvas_begin(self, position: int) -> int:
+        """First position of the canvas that holds ``position``, which is behind the prompt."""
+        return position - (position - self.origin) % self.canvas if self.canvas else self.origin
+
+    def canvas_end(self, position: int) -> int:
+        """Position behind the canvas that holds ``position``."""
+        return min(self.canvas_begin(position) + self.canvas, self.limit) if self.canvas else self.limit
 
     def reach(self, position: int) -> int:
         """Position behind the blocks that are open when ``position`` is the first unknown one."""
@@ -96,7 +106,7 @@ class BlockRule:
     open_blocks: int = 1
     final: Callable[[BlockGrid, int, int], int] = whole_blocks
 
-    def grid(self, block_length: int, prompt_len: int, limit: int) -> BlockGrid:
+    def grid(self, block_length: int, prompt_len: int, limit: int, canvas: int | None = None) -> BlockGrid:
         """One request's blocks.
 
         Args:
@@ -104,6 +114,7 @@ class BlockRule:
             prompt_len: Tokens of the prompt.
             limit: Where the answer ends by ``max_tokens``, where it may end inside a block, its
                 template and the context.
+            canvas: Most tokens of a canvas; None where the answer is one.
         """
         return BlockGrid(
             block_length,
@@ -111,4 +122,5 @@ class BlockRule:
             limit=limit if self.cut else NO_LIMIT,
             open_blocks=self.open_blocks,
             final=self.final,
+            canvas=canvas and max(canvas // block_length, 1) * block_length,
         )

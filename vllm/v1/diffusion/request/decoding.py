@@ -35,6 +35,8 @@ class Decoding:
             of models that can do both.
         verifies: Whether a block is a draft, and what leaves is what a causal pass makes of it.
         drops_mask: Whether the mask token counts for nothing, not even in the softmax.
+        canvas: Most tokens of a canvas, of models in which every position sees all of it; None where
+            the answer is one canvas.
         budget: Tokens of the answer before the end of the thinking is written, and the id that
             ends it; None for no limit.
     """
@@ -60,6 +62,7 @@ class Decoding:
     verifies: bool = False
     drops_mask: bool = False
     budget: tuple[int, int] | None = None
+    canvas: int | None = None
 
     @property
     def foreseeable(self) -> bool:

@@ -98,6 +98,8 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         verifies=way.verifies,
         drops_mask=way.mode == "diffusion" and way.causal and not way.seeded,
         budget=way.budget,
+        # A template is the whole answer, and seen as a whole.
+        canvas=config.max_canvas_length if template is None else None,
     )
 
 
