@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from pydantic_core import ArgsKwargs
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 logger = init_logger(__name__)
+
+
+_Limit = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
 
 @config
@@ -88,6 +91,25 @@ class MaskedDiffusionConfig(DiffusionConfig):
 
     end_token_ids: list[int] | None = None
     """Ids that ``diffusion_end_tokens_last`` keeps from being unmasked early."""
+
+    steps_limit: PositiveCount | None = None
+    """Most denoising steps per block that a request may ask for; as many as its block has tokens
+    are always allowed."""
+
+    post_steps_limit: PositiveCount | None = None
+    """Most steps after a block's last mask that a request may ask for."""
+
+    bad_word_limit: _Limit | None = None
+    """Most tokens of one bad word."""
+
+    bad_words_limit: _Limit | None = None
+    """Most tokens of all bad words of a request; a word counts once for each of its spellings."""
+
+    grammar_limit: _Limit | None = None
+    """Most characters of a grammar: of a JSON schema, a regular expression or a list of choices."""
+
+    n_limit: _Limit | None = None
+    """Most answers that a request may ask for at a time (``n``)."""
 
     numbers: dict[str, int | float] = Field(default_factory=dict)
     """Defaults of the policies' numbers, by name."""
@@ -161,6 +183,27 @@ class ResolvedDiffusionConfig(MaskedDiffusionConfig):
     """The settings of a configured engine: nothing that has a default is open any more."""
 
 
+LIMITS = {
+    "steps_limit": 256,
+    "post_steps_limit": 256,
+    "bad_word_limit": 64,
+    "bad_words_limit": 1024,
+    "grammar_limit": 65536,
+    "n_limit": 128,
+}
+"""What bounds the work that one request may ask for, where the operator has not said it."""
+
+
+FEW_ANSWERS = 16
+"""Answers that a request may always ask for at a time, however few requests run at a time."""
+
+
+def limit_of(config: MaskedDiffusionConfig, name: str) -> int:
+    """A limit of ``LIMITS``: the operator's, else the default."""
+    given = getattr(config, name)
+    return LIMITS[name] if given is None else int(given)
+
+
 class Setting(NamedTuple):
     """A resolved setting.
 
@@ -173,8 +216,9 @@ class Setting(NamedTuple):
     source: str
 
 
-GIVEN, MODEL, GENERATION, TOKENIZER, TABLE, ENGINE = (
+GIVEN, MODEL, GENERATION, TOKENIZER, TABLE, ENGINE, DEFAULT = (
     "--diffusion-config", "config.json", "generation_config.json", "tokenizer", "family table", "engine",
+    "default",
 )  # fmt: skip
 
 
@@ -254,7 +298,7 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         )
     numbers = {**built_in_numbers(), **policy.numbers}
     published = _published(model_config, policy) if family.mask_token_id is None else {}
-    return {
+    found = {
         "canvas_length": block_length,
         "block_length": block_length,
         "max_canvas_length": canvas,
@@ -285,6 +329,25 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         ),
         "end_token_ids": _end_token_ids(model_config, family, given),
     }
+    return {**found, **_limits(given, found)}
+
+
+def _limits(given: MaskedDiffusionConfig, found: dict[str, Setting]) -> dict[str, Setting]:
+    """What bounds a request's work. What holds for all requests is within the bounds."""
+    limits = {name: _first((getattr(given, name), GIVEN), (most, DEFAULT)) for name, most in LIMITS.items()}
+    if given.n_limit is None:
+        limits["n_limit"] = Setting(None, f"half of max_num_seqs, {LIMITS['n_limit']} at most")
+    for name, limit in (("steps", "steps_limit"), ("max_post_steps", "post_steps_limit")):
+        value = found[name].value if name in found else None
+        if value is None or value <= limits[limit].value:
+            continue
+        if limits[limit].source == GIVEN and (name != "steps" or value > found["block_length"].value):
+            raise ValueError(
+                f"diffusion_config: {name}={value} ({found[name].source}) must be at most "
+                f"{limit}={limits[limit].value}."
+            )
+        limits[limit] = Setting(value, found[name].source)
+    return limits
 
 
 def _kind(family: Family, given: Any, otherwise: Any) -> Setting:

@@ -23,6 +23,7 @@ from vllm.v1.generation_loop.errors import (
     describe,
     message_of,
 )
+from vllm.v1.generation_loop.grace import end_in_time
 from vllm.v1.generation_loop.guarded_classes import (
     GuardedState,
     guarded,
@@ -151,6 +152,7 @@ class GuardedLoop(GenerationLoop):
 
         Any other error, of a device or of upstream, goes through.
         """
+        end_in_time(core)
         if refused := fail_refused(core) or self._adapters.fail_unloadable(core):
             return refused, False
         before = Snapshot.of(core) if is_plug_in(type(self.loop)) else Snapshot()

@@ -69,6 +69,9 @@ class GenerationLoop:
     api_version: ClassVar[int] = GENERATION_LOOP_API
     """The version of the interface that the loop is written for."""
 
+    reads_next_token: ClassVar[bool] = True
+    """Whether the first token of an answer depends on its prompt alone: what scores that token asks."""
+
     def configure(self, vllm_config: VllmConfig) -> None:
         """Adjusts the configuration, before it is validated.
 

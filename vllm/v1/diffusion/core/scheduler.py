@@ -20,6 +20,7 @@ from vllm.v1.diffusion.core.failed_requests import failed_requests
 from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, set_window
 from vllm.v1.diffusion.core.planner import WindowPlanner
+from vllm.v1.diffusion.message.compiled_grammar import serialised
 from vllm.v1.diffusion.message.request_data import described
 from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.resolve import resolve_decoding
@@ -63,6 +64,8 @@ class DiffusionScheduler(Scheduler):
         # arrival, where the last place would name whoever has just made a step.
         self.policy = SchedulingPolicy.PRIORITY
         self._last_arrival = -math.inf
+        backend = self.parallel_config.distributed_executor_backend
+        self._workers_elsewhere = self.parallel_config.world_size > 1 or backend not in (None, "uni")
         self._stages = self.parallel_config.pipeline_parallel_size
         self._record = DenoisingRecord(self.num_spec_tokens, self.log_stats)
 
@@ -88,6 +91,7 @@ class DiffusionScheduler(Scheduler):
         plan = self._plans[request.request_id] = self.planner.plan(request, decoding)
         if (structured := request.structured_output_request) is not None:
             plan.reasoning_ended = structured.reasoning_ended
+            structured._grammar = serialised(structured._grammar, self._workers_elsewhere)
         if (salt := self.planner.cache_salt(request, decoding)) is not None:
             request.cache_salt = f"{request.cache_salt or ''}|{salt}"
             request.block_hashes.clear()

@@ -51,6 +51,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     _check_noise(algorithm, policy, config)
     _check_read(given, extra, algorithm, policy)
     steps = given.steps or config.steps or policy.default_steps
+    _check_work(given, config, block_length)
     values = _values(given, algorithm, policy, config)
     if way.verifies:
         # All masks of a draft at once, as the card's code does where it is given no threshold.
@@ -129,6 +130,24 @@ def _block_length(given: DiffusionParams, config: MaskedDiffusionConfig) -> int:
         f"must be {served}: the tokens of a block choose their experts together",
     )
     return block_length
+
+
+def _check_work(given: DiffusionParams, config: MaskedDiffusionConfig, block_length: int) -> None:
+    """Refuses more denoising steps than the operator allows a request."""
+    from vllm.v1.diffusion.config import limit_of
+
+    for name, value, limit, always in (
+        ("steps", given.steps, "steps_limit", block_length),
+        ("max_post_steps", given.numbers.get("max_post_steps"), "post_steps_limit", 0),
+    ):
+        most = max(limit_of(config, limit), always)
+        also = f", or as many as the block has tokens, {block_length}" if always else ""
+        require(
+            value is None or value <= most,
+            name,
+            value,
+            f"must be at most {limit_of(config, limit)}{also} ({limit} of --diffusion-config)",
+        )
 
 
 def _check_model(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:

@@ -25,7 +25,7 @@ HOLE = -1
 """A template's token that is to be written."""
 _UNSAID = 16
 """``max_tokens`` of ``SamplingParams`` and of a completion where nothing was given."""
-_MARKER = re.compile(r"<\|hole:([0-9]+)\|>")
+_MARKER = re.compile(r"<\|hole:([0-9]{1,9})\|>")
 _MARKER_BEGINS = "<|hole"
 _INFILL, _IDS, _SEED = (PREFIX + name for name in ("infill", "infill_ids", "seed_canvas"))
 
