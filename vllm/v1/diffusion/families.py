@@ -239,6 +239,24 @@ FAMILIES = (
         threshold=0.95,
         tempered_confidence=False,
     ),
+    # Defaults of its decoder and sampler (Tencent/WeDLM). The architectures stand for two backbones:
+    # WeDLMConfig tells them apart.
+    *(
+        Family(
+            name=name,
+            architectures=(architecture,),
+            model_type="wedlm",
+            config_class="WeDLMConfig",
+            config_module="vllm.transformers_utils.configs.wedlm",
+            model=("wedlm", architecture),
+            loop="reordered_diffusion",
+            mask_token_id=151665,
+            block_length=16,
+            algorithm="entropy_distance",
+            threshold=0.9,
+        )
+        for name, architecture in (("WeDLM", "WeDLMForCausalLM"), ("WeDLM-Qwen2", "WeDLMQwen2ForCausalLM"))
+    ),
     # Open-dLLM's generation_utils (pengzhangzhi/Open-dLLM). Published as Qwen2ForCausalLM: its own name
     # here is given by checkpoint/recognise.py, or by --hf-overrides.
     Family(
@@ -296,17 +314,10 @@ MASKED_DIFFUSION_MODELS = {
 }
 """Architecture -> (module, class), as upstream's model registry wants it."""
 
-UNSERVED = {"WeDLMForCausalLM": "WeDLM"}
-"""Diffusion models that are recognised in order to be refused: architecture -> name."""
-
-MASKED_DIFFUSION_CONFIGS = {f.model_type: f.config_class for f in FAMILIES if f.config_class} | {
-    "wedlm": "WeDLMConfig"
-}
+MASKED_DIFFUSION_CONFIGS = {f.model_type: f.config_class for f in FAMILIES if f.config_class}
 """``model_type`` -> config class, as upstream's config registry wants it."""
 
-MASKED_DIFFUSION_CONFIG_MODULES = {f.config_class: f.config_module for f in FAMILIES if f.config_class} | {
-    "WeDLMConfig": "vllm.transformers_utils.configs.wedlm"
-}
+MASKED_DIFFUSION_CONFIG_MODULES = {f.config_class: f.config_module for f in FAMILIES if f.config_class}
 """Config class -> module, as upstream's config package wants it."""
 
 

@@ -26,6 +26,7 @@ _BUILT_IN = {
     "full_diffusion": "vllm.v1.diffusion.loops.full:FullDiffusionLoop",
     "prompt_block_diffusion": "vllm.v1.diffusion.loops.answer:PromptBlockDiffusionLoop",
     "renoising_diffusion": "vllm.v1.diffusion.loops.renoising:RenoisingDiffusionLoop",
+    "reordered_diffusion": "vllm.v1.diffusion.loops.reordered:ReorderedDiffusionLoop",
     "seeded_block_diffusion": "vllm.v1.diffusion.loops.seeded:SeededBlockDiffusionLoop",
     "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
 }

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from vllm.logger import init_logger
 from vllm.v1.diffusion.checkpoint.files import CheckpointFiles, checkpoint_files
 from vllm.v1.diffusion.checkpoint.known_fields import names
-from vllm.v1.diffusion.families import UNSERVED
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -25,10 +24,11 @@ _BASES = frozenset(
 )
 """Autoregressive architectures that diffusion models are trained from."""
 
+_WEDLM, _WEDLM_QWEN2 = "WeDLMForCausalLM", "WeDLMQwen2ForCausalLM"
 _MODULES = {
     "modeling_stable_diffcoder": "StableDiffcoderForCausalLM",
     "modeling_seed_diffcoder": "StableDiffcoderForCausalLM",
-    "modeling_wedlm": "WeDLMForCausalLM",
+    "modeling_wedlm": _WEDLM,
     "modeling_sdar": "SDARForCausalLM",
     "modeling_sdar_moe": "SDARMoeForCausalLM",
     "modeling_dream": "DreamModel",
@@ -55,11 +55,6 @@ def recognise(model_config: ModelConfig) -> None:
         return
     files = checkpoint_files(model_config)
     found, why = _shown(architectures, files)
-    if found in UNSERVED:
-        raise ValueError(
-            f"{model_config.model} is named {', '.join(architectures)}, but {why}: {UNSERVED[found]} "
-            "models are not served. To generate one token after the other: --generation-loop autoregressive."
-        )
     if found is not None:
         logger.warning(
             "%s is named %s, but %s: it is served as %s, by denoising. To generate one token after the "
@@ -113,7 +108,10 @@ def _shown(architectures: list[str], files: CheckpointFiles) -> tuple[str | None
     for target in (files.config.get("auto_map") or {}).values():
         module = str(target).rpartition("--")[2].partition(".")[0]
         if module in _MODULES:
-            return _MODULES[module], f"auto_map names {module}"
+            found = _MODULES[module]
+            if found == _WEDLM and "Qwen2ForCausalLM" in architectures:
+                found = _WEDLM_QWEN2
+            return found, f"auto_map names {module}"
     if "Qwen2ForCausalLM" in architectures:
         if files.mask_token is not None:
             return _OPEN_DLLM, f"its tokenizer has a mask token, {files.mask_token!r}, as Open-dLLM's"

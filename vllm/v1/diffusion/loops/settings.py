@@ -116,7 +116,7 @@ class SeededSettings(Settings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        _one_step_at_a_time(vllm_config, "a causal context")
+        one_step_at_a_time(vllm_config, "a causal context")
         check_budget(vllm_config, served)
         configure_cpu(vllm_config)
         configure_graphs(vllm_config, served)
@@ -161,7 +161,7 @@ class AnchoredSettings(BlockSettings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        _one_step_at_a_time(vllm_config, "shifted block diffusion")
+        one_step_at_a_time(vllm_config, "shifted block diffusion")
         super().configure(vllm_config, loop, served)
 
 
@@ -197,7 +197,7 @@ class CanvasSettings(Settings):
             keep_stop_tokens(params, vllm_config)
 
 
-def _one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:
+def one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:
     """Switches asynchronous scheduling off."""
     scheduler_config = vllm_config.scheduler_config
     if scheduler_config.async_scheduling:

@@ -8,9 +8,13 @@ from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
 from vllm.v1.diffusion.modes.causal import CAUSAL
 from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
 from vllm.v1.diffusion.modes.renoising import RENOISING
+from vllm.v1.diffusion.modes.reordered import REORDERED
 from vllm.v1.diffusion.modes.seeded import SEEDED
 
-MODES = {mode.name: mode for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, SEEDED)}
+MODES = {
+    mode.name: mode
+    for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, SEEDED, REORDERED)
+}
 """The built-in modes, by name."""
 
 __all__ = [
@@ -21,6 +25,7 @@ __all__ = [
     "FROM_PROMPT",
     "MODES",
     "RENOISING",
+    "REORDERED",
     "SEEDED",
     "BlockGrid",
     "BlockRule",

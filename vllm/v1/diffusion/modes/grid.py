@@ -40,6 +40,7 @@ class BlockGrid:
         limit: Position behind the last block, which is cut there.
         open_blocks: Blocks that are denoised at the same time.
         final: What a window leaves computed, see ``computed``.
+        slides: Whether the open block begins at the first unknown position, wherever that is.
     """
 
     block_length: int
@@ -47,14 +48,18 @@ class BlockGrid:
     limit: int = NO_LIMIT
     open_blocks: int = 1
     final: Callable[[BlockGrid, int, int], int] = whole_blocks
+    slides: bool = False
 
     def begin(self, position: int) -> int:
         """First position of the block that holds ``position``."""
+        if self.slides:
+            return position
         return max(0, position - (position - self.origin) % self.block_length)
 
     def end(self, position: int) -> int:
         """Position behind the block that holds ``position``."""
-        return min(position - (position - self.origin) % self.block_length + self.block_length, self.limit)
+        before = 0 if self.slides else (position - self.origin) % self.block_length
+        return min(position - before + self.block_length, self.limit)
 
     def reach(self, position: int) -> int:
         """Position behind the blocks that are open when ``position`` is the first unknown one."""
@@ -88,6 +93,7 @@ class BlockRule:
             as all of them.
         final: What a window leaves computed: ``whole_blocks``, ``nothing`` or a mode's own
             function of grid, window end and known tokens.
+        slides: Whether there is no grid: the open block begins at the first unknown position.
     """
 
     from_prompt: bool = False
@@ -95,6 +101,7 @@ class BlockRule:
     whole: bool = False
     open_blocks: int = 1
     final: Callable[[BlockGrid, int, int], int] = whole_blocks
+    slides: bool = False
 
     def grid(self, block_length: int, prompt_len: int, limit: int) -> BlockGrid:
         """One request's blocks.
@@ -111,4 +118,5 @@ class BlockRule:
             limit=limit if self.cut else NO_LIMIT,
             open_blocks=self.open_blocks,
             final=self.final,
+            slides=self.slides,
         )

@@ -15,6 +15,7 @@ from vllm.v1.diffusion.policies.adaptive.confidence_threshold import ConfidenceT
 from vllm.v1.diffusion.policies.adaptive.credit import Credit
 from vllm.v1.diffusion.policies.adaptive.edit import Edit
 from vllm.v1.diffusion.policies.adaptive.entropy_bounded import EntropyBounded
+from vllm.v1.diffusion.policies.adaptive.entropy_distance import EntropyDistance
 from vllm.v1.diffusion.policies.adaptive.factor import Factor
 from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
 from vllm.v1.diffusion.policies.adaptive.insert_delete import InsertDelete
@@ -58,6 +59,7 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "insert_delete": InsertDelete,
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
+    "entropy_distance": EntropyDistance,
     "p2": P2,
     "random": Random,
     "renoise": Renoise,
