@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import random_prompt
 
 FOLDER = GOLDEN / "wedlm"
 CASES: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
@@ -55,7 +53,7 @@ def generate(llm: Any, requests: list[tuple[list[int], Any]]) -> list[Any]:
 
 
 def check(completion: Any, case: dict[str, Any]) -> None:
-    """Ids, and the forward that unmasked each, are the published ones; the last forward there writes nothing."""
+    """Ids, and the forward that unmasked each, are the published ones, whose last forward writes nothing."""
     assert list(completion.token_ids) == case["output_ids"], case["name"]
     assert [step - 1 for step, _ in completion.diffusion.trace] == case["unmask_step"], case["name"]
     assert completion.diffusion.steps == case["num_forward"] - 1, case["name"]

@@ -25,8 +25,8 @@ class WeDLMConfig(Qwen3Config):  # type: ignore[no-untyped-call]
         super().__post_init__(**kwargs)
         if self.architectures == [QWEN2] and not self.attention_bias:
             raise ValueError(
-                f"{self.model_type}: attention_bias={self.attention_bias!r} without qk_norm is not known: the "
-                "layers are Qwen3's (qk_norm) or Qwen2.5's (attention_bias)."
+                f"{self.model_type}: attention_bias={self.attention_bias!r} without qk_norm is not known: "
+                "the layers are Qwen3's (qk_norm) or Qwen2.5's (attention_bias)."
             )
 
     @classmethod

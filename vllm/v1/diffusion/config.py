@@ -15,7 +15,7 @@ from vllm.config.utils import config
 from vllm.logger import init_logger
 from vllm.v1.diffusion.checkpoint.files import checkpoint_files
 from vllm.v1.diffusion.checkpoint.generation_defaults import generation_settings
-from vllm.v1.diffusion.families import IN_TOKENIZER, SEEDED, Family, family_of_architectures
+from vllm.v1.diffusion.families import ELASTIC, IN_TOKENIZER, SEEDED, Family, family_of_architectures
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Parameter, PositiveCount
@@ -67,6 +67,9 @@ class MaskedDiffusionConfig(DiffusionConfig):
     split_token_id: int | None = Field(default=None, ge=0)
     """Id by which a model inserts a mask before a token of its open block."""
 
+    expand_token_id: int | None = Field(default=None, ge=0)
+    """Id by which a model puts two masks in the place of one; its end token deletes."""
+
     pooled_block_length: int | None = Field(default=None, gt=0)
     """Tokens that share a pool of experts: the block length, and a request's too."""
 
@@ -89,6 +92,9 @@ class MaskedDiffusionConfig(DiffusionConfig):
     @property
     def edit_ids(self) -> tuple[int, int] | None:
         """The ids that delete a token and insert one; None of a model that does neither."""
+        if self.expand_token_id is not None:
+            assert self.delete_token_id is not None
+            return self.delete_token_id, self.expand_token_id
         if self.delete_token_id is None or self.split_token_id is None:
             return None
         return self.delete_token_id, self.split_token_id
@@ -217,7 +223,7 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         raise ValueError(f"diffusion_config: block_length={block_length.value} must be at most {MAX_CANVAS}.")
     pooled = _pooled(hf_config, given, block_length)
     cache = _first((given.cache, GIVEN), ("none", TABLE))
-    if family.loop != "full_diffusion":
+    if family.loop not in ("full_diffusion", "elastic_diffusion"):
         if given.cache is not None:
             raise ValueError(
                 f"diffusion_config: cache={given.cache!r} has no effect on {family.name} "
@@ -251,7 +257,8 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "attention": _kind(family, given.attention, "bidirectional"),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
         "mask_token_id": _mask_token_id(model_config, family, given, masked.get("mask_token_id")),
-        "delete_token_id": _of_model(hf_config, given, "delete_token_id"),
+        "delete_token_id": _delete_token_id(hf_config, given, family),
+        "expand_token_id": _of_model(hf_config, given, "expand_token_id"),
         "split_token_id": _of_model(hf_config, given, "split_token_id"),
         "pooled_block_length": pooled,
         "mode": _causal_mode(model_config, family, given),
@@ -385,6 +392,17 @@ def _of_model(hf_config: Any, given: MaskedDiffusionConfig, name: str) -> Settin
     if asked not in (None, own):
         raise ValueError(f"diffusion_config: {name}={asked} must be the model's own, {own}.")
     return Setting(own, MODEL if own is not None else "the model has none")
+
+
+def _delete_token_id(hf_config: Any, given: MaskedDiffusionConfig, family: Family) -> Setting:
+    """The id that deletes; where answers grow, their end token."""
+    if family.name not in ELASTIC:
+        return _of_model(hf_config, given, "delete_token_id")
+    end, asked = hf_config.eos_token_id, given.delete_token_id
+    if not isinstance(end, int) or asked not in (None, end):
+        what = f"delete_token_id={asked}" if isinstance(end, int) else f"eos_token_id={end!r}"
+        raise ValueError(f"{what} must be one id: the end token of {family.name} models deletes.")
+    return Setting(end, f"{MODEL}, eos_token_id")
 
 
 def _causal_mode(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:

@@ -209,6 +209,24 @@ FAMILIES = (
         shifted=True,
         keeps_filters=True,
     ),
+    # DreamOn's generation_utils. Ships as DreamModel: the id that expands shows it (checkpoint/recognise.py).
+    Family(
+        name="DreamOn",
+        architectures=("DreamOnModel",),
+        model_type="Dream",
+        config_class="DreamConfig",
+        config_module="vllm.transformers_utils.configs.dream",
+        model=("dream", "DreamModel"),
+        loop="elastic_diffusion",
+        mask_token_id=151666,
+        block_length=None,
+        algorithm="least_entropy",
+        threshold=0.9,
+        stops_at_eos=False,
+        shifted=True,
+        keeps_filters=True,
+        executes=frozenset({"delete", "expand"}),
+    ),
     # Defaults of transformers' generate() (models/diffusion_gemma). Images need torchvision.
     Family(
         name="DiffusionGemma",
@@ -300,6 +318,9 @@ FAMILIES = (
 BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
 """Names of the families in which every position sees the whole canvas."""
 
+ELASTIC = tuple(f.name for f in FAMILIES if f.loop == "elastic_diffusion")
+"""Names of the families whose answers grow and shrink."""
+
 SEEDED = tuple(f.name for f in FAMILIES if f.loop == "seeded_block_diffusion")
 """Names of the families whose checkpoints write causally too."""
 
@@ -336,7 +357,7 @@ def computes_whole_canvas(architectures: Iterable[str] | None) -> bool:
     There is then neither a prefix to cache nor a prompt to cut.
     """
     family = family_of_architectures(architectures)
-    return family is not None and family.loop == "full_diffusion"
+    return family is not None and family.loop in ("full_diffusion", "elastic_diffusion")
 
 
 _registered: list[Family] = []

@@ -22,6 +22,7 @@ _ADVANCING = ("step", "scheduler_cls", "model_state_cls")
 _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
     "block_diffusion": "vllm.v1.diffusion.loops.block:BlockDiffusionLoop",
+    "elastic_diffusion": "vllm.v1.diffusion.loops.elastic:ElasticDiffusionLoop",
     "exact_block_diffusion": "vllm.v1.diffusion.loops.answer:ExactBlockDiffusionLoop",
     "full_diffusion": "vllm.v1.diffusion.loops.full:FullDiffusionLoop",
     "prompt_block_diffusion": "vllm.v1.diffusion.loops.answer:PromptBlockDiffusionLoop",

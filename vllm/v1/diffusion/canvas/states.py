@@ -67,7 +67,7 @@ class CanvasStates:
         self.width = width
         self.noise = noise or MaskNoise(mask_token_id)
         self._cut = rule.cut
-        self._slides = rule.slides
+        self._slides, self._elastic = rule.slides, rule.elastic
         self.mask_token_id = mask_token_id
         self.edit_ids: tuple[int, int] | None = None
         """Ids that delete a token and insert one, of models that have them."""
@@ -206,6 +206,9 @@ class CanvasStates:
         drafted = self.floating.gpu[slots] & (known > self.origin.gpu[slots])
         start = torch.where(drafted, known - 1, start)
         length = torch.minimum(self.span.gpu[slots].to(torch.int64), self.end.gpu[slots] - start)
+        if self._elastic:
+            given = self.template_end.gpu[slots]
+            length = torch.where(given > 0, given - start, length)
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
         return known, start, length
@@ -277,7 +280,9 @@ class CanvasStates:
             leaving: Tokens that leave, int64 ``[R]``.
         """
         start, old = self.start[slots] + leaving, self.length[slots]
-        length = torch.minimum(self.span.gpu[slots].to(torch.int64), (self.end.gpu[slots] - start).clamp(min=0))
+        length = torch.minimum(
+            self.span.gpu[slots].to(torch.int64), (self.end.gpu[slots] - start).clamp(min=0)
+        )
         source = self.columns + leaving[:, None]
         stays, source = source < old[:, None], source.clamp(max=self.width - 1)
         ahead, open_ = self._ahead(requests, slots, start[:, None] + self.columns)

@@ -28,8 +28,23 @@ _SAME = {
 }
 """The published key -> the field of ``--diffusion-config``."""
 
+_OF_LOOP = {
+    "reordered_diffusion": {
+        "entropy_threshold": "entropy_threshold",
+        "pos_penalty_factor": "position_penalty",
+        "window_size": "block_length",
+    },
+}
+"""The same for families whose code means something else by a key, by their loop."""
+
 _ALGORITHM_KEYS = ("alg", "remasking", "remasking_strategy", "algorithm")
 _ALGORITHMS = {"low_confidence": "low_confidence_static"}
+_OF_ELASTIC = {
+    "entropy": "least_entropy",
+    "maskgit_plus": "low_confidence_static",
+    "topk_margin": "widest_margin",
+}
+"""Dream's algorithms without Dream's timetable, as DreamOn's code has them."""
 """Published names of algorithms that have another name here."""
 
 _STEP_KEYS = ("steps", "denoising_steps", "diffusion_steps", "num_steps")
@@ -61,14 +76,16 @@ def generation_settings(
     # Bidirectional families' code counts ``steps`` over the whole response.
     per_response = family.loop == "full_diffusion"
     found: dict[str, Any] = {}
-    left = [name for name in _UNSERVED if config.get(name) is not None]
-    for name, field in _SAME.items():
+    own = _OF_LOOP.get(family.loop, {})
+    left = [name for name in _UNSERVED if config.get(name) is not None and name not in own]
+    for name, field in {**_SAME, **own}.items():
         if (value := config.get(name)) is not None:
             found.setdefault(field, value)
     for name in _ALGORITHM_KEYS:
         if (value := config.get(name)) is None:
             continue
-        value = _ALGORITHMS.get(value, value)
+        names_here = _OF_ELASTIC if family.loop == "elastic_diffusion" else _ALGORITHMS
+        value = names_here.get(value, value)
         if value in algorithms:
             found.setdefault("algorithm", value)
         else:

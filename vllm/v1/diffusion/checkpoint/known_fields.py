@@ -208,6 +208,7 @@ KNOWN_FIELDS: dict[str, KnownFields] = {
         nested={"text_config": _GEMMA_TEXT},
     ),
     "Dream": QWEN2,
+    "DreamOn": QWEN2.with_("expand_token_id"),
     "Open-dLLM": QWEN2,
     "Stable-DiffCoder": LLAMA.with_(unread=("layer_norm_eps",)),
     "Fast-dLLM v2": QWEN2.with_("bd_size"),

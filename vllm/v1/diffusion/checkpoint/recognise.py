@@ -35,6 +35,8 @@ _MODULES = {
 }
 """A family's published module, as ``auto_map`` names it -> its architecture."""
 
+_DREAM, _DREAM_ON = "DreamModel", "DreamOnModel"
+_EXPAND = "<|expand|>"
 _OPEN_DLLM = "OpenDLLMForCausalLM"
 _RENAMED = "vllm_diffusion_renamed"
 """Attribute of a configuration whose architecture was changed here."""
@@ -51,6 +53,9 @@ def recognise(model_config: ModelConfig) -> None:
         ValueError: The configuration has a mask token, and nothing says which family's it is.
     """
     architectures = model_config.architectures
+    if _DREAM in architectures:
+        _recognise_growing(model_config)
+        return
     if not _BASES.intersection(architectures):
         return
     files = checkpoint_files(model_config)
@@ -81,6 +86,23 @@ def recognise(model_config: ModelConfig) -> None:
             ", ".join(architectures),
             files.mask_token,
         )
+
+
+def _recognise_growing(model_config: ModelConfig) -> None:
+    """Tells DreamOn's checkpoints from Dream's, whose name they carry, by the id that expands."""
+    files = checkpoint_files(model_config)
+    found = files.config.get("expand_token_id", files.generation_config.get("expand_token_id"))
+    if found is None and "expand_token_id" not in files.config:
+        added = files.tokenizer.get("added_tokens_decoder") or {}
+        found = next((int(i) for i, token in added.items() if token.get("content") == _EXPAND), None)
+    if found is not None:
+        vocab_size = model_config.get_vocab_size()
+        if not isinstance(found, int) or not 0 <= found < vocab_size:
+            raise ValueError(
+                f"expand_token_id={found!r} must be an id of the vocabulary of {vocab_size} tokens."
+            )
+        model_config.hf_config.expand_token_id = found
+        rename(model_config, _DREAM_ON)
 
 
 def rename(model_config: ModelConfig, architecture: str) -> None:

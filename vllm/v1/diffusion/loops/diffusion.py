@@ -49,7 +49,7 @@ class DiffusionLoop(GenerationLoop):
         config = resolve_diffusion_config(vllm_config)
         check_extra_args(params.extra_args, self.own_parameters, config)
         resolve_decoding(params, config)
-        admit_template(params, vllm_config)
+        admit_template(params, vllm_config, grows=self.mode.blocks.elastic)
         check_policy(resolve_decoding(params, config), vllm_config)
         self._settings().check_params(params, vllm_config)
 

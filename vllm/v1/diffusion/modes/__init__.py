@@ -6,6 +6,7 @@ from vllm.v1.diffusion.modes.answer import EXACT, FROM_PROMPT
 from vllm.v1.diffusion.modes.base import Mode, Part, mode_of
 from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
 from vllm.v1.diffusion.modes.causal import CAUSAL
+from vllm.v1.diffusion.modes.elastic import ELASTIC
 from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
 from vllm.v1.diffusion.modes.renoising import RENOISING
 from vllm.v1.diffusion.modes.reordered import REORDERED
@@ -13,7 +14,7 @@ from vllm.v1.diffusion.modes.seeded import SEEDED
 
 MODES = {
     mode.name: mode
-    for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, SEEDED, REORDERED)
+    for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, SEEDED, REORDERED, ELASTIC)
 }
 """The built-in modes, by name."""
 
@@ -21,6 +22,7 @@ __all__ = [
     "ANCHORED",
     "BIDIRECTIONAL",
     "CAUSAL",
+    "ELASTIC",
     "EXACT",
     "FROM_PROMPT",
     "MODES",

@@ -94,6 +94,7 @@ class BlockRule:
         final: What a window leaves computed: ``whole_blocks``, ``nothing`` or a mode's own
             function of grid, window end and known tokens.
         slides: Whether there is no grid: the open block begins at the first unknown position.
+        elastic: Whether an answer begins as long as its template, and may grow to ``max_tokens``.
     """
 
     from_prompt: bool = False
@@ -102,6 +103,7 @@ class BlockRule:
     open_blocks: int = 1
     final: Callable[[BlockGrid, int, int], int] = whole_blocks
     slides: bool = False
+    elastic: bool = False
 
     def grid(self, block_length: int, prompt_len: int, limit: int) -> BlockGrid:
         """One request's blocks.

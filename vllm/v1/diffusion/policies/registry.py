@@ -32,6 +32,7 @@ from vllm.v1.diffusion.policies.base import (
 )
 from vllm.v1.diffusion.policies.parameter import Parameter
 from vllm.v1.diffusion.policies.scheduled.entropy import Entropy
+from vllm.v1.diffusion.policies.scheduled.least_entropy import LeastEntropy
 from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 from vllm.v1.diffusion.policies.scheduled.low_confidence_linear import LowConfidenceLinear
 from vllm.v1.diffusion.policies.scheduled.low_confidence_spread import LowConfidenceSpread
@@ -41,6 +42,7 @@ from vllm.v1.diffusion.policies.scheduled.origin import Origin
 from vllm.v1.diffusion.policies.scheduled.random import Random
 from vllm.v1.diffusion.policies.scheduled.sequential import Sequential
 from vllm.v1.diffusion.policies.scheduled.topk_margin import TopkMargin
+from vllm.v1.diffusion.policies.scheduled.widest_margin import WidestMargin
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 
@@ -60,6 +62,8 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
     "entropy_distance": EntropyDistance,
+    "least_entropy": LeastEntropy,
+    "widest_margin": WidestMargin,
     "p2": P2,
     "random": Random,
     "renoise": Renoise,

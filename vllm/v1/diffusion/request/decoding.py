@@ -37,6 +37,7 @@ class Decoding:
         drops_mask: Whether the mask token counts for nothing, not even in the softmax.
         budget: Tokens of the answer before the end of the thinking is written, and the id that
             ends it; None for no limit.
+        expand_budget: How often an answer may grow, of models that insert masks; None for their default.
     """
 
     algorithm: str
@@ -60,6 +61,7 @@ class Decoding:
     verifies: bool = False
     drops_mask: bool = False
     budget: tuple[int, int] | None = None
+    expand_budget: int | None = None
 
     @property
     def foreseeable(self) -> bool:

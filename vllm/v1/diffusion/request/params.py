@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN, NO_MASK, SEEDED
+from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, NO_MASK, SEEDED
 from vllm.v1.diffusion.policies.parameter import (
     PREFIX,
     BlockLength,
     CacheMode,
+    Count,
     Flag,
     Parameter,
     PositiveCount,
@@ -151,6 +152,14 @@ class DiffusionParams(BaseModel):
             families=SEEDED,
         ),
     ] = None
+    expand_budget: Annotated[
+        Count | None,
+        Parameter(
+            "How often the model may put two masks in the place of one.",
+            otherwise="twice the tokens that the answer may have",
+            families=ELASTIC,
+        ),
+    ] = None
     exit_threshold: Annotated[
         Share | None,
         Parameter(
@@ -255,6 +264,7 @@ class DiffusionParams(BaseModel):
             seed_token: bool | None = None,
             max_thinking_tokens: int | None = None,
             end_think_token_id: int | None = None,
+            expand_budget: int | None = None,
             exit_threshold: float | None = None,
             eos_early_stop: bool | None = None,
             end_tokens_last: bool | None = None,
