@@ -72,8 +72,8 @@ class ElasticSettings(CanvasSettings):
                 raise _moving(name, value)
         if isinstance(get_policy(decoding.algorithm), LinearTimePolicy):
             raise ParameterError(
-                f"diffusion_algorithm={decoding.algorithm!r} is not supported on this model: its timetable is for "
-                f"an answer of one length. {config.algorithm!r} is the model's.",
+                f"diffusion_algorithm={decoding.algorithm!r} is not supported on this model: its timetable "
+                f"is for an answer of one length. {config.algorithm!r} is the model's.",
                 parameter="diffusion_algorithm",
                 value=decoding.algorithm,
             )
@@ -84,6 +84,19 @@ class ElasticSettings(CanvasSettings):
                 parameter="diffusion_infill_ids",
                 value=list(given),
             )
+
+
+def _without_graphs(vllm_config: VllmConfig) -> None:
+    """Switches CUDA graphs off: a step has a sequence for every row of a canvas."""
+    compilation = vllm_config.compilation_config
+    if not current_platform.is_cuda_alike():
+        return
+    if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
+        raise ValueError(
+            f"cudagraph_mode={compilation.cudagraph_mode.name!r} is not supported with elastic diffusion; "
+            "leave it unset or 'NONE'."
+        )
+    compilation.cudagraph_mode = CUDAGraphMode.NONE
 
 
 def _moving(name: str, value: Any) -> ParameterError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows and sequences of canvases whose answer grows and shrinks.
 
-The model writes an id that deletes its position, and one that makes two masks of it. Both act as soon as a step
-has written them. A window has rows for the longest answer. Those behind the answer's end are
-sequences' queries, but no sequence has their keys.
+The model writes an id that deletes its position, and one that makes two masks of it. Both act as soon as
+a step has written them. A window has rows for the longest answer. Those behind the answer's end are
+queries, but no sequence has their keys.
 """
 
 from __future__ import annotations

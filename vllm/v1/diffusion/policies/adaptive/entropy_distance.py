@@ -13,14 +13,14 @@ from vllm.v1.diffusion.policies.parameter import NotNegative, Parameter
 class EntropyDistance(UnmaskingPolicy):
     """Unmasks positions whose entropy and distance are small, and the one of the least (WeDLM).
 
-    A position's entropy in nats and ``position_penalty`` times its distance from the first mask are added. All
-    positions below ``entropy_threshold`` are unmasked, and the lowest where none is.
+    A position's entropy in nats and ``position_penalty`` times its distance from the first mask are added.
+    All positions below ``entropy_threshold`` are unmasked, and the lowest where none is.
     """
 
     numbers: ClassVar = {
         "entropy_threshold": Parameter(
-            "Entropy in nats, the penalty included, below which a position is unmasked; with 0 a step unmasks "
-            "one position.",
+            "Entropy in nats, the penalty included, below which a position is unmasked; with 0 a step "
+            "unmasks one position.",
             NotNegative,
             default=0.4,
         ),
