@@ -15,11 +15,6 @@ FOLDER = GOLDEN / "dreamon"
 EVERY: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
 CASES = [case for case in EVERY if not case["params"]["pad_delete_to_right"]]
 """The others show a mistake of the published code, which deletes the whole hole."""
-ALGORITHMS = {
-    "entropy": "least_entropy",
-    "maskgit_plus": "low_confidence_static",
-    "topk_margin": "widest_margin",
-}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +40,7 @@ def of_golden(case: dict[str, Any]) -> tuple[list[int], Any]:
     given, ids = case["params"], case["prompt_ids"]
     begin, end = given["prefix"], given["prefix"] + given["masks"]
     room = given["max_new_tokens"] + given["suffix"]
-    how = {"algorithm": ALGORITHMS[given["alg"]], "expand_budget": given["expand_budget"]}
+    how = {"algorithm": given["alg"], "expand_budget": given["expand_budget"]}
     return ids[:begin], asked([-1] * given["masks"] + ids[end:], room, **how)
 
 

@@ -321,6 +321,13 @@ BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
 ELASTIC = tuple(f.name for f in FAMILIES if f.loop == "elastic_diffusion")
 """Names of the families whose answers grow and shrink."""
 
+WITHOUT_TIMETABLE = {
+    "entropy": "least_entropy",
+    "maskgit_plus": "low_confidence_static",
+    "topk_margin": "widest_margin",
+}
+"""Dream's names of algorithms, and what they are where an answer's length is open (DreamOn)."""
+
 SEEDED = tuple(f.name for f in FAMILIES if f.loop == "seeded_block_diffusion")
 """Names of the families whose checkpoints write causally too."""
 

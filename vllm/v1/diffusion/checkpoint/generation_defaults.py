@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from vllm.v1.diffusion.checkpoint.known_fields import names
-from vllm.v1.diffusion.families import Family
+from vllm.v1.diffusion.families import WITHOUT_TIMETABLE, Family
 
 _SAME = {
     "block_length": "block_length",
@@ -39,12 +39,6 @@ _OF_LOOP = {
 
 _ALGORITHM_KEYS = ("alg", "remasking", "remasking_strategy", "algorithm")
 _ALGORITHMS = {"low_confidence": "low_confidence_static"}
-_OF_ELASTIC = {
-    "entropy": "least_entropy",
-    "maskgit_plus": "low_confidence_static",
-    "topk_margin": "widest_margin",
-}
-"""Dream's algorithms without Dream's timetable, as DreamOn's code has them."""
 """Published names of algorithms that have another name here."""
 
 _STEP_KEYS = ("steps", "denoising_steps", "diffusion_steps", "num_steps")
@@ -84,7 +78,7 @@ def generation_settings(
     for name in _ALGORITHM_KEYS:
         if (value := config.get(name)) is None:
             continue
-        names_here = _OF_ELASTIC if family.loop == "elastic_diffusion" else _ALGORITHMS
+        names_here = WITHOUT_TIMETABLE if family.loop == "elastic_diffusion" else _ALGORITHMS
         value = names_here.get(value, value)
         if value in algorithms:
             found.setdefault("algorithm", value)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.families import ELASTIC, END_OF_TURN, NO_MASK
+from vllm.v1.diffusion.families import ELASTIC, END_OF_TURN, NO_MASK, WITHOUT_TIMETABLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.adaptive.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
@@ -40,6 +40,8 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     extra = dict(params.extra_args or {}) if params else {}
     asked = extra.get(PREFIX + "algorithm")
     algorithm: str = config.algorithm if asked is None else asked
+    if config.expand_token_id is not None:
+        algorithm = WITHOUT_TIMETABLE.get(algorithm, algorithm)
     policy = _policy(algorithm)
     given = DiffusionParams.from_extra_args(extra, policy)
     way = causal_way(given, params, config)
