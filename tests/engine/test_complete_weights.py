@@ -26,6 +26,8 @@ GOLDEN_FOLDERS = (
     "a2d-llama",
     "open-dllm",
     "stable-diffcoder",
+    "wedlm",
+    "dreamon",
 )
 MADE: dict[str, Any] = {
     "sdar_moe": checkpoints.sdar_moe,

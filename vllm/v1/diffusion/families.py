@@ -334,9 +334,6 @@ SEEDED = tuple(f.name for f in FAMILIES if f.loop == "seeded_block_diffusion")
 END_OF_TURN = tuple(f.name for f in FAMILIES if f.end_of_turn)
 """Names of the families that tell the end of a turn from the end of the text."""
 
-NO_MASK = tuple(f.name for f in FAMILIES if f.mask_token_id is None)
-"""Names of the families whose open positions hold random tokens."""
-
 MASKED_DIFFUSION_MODELS = {
     architecture: family.model for family in FAMILIES for architecture in family.architectures
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.frontend.admission import check_policy, check_sampling_params
+from vllm.v1.diffusion.frontend.admission import admit_reading, check_policy, check_sampling_params
 from vllm.v1.diffusion.frontend.http_fields import check_request
 from vllm.v1.diffusion.loops.engine_settings import refuse_unsupported
 from vllm.v1.diffusion.modes import Mode
@@ -50,7 +50,9 @@ class DiffusionLoop(GenerationLoop):
         check_extra_args(params.extra_args, self.own_parameters, config)
         resolve_decoding(params, config)
         admit_template(params, vllm_config, grows=self.mode.blocks.elastic)
-        check_policy(resolve_decoding(params, config), vllm_config)
+        decoding = resolve_decoding(params, config)
+        check_policy(decoding, vllm_config)
+        admit_reading(params, decoding.block_length)
         self._settings().check_params(params, vllm_config)
 
     @override

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, NO_MASK, SEEDED
+from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, SEEDED
 from vllm.v1.diffusion.policies.parameter import (
     PREFIX,
     BlockLength,
@@ -188,10 +188,9 @@ class DiffusionParams(BaseModel):
     read_only: Annotated[
         Flag | None,
         Parameter(
-            "One canvas is the whole answer: `max_tokens` is its length at most, and an end token ends "
-            "nothing.",
+            "One canvas, or block, is the whole answer: `max_tokens` is its length at most, and an end token "
+            "ends nothing.",
             otherwise="false",
-            families=NO_MASK,
         ),
     ] = None
     constrained: Annotated[
@@ -199,7 +198,6 @@ class DiffusionParams(BaseModel):
         Parameter(
             "Only the ids of `logprob_token_ids` are written, and log probabilities are those among them.",
             otherwise="false",
-            families=NO_MASK,
         ),
     ] = None
     trace: Annotated[

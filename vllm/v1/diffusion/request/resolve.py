@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.families import ELASTIC, END_OF_TURN, NO_MASK, WITHOUT_TIMETABLE
+from vllm.v1.diffusion.families import ELASTIC, END_OF_TURN, WITHOUT_TIMETABLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.adaptive.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
@@ -50,7 +50,6 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     block_length = 1 if way.writes else _block_length(given, config)
     _check_model(given, config)
     _check_growth(given, config)
-    _check_reading(given, config)
     _check_noise(algorithm, policy, config)
     _check_read(given, extra, algorithm, policy)
     steps = given.steps or config.steps or policy.default_steps
@@ -157,17 +156,6 @@ def _check_growth(given: DiffusionParams, config: MaskedDiffusionConfig) -> None
         given.expand_budget,
         f"has no effect on this model, but on {', '.join(ELASTIC)}",
     )
-
-
-def _check_reading(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
-    """Refuses upstream's ways to read a canvas on models with a mask."""
-    for name in ("read_only", "constrained"):
-        require(
-            not getattr(given, name) or config.mask_token_id is None,
-            name,
-            getattr(given, name),
-            f"has no effect on this model, but on {', '.join(NO_MASK)}",
-        )
 
 
 def _check_noise(algorithm: str, policy: UnmaskingPolicy, config: MaskedDiffusionConfig) -> None:
