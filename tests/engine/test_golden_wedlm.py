@@ -55,7 +55,7 @@ def generate(llm: Any, requests: list[tuple[list[int], Any]]) -> list[Any]:
 def check(completion: Any, case: dict[str, Any]) -> None:
     """Ids, and the forward that unmasked each, are the published ones, whose last forward writes nothing."""
     assert list(completion.token_ids) == case["output_ids"], case["name"]
-    assert [step - 1 for step, _ in completion.diffusion.trace] == case["unmask_step"], case["name"]
+    assert [step for step, _ in completion.diffusion.trace] == case["unmask_step"], case["name"]
     assert completion.diffusion.steps == case["num_forward"] - 1, case["name"]
 
 

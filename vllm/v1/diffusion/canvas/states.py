@@ -156,6 +156,11 @@ class CanvasStates:
             self._added.remove(slot)
         self._removed.append(slot)
 
+    @property
+    def added(self) -> list[int]:
+        """Slots that were taken since the last :meth:`apply_added`."""
+        return list(self._added)
+
     def apply_added(self, requests: RequestState) -> None:
         """Clears the slots removed since the last call and starts the canvases of those added."""
         if not self._added and not self._removed:

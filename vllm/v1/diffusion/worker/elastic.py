@@ -149,8 +149,11 @@ class ElasticAttention(Attention):
         size = np.where((nth == 0) & (before[request] > 0), before[request], 1)
         query_start_loc = np.zeros(len(request) + 1, dtype=np.int32)
         query_start_loc[1:] = np.cumsum(size)
-        ends = np.where(denoises, self.canvases.end.np[slots], window_end)[request]
-        staged = np.where(denoises[request], slots[request], -1).astype(np.int64)
+        # Before their first step requests are not on the device: they are as long as their template.
+        begins, given = np.isin(slots, self.canvases.added), self.canvases.template_end.np[slots]
+        longest = np.where(begins & (given > 0), given, self.canvases.end.np[slots])
+        ends = np.where(denoises, longest, window_end)[request]
+        staged = np.where((denoises & ~begins)[request], slots[request], -1).astype(np.int64)
         self._slots = async_tensor_h2d(staged, device=self.device) if denoises.any() else None
         return Sequences(request, query_start_loc, ends.astype(np.int32))
 
