@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.requests_ import random_prompt
 
 FOLDER = GOLDEN / "wedlm"
 CASES: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
