@@ -37,11 +37,15 @@ class DiffusionLoop(GenerationLoop):
 
     @override
     def configure(self, vllm_config: VllmConfig) -> None:
+        # Not at the top: the workers import loops too, and need none of the server's modules.
+        from vllm.v1.diffusion.frontend.decisions import offer_decisions
+
         config = resolve_diffusion_config(vllm_config)
         vllm_config.diffusion_config = config
         assert config.block_length is not None
         refuse_unsupported(vllm_config)
         self._settings().configure(vllm_config, self, config.block_length)
+        offer_decisions(vllm_config)
 
     @override
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
