@@ -59,7 +59,7 @@ class MaskedDiffusionConfig(DiffusionConfig):
     whose blocks count from the prompt's end."""
 
     right_shift_logits: bool | None = None
-    """Whether row i of a bidirectional A2D checkpoint's logits predicts token i + 1."""
+    """Whether row i of an A2D checkpoint's logits predicts token i + 1."""
 
     delete_token_id: int | None = Field(default=None, ge=0)
     """Id by which a model deletes a token of its open block."""
@@ -511,13 +511,10 @@ def served_family(model_config: ModelConfig, config: DiffusionConfig | None) -> 
                 "is one kind."
             )
     if config.attention == "block_causal":
-        if config.right_shift_logits:
-            raise ValueError(
-                "diffusion_config: right_shift_logits=True is not supported with attention='block_causal': "
-                "the row that predicts a block's first token is not computed again."
-            )
         assert family.block_causal_loop is not None
-        return replace(family, loop=family.block_causal_loop, stops_at_eos=True)
+        shifted = bool(config.right_shift_logits)
+        loop = ("shifted_" if shifted else "") + family.block_causal_loop
+        return replace(family, loop=loop, stops_at_eos=True, shifted=shifted)
     return replace(family, shifted=True) if config.right_shift_logits else family
 
 

@@ -30,6 +30,7 @@ _BUILT_IN = {
     "reordered_diffusion": "vllm.v1.diffusion.loops.reordered:ReorderedDiffusionLoop",
     "seeded_block_diffusion": "vllm.v1.diffusion.loops.seeded:SeededBlockDiffusionLoop",
     "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
+    "shifted_prompt_block_diffusion": "vllm.v1.diffusion.loops.answer:ShiftedPromptBlockDiffusionLoop",
 }
 
 

@@ -106,6 +106,11 @@ class PromptBlockSettings(BlockSettings):
                 "block-causal, where a family has both kinds: say so with --diffusion-config "
                 '\'{"attention": "block_causal"}\'.'
             )
+        if family.shifted and vllm_config.parallel_config.pipeline_parallel_size > 1:
+            raise ValueError(
+                "pipeline_parallel_size > 1 is not supported with attention='block_causal' and "
+                "right_shift_logits."
+            )
         # A prompt's keys and values depend on its length, so no two lengths share them.
         vllm_config.cache_config.enable_prefix_caching = False
         super().configure(vllm_config, loop, served)

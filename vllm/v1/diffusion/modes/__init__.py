@@ -2,7 +2,7 @@
 """The modes of diffusion decoding: data, from which each process loads its own parts."""
 
 from vllm.v1.diffusion.modes.anchored import ANCHORED
-from vllm.v1.diffusion.modes.answer import EXACT, FROM_PROMPT
+from vllm.v1.diffusion.modes.answer import EXACT, FROM_PROMPT, FROM_PROMPT_SHIFTED
 from vllm.v1.diffusion.modes.base import Mode, Part, mode_of
 from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
 from vllm.v1.diffusion.modes.causal import CAUSAL
@@ -14,7 +14,10 @@ from vllm.v1.diffusion.modes.seeded import SEEDED
 
 MODES = {
     mode.name: mode
-    for mode in (CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, SEEDED, REORDERED, ELASTIC)
+    for mode in (
+        *(CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, FROM_PROMPT_SHIFTED),
+        *(SEEDED, REORDERED, ELASTIC),
+    )
 }
 """The built-in modes, by name."""
 
@@ -25,6 +28,7 @@ __all__ = [
     "ELASTIC",
     "EXACT",
     "FROM_PROMPT",
+    "FROM_PROMPT_SHIFTED",
     "MODES",
     "RENOISING",
     "REORDERED",

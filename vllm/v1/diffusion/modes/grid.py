@@ -19,6 +19,11 @@ def whole_blocks(grid: BlockGrid, window_end: int, known: int) -> int:
     return grid.begin(min(window_end, known))
 
 
+def all_but_the_last(grid: BlockGrid, window_end: int, known: int) -> int:
+    """Whole blocks but for their last token, whose row predicts the next block's first one."""
+    return max(0, whole_blocks(grid, window_end, known) - 1)
+
+
 def nothing(grid: BlockGrid, window_end: int, known: int) -> int:
     """No position is final before the request ends."""
     return 0
