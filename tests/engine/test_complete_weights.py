@@ -81,3 +81,24 @@ def test_a_missing_weight_is_named(name: str, said: dict[str, dict[str, str]]) -
 def test_an_embedding_under_the_head_s_name_is_loaded(said: dict[str, dict[str, str]]) -> None:
     """Only the tied head's name is in the file: both weights are what it holds."""
     assert said["tied"] == {"under the head's name": "loaded"}
+
+
+def test_a_missing_weight_of_diffusion_gemma_is_named() -> None:
+    """Every tensor of the decoder is wanted; those of the encoder and of images are not."""
+    from safetensors import safe_open
+
+    from vllm.model_executor.models.diffusion_gemma_text import missing_modules
+
+    folder = GOLDEN / "diffusion_gemma"
+    kinds = json.loads((folder / "config.json").read_text())["text_config"]["layer_types"]
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = list(file.keys())
+    assert missing_modules(names, range(len(kinds)), kinds) == []
+    decoder = [name for name in names if name.startswith("model.decoder.")]
+    assert len(decoder) > 80
+    for name in decoder:
+        left = [other for other in names if other != name]
+        if ".experts." in name:  # Both tensors are one module's.
+            left = [other for other in left if ".experts." not in other]
+        missing = missing_modules(left, range(len(kinds)), kinds)
+        assert any(name.startswith(one) for one in missing), name

@@ -117,10 +117,10 @@ def check_weights(model: nn.Module, seen: set[str]) -> None:
             # Which tensors a quantised layer has is its method's to know: here, whether it has any.
             missing += [source for source in _sources(model, path) if source not in parents]
     if missing:
-        raise ValueError(f"The checkpoint lacks weights of the model: {_listed(missing)}.")
+        raise ValueError(f"The checkpoint lacks weights of the model: {listed(missing)}.")
     if unread:
         raise ValueError(
-            f"The checkpoint has biases that the model its config.json describes has not: {_listed(unread)}."
+            f"The checkpoint has biases that the model its config.json describes has not: {listed(unread)}."
         )
 
 
@@ -161,6 +161,7 @@ def _expert_layers(path: str, experts: RoutedExperts, parents: set[str]) -> list
     return [f"{path}.{expert}.{layer}" for expert in mine for layer in _EXPERT]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
