@@ -37,8 +37,8 @@ class CompleteWeights(nn.Module):
 
     _complete = False
 
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", **own: Any) -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix, **own)
         # Upstream gives a head of its own to a tied model whose checkpoint has one.
         self._untied = bool(vllm_config.model_config.word_embeddings_untied_by_checkpoint)
 

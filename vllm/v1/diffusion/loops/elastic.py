@@ -14,7 +14,6 @@ from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
 from vllm.v1.diffusion.loops.settings import CanvasSettings, one_step_at_a_time
 from vllm.v1.diffusion.modes import ELASTIC
 from vllm.v1.diffusion.policies import get_policy
-from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 
@@ -70,7 +69,7 @@ class ElasticSettings(CanvasSettings):
         ):
             if value is not None:
                 raise _moving(name, value)
-        if isinstance(get_policy(decoding.algorithm), LinearTimePolicy):
+        if "end_time" in get_policy(decoding.algorithm).numbers:
             raise ParameterError(
                 f"diffusion_algorithm={decoding.algorithm!r} is not supported on this model: its timetable "
                 f"is for an answer of one length. {config.algorithm!r} is the model's.",
