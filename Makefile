@@ -18,6 +18,9 @@ INSTALLED := $(if $(wildcard $(VENV)/.develop),$(VENV)/.develop,$(VENV)/.install
 AVX2 := VLLM_DIFFUSION_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
     MKL_ENABLE_INSTRUCTIONS=AVX2 PYTHONPATH=$(CURDIR)/tests/avx2
 
+# Two engines at a time on two cores. The tests of a file share a process, and files run in their order.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: install run test test-avx2 lint types format bench develop cuda-compile patches clean FORCE
 .PHONY: contract docs docs-check hooks licences next patches-next proposals proposals-check wheel-check
 .DEFAULT_GOAL := run
@@ -29,11 +32,11 @@ run: $(INSTALLED)
 	$(BIN)/vllm diffuse --demo
 
 test: $(INSTALLED) $(VENV)/.extra-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # The same as on a CPU without AVX-512 (docs/building.md).
 test-avx2: $(INSTALLED) $(VENV)/.extra-test
-	$(AVX2) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(AVX2) $(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.extra-dev
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 """Accuracy of a bundled model against tokens per forward, through the engine.
 
 ``python -m benchmarks.bundled`` prints the README's table: 500 puzzles of each task, drawn from a seed,
-for confidence thresholds and for fixed numbers of denoising steps a block.
+for confidence thresholds and for fixed numbers of denoising steps per block.
 """
 
 from __future__ import annotations

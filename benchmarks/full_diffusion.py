@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--prompt-length", type=int, default=64)
     parser.add_argument("--length", type=int, default=256, help="tokens to generate")
     parser.add_argument("--block", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=8, help="steps a block")
+    parser.add_argument("--steps", type=int, default=8, help="steps per block")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
@@ -193,7 +193,7 @@ def main() -> None:
     parameters = sum(w.numel() for w in weights.values()) / 1e6
     print(
         f"{machine('cpu')}; {parameters:.1f} M parameters, float32; prompt {args.prompt_length}, length "
-        f"{args.length}, block {args.block}, {args.steps} steps a block; median of {args.rounds}"
+        f"{args.length}, block {args.block}, {args.steps} steps per block; median of {args.rounds}"
         f"{'; processor time' if args.processor_time else ''}\n"
     )
     print("| batch | " + " | ".join(f"{side}, tokens/s" for side in sides) + " |")

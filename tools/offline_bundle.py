@@ -197,6 +197,9 @@ def main() -> int:
         "--all-wheels", action="store_true", help="bring what no text model on a Hopper GPU imports"
     )
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="projects not to bring")
+    parser.add_argument(
+        "--without-sources", action="store_true", help="no benchmarks and tests: the host has the repository"
+    )
     parser.add_argument("--preset", type=int, default=6, choices=range(10), help="xz preset (%(default)s)")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -213,7 +216,7 @@ def main() -> int:
             names = fetch_missing(needs, present, chosen.python, wheels, without)
             fill_site(content / "site", chosen.capability, chosen.all_objects)
             add_wheels(content / "site", wheels)
-            for name in _SOURCES:
+            for name in () if chosen.without_sources else _SOURCES:
                 source, target = ROOT / name, content / "source" / name
                 target.parent.mkdir(exist_ok=True)
                 shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)

@@ -3,6 +3,9 @@
 
     python -m benchmarks.gpu.blocks --shape sdar-8b --block 4 --steps 4 2 --batch 1 16 64 256
 
+``--settings '{"tensor_parallel_size": 2}'`` spreads it over two GPUs. ``--profile 1 64`` adds a line for each
+of these batches: where a step's time goes on the first rank, in microseconds (``benchmarks.gpu.trace``).
+
 With more than one ``--tokens`` each line after the first has ``added_step_ms``: what a step more
 took, the difference to the line before. A request's beginning and end have no part in it.
 """
@@ -12,11 +15,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.engine import Timing, Workload, run, start
+from benchmarks.gpu.engine import Timing, Workload, profile, profiler_settings, run, start
 from benchmarks.gpu.machine import describe
+from benchmarks.gpu.trace import load_trace
 
 
 def main() -> None:
@@ -29,7 +34,8 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, nargs="+", default=[128])
     parser.add_argument("--tokens", type=int, nargs="+", default=[128], help="new tokens, ascending")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
+    parser.add_argument("--config", type=json.loads, default={}, help="members of config.json, JSON")
+    parser.add_argument("--profile", type=int, nargs="*", default=[], help="batches to profile")
     parser.add_argument("--settings", type=json.loads, default={}, help="engine arguments, JSON")
     parser.add_argument("--out", type=Path, help="append the lines to this file")
     chosen = parser.parse_args()
@@ -37,13 +43,16 @@ def main() -> None:
     settings.setdefault("max_model_len", max(1024, max(chosen.prompt) + max(chosen.tokens) + chosen.block))
     if chosen.steps != [0] and "diffusion_config" not in settings:
         settings["diffusion_config"] = {"block_length": chosen.block}
-    changes = {"num_hidden_layers": chosen.layers} if chosen.layers else None
-    llm = start(chosen.shape, changes, **settings)
+    traces = Path(tempfile.mkdtemp(prefix="traces-"))
+    if chosen.profile:
+        settings |= profiler_settings(traces)
+    llm = start(chosen.shape, chosen.config, **settings)
     print(json.dumps(describe()), flush=True)
     for prompt, steps, batch in itertools.product(chosen.prompt, chosen.steps, chosen.batch):
         shorter: Timing | None = None
         for tokens in chosen.tokens:
-            timing = run(llm, Workload(batch, prompt, tokens, chosen.block, steps or None), chosen.repeats)
+            work = Workload(batch, prompt, tokens, chosen.block, steps or None)
+            timing = run(llm, work, chosen.repeats)
             result: dict[str, Any] = {
                 "shape": chosen.shape,
                 "block": chosen.block if steps else 1,
@@ -65,6 +74,11 @@ def main() -> None:
             if chosen.out:
                 with chosen.out.open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
+    for batch in chosen.profile:
+        steps = chosen.steps[0]
+        work = Workload(batch, chosen.prompt[0], chosen.tokens[0], chosen.block, steps or None)
+        found = load_trace(profile(llm, work, traces, f"steps{steps}-batch{batch}"))
+        print(json.dumps({"shape": chosen.shape, "profile": True, "steps": steps, "batch": batch} | found))
 
 
 if __name__ == "__main__":

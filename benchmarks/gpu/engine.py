@@ -9,6 +9,7 @@ import random
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Read by vLLM when it is first imported. FlashInfer may not be there.
@@ -18,6 +19,16 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 from benchmarks.gpu.shapes import write_config
 
 SEED = 20260
+
+DEFAULTS: dict[str, Any] = {
+    "load_format": "dummy",
+    "dtype": "bfloat16",
+    "seed": 0,
+    "max_model_len": 1024,
+    "max_num_batched_tokens": 8192,
+    "enable_prefix_caching": False,
+}
+"""Engine arguments of every benchmark, of a server too."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Workload:
     tokens: int = 128
     block: int | None = None
     steps: int | None = None
-    """Denoising steps a block; None: autoregressive."""
+    """Denoising steps per block; None: autoregressive."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +69,30 @@ def start(shape: str, changes: dict[str, Any] | None = None, **settings: Any) ->
     """An engine of a shape with dummy weights."""
     from vllm import LLM
 
-    defaults: dict[str, Any] = {
-        "model": write_config(shape, **(changes or {})),
-        "load_format": "dummy",
-        "skip_tokenizer_init": True,
-        "dtype": "bfloat16",
-        "seed": 0,
-        "max_model_len": 1024,
-        "max_num_batched_tokens": 8192,
-        "enable_prefix_caching": False,
-        "disable_log_stats": False,
+    own = {"skip_tokenizer_init": True, "disable_log_stats": False}
+    return LLM(model=write_config(shape, **(changes or {})), **DEFAULTS | own | settings)
+
+
+def profiler_settings(folder: Path) -> dict[str, Any]:
+    """Engine arguments with which :func:`profile` works; traces go to the folder."""
+    return {
+        "profiler_config": {
+            "profiler": "torch",
+            "torch_profiler_dir": str(folder),
+            "torch_profiler_with_stack": False,
+            "torch_profiler_dump_cuda_time_total": False,
+            "ignore_frontend": True,
+        }
     }
-    return LLM(**defaults | settings)
+
+
+def profile(llm: Any, work: Workload, folder: Path, name: str) -> Path:
+    """Runs a workload once under every rank's profiler; returns the first rank's trace."""
+    llm.start_profile(name)
+    run(llm, work, repeats=1, warm=0)
+    llm.stop_profile()
+    (trace,) = folder.glob(f"{name}_*rank0.*json*")
+    return trace
 
 
 def stop(llm: Any) -> None:
@@ -100,9 +123,10 @@ def _params(work: Workload) -> Any:
     )
 
 
-def run(llm: Any, work: Workload, repeats: int = 3, warm: int = 1, vocabulary: int = 100_000) -> Timing:
+def run(llm: Any, work: Workload, repeats: int = 3, warm: int = 1) -> Timing:
     """Runs a workload several times; every run has other prompts, all runs of a seed the same."""
     rng = random.Random(SEED)
+    vocabulary = min(100_000, llm.llm_engine.model_config.get_vocab_size() - 100)
     params = _params(work)
     seconds, forwards = [], 0
     for i in range(warm + repeats):

@@ -13,9 +13,12 @@ import torch
 
 def describe() -> dict[str, str]:
     """GPU, driver and versions."""
-    properties = torch.cuda.get_device_properties(0)
+    gpu = "none"
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        gpu = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     found = {
-        "gpu": f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB",
+        "gpu": gpu,
         "cuda": str(torch.version.cuda),
         "python": platform.python_version(),
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws tokens a second against batch and prompt length from the lines of ``benchmarks.gpu.growth``.
+"""Draws tokens per second against batch and prompt length from the lines of ``benchmarks.gpu.growth``.
 
 python -m benchmarks.gpu.plot growth.jsonl docs/growth.svg
 """
@@ -83,7 +83,7 @@ def _panel(left: int, label: str, curves: Series) -> list[str]:
         parts.append(f'<text x="{across:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{x}</text>')
     middle = left + _WIDTH / 2
     parts.append(f'<text x="{middle:.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{label}</text>')
-    parts.append(f'<text x="{middle:.1f}" y="20" text-anchor="middle">tokens a second</text>')
+    parts.append(f'<text x="{middle:.1f}" y="20" text-anchor="middle">tokens per second</text>')
     for i, (name, points) in enumerate(curves.items()):
         colour = _COLOURS[i % len(_COLOURS)]
         places = [place(x, y) for x, y in points]

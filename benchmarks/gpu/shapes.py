@@ -27,6 +27,26 @@ _QWEN3_8B: dict[str, Any] = {
     "vocab_size": 151936,
 }
 
+_LLADA2_MINI: dict[str, Any] = {
+    "architectures": ["LLaDA2MoeModelLM"],
+    "model_type": "llada2_moe",
+    "head_dim": 128,
+    "hidden_size": 2048,
+    "intermediate_size": 5120,
+    "moe_intermediate_size": 512,
+    "num_attention_heads": 16,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 20,
+    "num_key_value_heads": 4,
+    "num_shared_experts": 1,
+    "vocab_size": 157184,
+    "eos_token_id": 156892,
+    "mask_token_id": 156895,
+    "rope_theta": 600000,
+    "torch_dtype": "bfloat16",
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-8b": _QWEN3_8B | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"},
     "sdar-8b": _QWEN3_8B
@@ -90,24 +110,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "torch_dtype": "bfloat16",
         "vocab_size": 152064,
     },
-    "llada2-mini": {
-        "architectures": ["LLaDA2MoeModelLM"],
-        "model_type": "llada2_moe",
-        "head_dim": 128,
-        "hidden_size": 2048,
-        "intermediate_size": 5120,
-        "moe_intermediate_size": 512,
-        "num_attention_heads": 16,
-        "num_experts": 256,
-        "num_experts_per_tok": 8,
-        "num_hidden_layers": 20,
-        "num_key_value_heads": 4,
-        "num_shared_experts": 1,
-        "vocab_size": 157184,
-        "eos_token_id": 156892,
-        "mask_token_id": 156895,
-        "rope_theta": 600000,
-        "torch_dtype": "bfloat16",
+    "llada2-mini": _LLADA2_MINI,
+    "llada2-flash": _LLADA2_MINI
+    | {
+        "hidden_size": 4096,
+        "intermediate_size": 9216,
+        "moe_intermediate_size": 1024,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
     },
     "llada-moe-7b": {
         "architectures": ["LLaDAMoEModelLM"],

@@ -11,6 +11,7 @@ and the rest: sampler, bookkeeping, inputs, and idle time.
 from __future__ import annotations
 
 import argparse
+import gzip
 import itertools
 import json
 import os
@@ -21,13 +22,24 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+if __name__ == "__main__":
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # Read by vLLM when it is first imported.
 
 from benchmarks.gpu.engine import Workload, run, start
 from benchmarks.gpu.machine import describe
 
 _MATRIX_PRODUCTS = ("gemm", "nvjet", "cutlass", "cublas", "gemv", "splitk", "skinny")
+_ALL_REDUCE = ("cross_device_reduce", "allreduce", "all_reduce")
+_GATHER = ("allgather", "all_gather", "sendrecv")
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+
+
+def load_trace(path: Path) -> dict[str, Any]:
+    """What :func:`read_trace` makes of a file, which may be packed by gzip."""
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    return read_trace(json.loads(content)["traceEvents"])
 
 
 def read_trace(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -35,9 +47,12 @@ def read_trace(events: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``step``: from one graph's first kernel to the next one's; ``forward``: the graph;
-        ``lm_head``: matrix products between graphs; ``rest_busy``: all other device work;
-        ``idle``: device time with nothing running; ``share``: (rest and idle) / step;
-        ``kernels``: launches a step outside of graphs; ``waits``: calls of the step's thread that
+        ``all_reduce``: what of it are sums over ranks, the wait for the slowest rank included;
+        ``lm_head``: matrix products between graphs; ``gather``: what ranks send each other there;
+        ``rest_busy``: all other device work;
+        ``idle``: device time with nothing running, the host's share of a step;
+        ``share``: (gather, rest and idle) / step;
+        ``kernels``: launches per step outside of graphs; ``waits``: calls of the step's thread that
         wait for the device, by name, a step; ``top``: device time by kernel name, a step.
     """
     launches = {
@@ -55,20 +70,24 @@ def read_trace(events: list[dict[str, Any]]) -> dict[str, Any]:
         else:
             outside.append(event)
     spans = sorted(
-        (min(e["ts"] for e in kernels), max(e["ts"] + e["dur"] for e in kernels))
+        (
+            min(e["ts"] for e in kernels),
+            max(e["ts"] + e["dur"] for e in kernels),
+            _time_of(_ALL_REDUCE, kernels),
+        )
         for kernels in graphs.values()
     )
     steps = []
-    for (begin, end), (following, _) in itertools.pairwise(spans):
+    for (begin, end, reduced), (following, *_) in itertools.pairwise(spans):
         if following - begin > 3 * (end - begin):
             continue  # between two batches
         between = [e for e in outside if end <= e["ts"] < following]
-        head = [e for e in between if any(n in e["name"].lower() for n in _MATRIX_PRODUCTS)]
-        busy = sum(e["dur"] for e in between) - sum(e["dur"] for e in head)
-        steps.append((following - begin, end - begin, sum(e["dur"] for e in head), busy, len(between)))
+        head, gather = _time_of(_MATRIX_PRODUCTS, between), _time_of(_GATHER, between)
+        busy = sum(e["dur"] for e in between) - head - gather
+        steps.append((following - begin, end - begin, reduced, head, gather, busy, len(between)))
     if not steps:
         return {"steps": 0}
-    step, forward, head_time, busy, kernels = (
+    step, forward, reduced, head, gather, busy, kernels = (
         statistics.median(column) for column in zip(*steps, strict=True)
     )
     names: Counter[str] = Counter()
@@ -80,14 +99,21 @@ def read_trace(events: list[dict[str, Any]]) -> dict[str, Any]:
         "steps": len(steps),
         "step": step,
         "forward": forward,
-        "lm_head": head_time,
+        "all_reduce": reduced,
+        "lm_head": head,
+        "gather": gather,
         "rest_busy": busy,
-        "idle": step - forward - head_time - busy,
-        "share": (step - forward - head_time) / step,
+        "idle": step - forward - head - gather - busy,
+        "share": (step - forward - head) / step,
         "kernels": kernels,
         "waits": {name: round(n / count, 2) for name, n in waits.items()},
         "top": {name: round(time / count, 1) for name, time in names.most_common(25)},
     }
+
+
+def _time_of(names: tuple[str, ...], kernels: list[dict[str, Any]]) -> float:
+    """Microseconds of the kernels whose names hold one of these."""
+    return float(sum(e["dur"] for e in kernels if any(n in e["name"].lower() for n in names)))
 
 
 def watch_host(llm: Any) -> dict[str, list[float]]:
@@ -147,7 +173,7 @@ def main() -> None:
         folder = chosen.keep or Path(tempfile.mkdtemp())
         path = folder / f"{chosen.shape}-b{chosen.block}-s{chosen.steps}-n{batch}.json"
         profiler.export_chrome_trace(str(path))
-        result = read_trace(json.loads(path.read_text())["traceEvents"])
+        result = load_trace(path)
         print(
             json.dumps(
                 {

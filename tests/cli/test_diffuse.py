@@ -215,9 +215,12 @@ def test_every_parameter_is_an_option() -> None:
     from vllm.v1.diffusion.request.params import DiffusionParams, parameters
 
     values = {"boolean": None, "string": "sequential", "integer": 1, "number": 1}
-    known = {name: one for name, one in parameters().items() if name not in ("trace", "stats")}
-    given = {name: values[t] for name, one in known.items() if (t := one.schema["type"]) in values}
-    given["cache"] = "dual"
+    schemas = {name: one.schema for name, one in parameters().items() if name not in ("trace", "stats")}
+    given = {
+        name: schema.get("enum", [values[schema["type"]]])[0]
+        for name, schema in schemas.items()
+        if schema["type"] in values
+    }
     assert len(given) > 12
     words = [w for n, v in given.items() for w in (f"--{n.replace('_', '-')}", v) if w is not None]
     parser = argparse.ArgumentParser()

@@ -76,6 +76,34 @@ def adapt(config: Any, model: Any, ids: list[int], folder: str) -> Any:
     return model
 
 
+def shared(config: Any, model: Any, ids: list[int]) -> dict[str, torch.Tensor]:
+    """Statistics of whole rows, those of the ranks' shares put together, and whole rows of the shares."""
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+    from vllm.v1.diffusion.kernels.merge_row_stats import merge_row_stats, share_numbers
+    from vllm.v1.diffusion.kernels.row_stats import row_stats
+    from vllm.v1.diffusion.layers.vocabulary_shares import share_vocabulary
+
+    whole = logits(config, model, ids)
+    assert whole is not None
+    shares = share_vocabulary(model)
+    assert shares is not None
+    share = logits(config, model, ids)
+    assert share is not None
+    zeros = torch.zeros(len(ids))
+    given = zeros, zeros + 1, zeros.long(), zeros.long()
+    found = {"whole": whole, "gathered": shares.whole(share), "share": torch.tensor(share.shape[1])}
+    for banned in (-1, int(whole[0].argmax()), int(whole[1].argmax())):
+        own = row_stats(shares.own(share), *given, None, shares.own_id(banned))
+        numbers = share_numbers(shares.own(share), own, shares.first)
+        merged = merge_row_stats(shares.of_all(numbers), None, banned)
+        alone = row_stats(whole.contiguous(), *given, None, banned)
+        found[f"merged {banned}"] = torch.stack([x.double() for x in merged])
+        found[f"alone {banned}"] = torch.stack([x.double() for x in alone])
+    (processor,) = (m for m in model.modules() if isinstance(m, LogitsProcessor))
+    processor.__class__ = LogitsProcessor
+    return found
+
+
 def main() -> None:
     """Reads a task, runs this process's part of it, saves what it found."""
     task = json.load(sys.stdin)
@@ -88,7 +116,7 @@ def main() -> None:
 
     groups: Any = parallel_state
 
-    found: dict[str, torch.Tensor | None] = {}
+    found: dict[str, Any] = {}
     with set_current_vllm_config(VllmConfig()):
         groups.init_distributed_environment(world, rank, task["init"], rank, "gloo")
     for sizes, runs in task["groups"]:
@@ -98,6 +126,8 @@ def main() -> None:
             config, model = build(run["settings"])
             with set_current_vllm_config(config):
                 found[run["name"]] = logits(config, model, run["ids"])
+                if run["settings"].get("tensor_parallel_size", 1) > 1:
+                    found[run["name"] + ", shared"] = shared(config, model, run["ids"])
                 if run.get("adapter"):
                     model = adapt(config, model, run["ids"], run["adapter"])
                     found[run["name"] + ", adapted"] = logits(config, model, run["ids"])

@@ -68,7 +68,6 @@ def test_published_configurations_are_known_in_full(family: str, config: dict[st
         ("use_regular_causal", True),
         ("attn_logit_softcapping", 50.0),
         ("embedding_multiplier", 12.0),
-        ("expert_capacity", 48),
         ("router_kind", "grouped"),
         ("hidden_act", "gelu"),
         ("is_causal", False),

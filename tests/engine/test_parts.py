@@ -47,7 +47,7 @@ def rounded(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path, deltas: dict[str, Any], rounded: dict[str, Any]) -> dict[str, torch.Tensor]:
+def found(folder: Path, deltas: dict[str, Any], rounded: dict[str, Any]) -> dict[str, Any]:
     """Logits of every family: on two ranks plain, adapted and in int8, in two stages."""
     ranks, stages = [], []
     for name, published in PUBLISHED.items():
@@ -83,8 +83,8 @@ def found(folder: Path, deltas: dict[str, Any], rounded: dict[str, Any]) -> dict
             )
     codes = [process.wait(timeout=300) for process in processes]
     assert codes == [0, 0], "".join(log.read_text()[-6000:] for log in logs)
-    logits: dict[str, torch.Tensor] = torch.load(folder / "found")
-    return logits
+    found: dict[str, Any] = torch.load(folder / "found")
+    return found
 
 
 # Its layers read what its loop prepares for every forward; test_golden_diffusion_gemma.py has its engine.
@@ -98,7 +98,7 @@ def test_every_family_is_here() -> None:
 @pytest.mark.parametrize("spread", ["ranks", "stages", "ranks, adapted"])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_logits_are_the_references(
-    name: str, spread: str, folder: Path, deltas: dict[str, Any], found: dict[str, torch.Tensor]
+    name: str, spread: str, folder: Path, deltas: dict[str, Any], found: dict[str, Any]
 ) -> None:
     published = PUBLISHED[name]
     adapted = spread.endswith("adapted")
@@ -113,8 +113,21 @@ def test_logits_are_the_references(
         assert (got.argmax(-1) != plain.argmax(-1)).any()
 
 
+@pytest.mark.parametrize("name", [*(f"{name}, ranks" for name in PUBLISHED), *ODD])
+def test_shares_of_the_vocabulary_say_what_whole_rows_say(name: str, found: dict[str, Any]) -> None:
+    """Each rank has the logits of its ids alone, and none of them is lost or doubled."""
+    shared = dict(found[f"{name}, shared"])
+    whole = shared.pop("whole")
+    assert shared.pop("share") < whole.shape[1]
+    assert torch.equal(shared.pop("gathered"), whole)
+    for banned in [key.removeprefix("alone ") for key in shared if key.startswith("alone")]:
+        merged, alone = shared[f"merged {banned}"], shared[f"alone {banned}"]
+        assert merged[0].tolist() == alone[0].tolist()
+        torch.testing.assert_close(merged[1:], alone[1:], rtol=2.5e-6, atol=2.5e-6)
+
+
 @pytest.mark.parametrize("name", ODD)
-def test_what_a_configuration_can_say(name: str, folder: Path, found: dict[str, torch.Tensor]) -> None:
+def test_what_a_configuration_can_say(name: str, folder: Path, found: dict[str, Any]) -> None:
     got, want = found[name], ODD[name].logits(folder / name, IDS, {})
     torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
     assert got.argmax(-1).tolist() == want.argmax(-1).tolist()
@@ -122,7 +135,7 @@ def test_what_a_configuration_can_say(name: str, folder: Path, found: dict[str, 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_quantised_checkpoint_is_its_rounded_weights(
-    name: str, folder: Path, rounded: dict[str, Any], found: dict[str, torch.Tensor]
+    name: str, folder: Path, rounded: dict[str, Any], found: dict[str, Any]
 ) -> None:
     """Layers that the configuration leaves out, by their published names, are as they were.
 

@@ -17,6 +17,7 @@ from tests.kernels.linear_cases import check, make_case
 from tests.kernels.rope_cases import check_rope
 from tests.kernels.unmask_cases import random_state
 from vllm.v1.diffusion.kernels import skinny_linear as linear_ops
+from vllm.v1.diffusion.kernels.merge_row_stats import merge_row_stats
 from vllm.v1.diffusion.kernels.noise import noise
 from vllm.v1.diffusion.kernels.timetable import timetable
 from vllm.v1.diffusion.kernels.unmask import unmask
@@ -43,6 +44,7 @@ for head in (20, 128, 256):
 for gumbel in (False, True):
     position = torch.arange(3 * 77, device="cuda").view(3, 77)
     noise(position[:, :1], position[:, 7:], position[:, :1].int(), gumbel)
+merge_row_stats(torch.rand(3, 130, 6, device="cuda"), torch.arange(130, device="cuda") % 2 == 0, 5)
 step = torch.arange(130, dtype=torch.int32, device="cuda")
 timetable(step, step + 1, step / 200)
 if torch.cuda.get_device_capability() == (9, 0):

@@ -63,7 +63,8 @@ def test_a_response_of_one_block() -> None:
         stop(llm)
 
 
-@pytest.mark.parametrize("shape", [name for name in SHAPES if name != "qwen3-8b"])
+# qwen3-8b is upstream's own; llada2-flash has the layers of llada2-mini.
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"qwen3-8b", "llada2-flash"}))
 def test_a_published_shape(shape: str) -> None:
     import torch
 

@@ -43,7 +43,9 @@ def row_arguments(
     }
 
 
-def assert_stats(actual: RowStats, expected: tuple[Tensor, ...], note: str = "") -> None:
+def assert_stats(
+    actual: RowStats, expected: tuple[Tensor, ...], note: str = "", operator: str = "row_stats"
+) -> None:
     """Ids equal, numbers within the tolerance table."""
     wanted = RowStats(*expected)
     got, want = actual.sample, wanted.sample
@@ -52,14 +54,14 @@ def assert_stats(actual: RowStats, expected: tuple[Tensor, ...], note: str = "")
     for name in STATS:
         got, want = getattr(actual, name), getattr(wanted, name)
         assert got.dtype == torch.float32
-        tolerance = TOLERANCES["row_stats"][name]
+        tolerance = TOLERANCES[operator][name]
         torch.testing.assert_close(
             got.double(),
             want.double(),
             rtol=tolerance.relative,
             atol=tolerance.absolute,
             equal_nan=True,
-            msg=lambda text, name=name: f"{note} row_stats.{name}: {text}",  # type: ignore[misc]
+            msg=lambda text, name=name: f"{note} {operator}.{name}: {text}",  # type: ignore[misc]
         )
 
 

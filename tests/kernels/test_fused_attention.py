@@ -29,8 +29,8 @@ from vllm.v1.diffusion.layers.forms import attention_form
 from vllm.v1.diffusion.layers.fused_attention import FusedAttention
 
 PAGE = 16
-CLIPPED = ("LLaDA-MoE",)
-"""Families whose tiny checkpoint clips queries, keys and values, which the kernel does not."""
+UNFUSED = ("LLaDA-MoE", "Nemotron-Labs-Diffusion")
+"""Their tiny checkpoints do what the kernel does not: clip projections; scale queries by position."""
 Builder = Callable[..., tuple[Any, Any]]
 
 
@@ -125,7 +125,7 @@ def test_every_family_is_fused_and_computes_the_same(
     layers = attention_layers(model)
     before = [run(layer) for layer in layers]
     taken = fuse_attention(model)
-    if name in CLIPPED:
+    if name in UNFUSED:
         assert taken[0].layers == 0
         assert not any(isinstance(layer, FusedAttention) for layer in layers)
         return

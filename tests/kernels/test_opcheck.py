@@ -12,7 +12,13 @@ import torch
 from tests.kernels.attention_cases import make_batch
 from tests.kernels.kernel_cases import make_logits, row_arguments
 from tests.kernels.unmask_cases import random_state
-from vllm.v1.diffusion.kernels import library, noise, timetable, unmask  # noqa: F401  they register fakes
+from vllm.v1.diffusion.kernels import (  # noqa: F401  they register fakes
+    library,
+    merge_row_stats,
+    noise,
+    timetable,
+    unmask,
+)
 from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 
@@ -23,6 +29,13 @@ def test_row_stats(device: torch.device, dtype: torch.dtype, with_active: bool) 
     active = torch.tensor([True, False] * 3, device=device) if with_active else None
     arguments = (*row_arguments(logits, [0.0, 1.0]).values(), active, 5)
     torch.library.opcheck(torch.ops.vllm_diffusion.row_stats.default, (logits, *arguments))
+
+
+@pytest.mark.parametrize("with_active", [False, True])
+def test_merge_row_stats(device: torch.device, with_active: bool) -> None:
+    parts = torch.rand(2, 6, 6, device=device)
+    active = torch.tensor([True, False] * 3, device=device) if with_active else None
+    torch.library.opcheck(torch.ops.vllm_diffusion.merge_row_stats.default, (parts, active, 5))
 
 
 @pytest.mark.parametrize("with_picked", [False, True])

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import torch
+
+from vllm import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import RequestPlan
 from vllm.v1.diffusion.modes import BlockGrid
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.request import Request
 
 NOTHING = object()
 
@@ -49,3 +59,62 @@ def test_a_request_asks_for_what_it_does_not_hold() -> None:
     plan.forget()  # Preempted: its blocks are gone.
     assert ask(0, 20, 16) == [7]
     assert manager.asked == [8, 16, 16, 16, 20, 20, 20]
+
+
+SIZE, BLOCKS = 16, 64
+
+
+def managers() -> tuple[KVCacheManager, KVCacheManager]:
+    """Two of upstream's own managers, alike."""
+    kind = FullAttentionSpec(block_size=SIZE, num_kv_heads=1, head_size=8, dtype=torch.float32)
+    config = KVCacheConfig(BLOCKS, [], [KVCacheGroupSpec(["layer"], kind)])
+    one, other = (KVCacheManager(config, 1024, SIZE, SIZE) for _ in range(2))
+    return one, other
+
+
+def found(manager: KVCacheManager, request: Request) -> int:
+    """Tokens of a new request with the same ids that the prefix cache holds."""
+    return manager.get_computed_blocks(made("probe", [*request.all_token_ids, 1]))[1]
+
+
+def made(name: str, ids: list[int]) -> Request:
+    params = SamplingParams(max_tokens=400)
+    return Request(name, ids, params, None, block_hasher=get_request_block_hasher(SIZE, sha256))
+
+
+@pytest.mark.parametrize("length", [4, 8, 32])
+def test_upstreams_manager_holds_what_it_would_if_it_were_asked_at_every_step(length: int) -> None:
+    """Blocks, free blocks and what is found by its prefix, after every step of requests that come and go."""
+    init_none_hash(sha256)
+    chance = random.Random(length)
+    spared, asked = managers()
+    plans = {name: RequestPlan(SimpleNamespace(), BlockGrid(length)) for name in "abc"}  # type: ignore[arg-type]
+    always = {name: RequestPlan(SimpleNamespace(), BlockGrid(length)) for name in "abc"}  # type: ignore[arg-type]
+    held, shadow = HeldSlots(spared, plans, SIZE), HeldSlots(asked, always, SIZE)
+    requests = {n: made(n, [chance.randrange(9) for _ in range(chance.randrange(3, 70))]) for n in plans}
+    skipped = 0
+    for _ in range(300):
+        name = chance.choice(list(plans))
+        request, plan = requests[name], plans[name]
+        computed = request.num_computed_tokens
+        end = plan.grid.reach(max(computed, request.num_tokens - 1))
+        always[name].held = None
+        final = max(computed, plan.grid.computed(end, request.num_tokens))
+        got, expected = (slots(request, end - computed) for slots in (held, shadow))
+        assert (got is None) == (expected is None)
+        skipped += got is spared.empty_kv_cache_blocks
+        if got is None or end > 300:  # Preempted, or it ends.
+            for manager in (spared, asked):
+                manager.free(request)
+            plans[name].forget()
+            always[name].forget()
+            requests[name] = made(name, [chance.randrange(9) for _ in range(chance.randrange(3, 70))])
+        elif chance.random() < 0.4:  # The step finishes the block.
+            request.num_computed_tokens = plan.grid.computed(end, request.num_tokens)
+            request.append_output_token_ids([chance.randrange(9) for _ in range(end - request.num_tokens)])
+        for one in requests.values():
+            assert spared.get_block_ids(one.request_id) == asked.get_block_ids(one.request_id)
+            assert found(spared, one) == found(asked, one)
+        assert requests[name] is not request or found(spared, request) <= final
+        assert spared.block_pool.get_num_free_blocks() == asked.block_pool.get_num_free_blocks()
+    assert skipped > 60

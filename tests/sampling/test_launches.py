@@ -47,7 +47,7 @@ STEP = {"credit": 122, "edit": 150, "insert_delete": 307, "low_confidence_linear
 OTHER_STEP = 110
 
 DRAWN = 25
-"""Launches more, at most, of a step that draws tokens; ``credit`` and ``insert_delete`` look at logits twice."""
+"""Launches more, at most, of a step that draws tokens; ``credit`` and ``insert_delete`` read logits twice."""
 
 
 def asks(name: str) -> bool:
@@ -57,7 +57,9 @@ def asks(name: str) -> bool:
 
 
 def test_every_policy_has_a_maximum() -> None:
-    assert SELECT.keys() | BOOST.keys() | REDRAW.keys() == {name for name in built_in_policies() if asks(name)}
+    assert SELECT.keys() | BOOST.keys() | REDRAW.keys() == {
+        name for name in built_in_policies() if asks(name)
+    }
 
 
 @pytest.mark.parametrize("requests", [1, 5])

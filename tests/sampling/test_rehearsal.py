@@ -62,6 +62,8 @@ def test_no_step_takes_more(mode: str, rows_at_once: int, monkeypatch: pytest.Mo
             for _ in range(3):
                 one.step()
         taken[name] = max(peaks)
-    too_much = {name: peak for name, peak in taken.items() if peak > rehearsed.most + SMALL + kept(name, slots)}
+    too_much = {
+        name: peak for name, peak in taken.items() if peak > rehearsed.most + SMALL + kept(name, slots)
+    }
     assert not too_much, rehearsed.most
     assert taken["filters"] > taken["none"] + at_least

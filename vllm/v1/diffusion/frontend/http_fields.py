@@ -103,7 +103,7 @@ RULES = {
 }
 """Fields of upstream's requests that may have no effect."""
 
-_TOLD_IN_CHOICES = ("stats", "trace")
+_REPORTED_IN_CHOICES = ("stats", "trace")
 
 
 def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = None) -> None:
@@ -138,7 +138,7 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
         asked = getattr(request, "vllm_xargs", None) or {}
         if params := getattr(request, "sampling_params", None):  # token ids in and out
             asked = {**asked, **(params.extra_args or {})}
-        for name in _TOLD_IN_CHOICES:
+        for name in _REPORTED_IN_CHOICES:
             if asked.get(PREFIX + name):
                 raise ParameterError(
                     f"{PREFIX}{name} has an effect on completions and chat completions only.",

@@ -56,6 +56,11 @@ class GrammarStates:
         self._grammars.pop(slot, None)
         self._starting.pop(slot, None)
 
+    @property
+    def empty(self) -> bool:
+        """Whether no request of the worker has a grammar."""
+        return not self._grammars and not self._starting
+
     def restrict(self, logits: torch.Tensor, step: DenoisingStep) -> None:
         """Leaves, where a request's text has been read to, the tokens that may come next.
 
@@ -125,7 +130,7 @@ class GrammarStates:
 
     def _members(self, step: DenoisingStep) -> list[tuple[int, CanvasGrammar]]:
         """The requests with a grammar: their number in the step's R, and the grammar."""
-        if not self._grammars and not self._starting:
+        if self.empty:
             return []
         members = []
         for i, slot in enumerate(step.slots_np.tolist()):

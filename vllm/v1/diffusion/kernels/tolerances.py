@@ -30,6 +30,14 @@ TOLERANCES: dict[str, dict[str, Tolerance]] = {
         "entropy": Tolerance(2e-6, 2e-6),
         "lse": Tolerance(2e-7, 2e-6),
     },
+    # Two roundings: those of a share's numbers, and of what is made of them.
+    "merge_row_stats": {
+        "sample_prob": Tolerance(2.5e-6, 1e-12),
+        "top1": Tolerance(2.5e-6, 1e-12),
+        "top2": Tolerance(2.5e-6, 1e-12),
+        "entropy": Tolerance(2.5e-6, 2.5e-6),
+        "lse": Tolerance(2e-7, 2.5e-6),
+    },
     "unmask": {},
     # Uniform numbers are equal bit for bit. Two logarithms, each rounded once or nearly so, by another
     # library than the reference's; the noise may be 0, near which an ulp of the inner one counts whole.

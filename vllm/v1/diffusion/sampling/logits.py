@@ -109,12 +109,21 @@ class LogitsPipeline:
             step: The step.
             keep: Whether changed rows are read after the canvases were written.
         """
-        needed = self._needed[step.slots_np]
-        needed[self.policies.boosted] = True
+        needed = self._changed(step)
         if not needed.any():
             return StepLogits(logits, cap=self.soft_cap)
         change = partial(self._change, logits, step, self.policies.boosts(logits, step))
         return StepLogits(logits, step.rows_of(needed), change, keep, self.soft_cap)
+
+    def changes(self, step: DenoisingStep) -> bool:
+        """Whether a request of the step asks for other logits than the model's."""
+        return bool(self._changed(step).any()) or self.soft_cap is not None
+
+    def _changed(self, step: DenoisingStep) -> np.ndarray:
+        """Which of the step's requests do, bool ``[R]``."""
+        needed = self._needed[step.slots_np]
+        needed[self.policies.boosted] = True
+        return needed
 
     def _change(
         self, logits: torch.Tensor, step: DenoisingStep, boosts: list[Boost], rows_np: np.ndarray

@@ -83,10 +83,14 @@ class CanvasLogprobs:
 
         None where no request wants log probabilities.
         """
-        if not self._wanted[step.slots_np].any():
+        if not self.wants(step):
             return None
         cell = (step.row_slot, step.row_column)
         return self.canvases.masked[cell], self.canvases.tokens[cell]
+
+    def wants(self, step: DenoisingStep) -> bool:
+        """Whether a request of the step wants log probabilities."""
+        return bool(self._wanted[step.slots_np].any())
 
     def reads_processed(self, step: DenoisingStep) -> bool:
         """Whether a step's changed logits are read once its choice is made."""

@@ -165,6 +165,11 @@ class PolicySelection:
         """Requests of the step, by number, whose policy adds to logits."""
         return [i for group in self._groups if group.policy.boosts for i in group.members]
 
+    @property
+    def reads_logits(self) -> bool:
+        """Whether a policy of the step's requests is made of more than the statistics of rows."""
+        return any(group.policy.boosts or group.policy.redraws for group in self._groups)
+
     def boosts(self, logits: torch.Tensor, step: DenoisingStep) -> list[Boost]:
         """Asks the policies what they add to logits.
 

@@ -38,6 +38,9 @@ class RowLayout:
     begins_open: ClassVar[bool] = False
     """Whether no block begins with known positions."""
 
+    changes_logits: ClassVar[bool] = False
+    """Whether :meth:`change_logits` does anything: it is given whole rows then."""
+
     after_steps: tuple[AfterStep, ...] = ()
     """What the mode does to canvases behind the unmasking and its corrections, before a block's
     early end is decided."""

@@ -14,6 +14,7 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.kernels.row_stats import RowStats
+from vllm.v1.diffusion.layers.vocabulary_shares import VocabularyShares
 from vllm.v1.diffusion.policies.memory import MOST_MEMORY, MOST_TEMPORARY
 from vllm.v1.diffusion.sampling.early_exits import EarlyExits
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline
@@ -51,6 +52,7 @@ class DenoisingSampler:
         tempered_confidence: bool,
         keeps_filters: bool,
         most_rows: int,
+        shares: VocabularyShares | None = None,
     ) -> None:
         """Makes the sampler.
 
@@ -66,6 +68,7 @@ class DenoisingSampler:
                 (LLaDA).
             keeps_filters: Whether top-k and top-p act at temperature 0 too (Dream).
             most_rows: Rows of logits that a step may have.
+            shares: This rank's share of the vocabulary; None where rows of logits are whole.
         """
         # The runner reads these two, and counts emitted tokens for the penalties.
         self.sampling_states = sampler.sampling_states
@@ -76,6 +79,7 @@ class DenoisingSampler:
         self.rows = rows
         self.overlaps = overlaps
         self.most_rows = most_rows
+        self.shares = shares
         self.policies = PolicySelection(canvases, sampler.sampling_states)
         self.logits = LogitsPipeline(sampler, canvases, self.policies, keeps_filters)
         exits = EarlyExits(canvases)
@@ -117,7 +121,7 @@ class DenoisingSampler:
 
         Args:
             logits: ``[rows, vocab_size]``; a row for each canvas position of the
-                requests that denoise in this step, in batch order.
+                requests that denoise in this step, in batch order. With ``shares``, this rank's columns.
             input_batch: The step's batch.
             draft_logits: Unused; upstream's interface.
 
@@ -176,10 +180,25 @@ class DenoisingSampler:
         """
         rows = self.most_rows
         held = [logits.new_empty(max(0, rows - len(logits)), logits.shape[1])]
+        if self.shares is not None:  # Rows as they come from the ranks, and put in order.
+            logits = logits.new_empty(len(logits), self.shares.vocabulary)
+            held += [logits.new_empty(rows, self.shares.vocabulary) for _ in range(2)]
         held += [logits.new_empty(size, dtype=torch.uint8) for size in (MOST_MEMORY, MOST_TEMPORARY)]
         if self.logprobs.mode in PROCESSED_LOGPROBS_MODES:  # Changed rows are kept until they are read.
             held.append(logits.new_empty(rows, logits.shape[1], dtype=torch.float32))
         held.append(self.logits.rehearse(rows, logits))
+
+    def _reads_rows(self, step: DenoisingStep) -> bool:
+        """Whether anything of a step reads whole rows of logits; the same on all ranks."""
+        return (
+            not isinstance(self.statistics, StepStatistics)
+            or self.statistics.reads_rows(step)
+            or self.rows.changes_logits
+            or not self.grammars.empty
+            or self.logits.changes(step)
+            or self.policies.reads_logits
+            or self.logprobs.wants(step)
+        )
 
     def _denoise(
         self,
@@ -206,10 +225,17 @@ class DenoisingSampler:
         canvases = self.canvases
         first = step.for_requests(first).clamp(min=0)
         self.policies.begin(step, first, self.rows.rewritable(step.slots, first))
+        shares = self.shares
+        if shares is not None and self._reads_rows(step):
+            logits, shares = shares.whole(logits), None
         self.rows.change_logits(logits, step)
         self.grammars.restrict(logits, step)
         processed = self.logits(logits, step, keep=self.logprobs.reads_processed(step))
-        stats = self.statistics(processed, step)
+        if shares is None:
+            stats = self.statistics(processed, step)
+        else:
+            assert isinstance(self.statistics, StepStatistics)
+            stats = self.statistics.of_share(logits, shares, step)
         self.policies.propose(processed, step, self.statistics)
         before = self.logprobs.snapshot(step)
         done = self.unmasking(stats, step, overlaps)

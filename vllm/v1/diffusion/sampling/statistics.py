@@ -12,8 +12,10 @@ import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.kernels.merge_row_stats import merge_row_stats, share_numbers
 from vllm.v1.diffusion.kernels.noise import draw_offset
 from vllm.v1.diffusion.kernels.row_stats import RowStats, row_stats
+from vllm.v1.diffusion.layers.vocabulary_shares import VocabularyShares
 from vllm.v1.diffusion.sampling.step_logits import StepLogits, in_parts
 
 
@@ -52,10 +54,30 @@ class StepStatistics:
 
         At temperature 0 the probabilities are those of the plain softmax.
         """
-        greedy = not self.sampling_states.temperature.np[step.slots_np].any()
+        greedy = not self._draws(step)
         stats = self._all_rows(logits, step, step.active, greedy, self.canvases.mask_token_id)
         self._unmask_late(stats, logits, step)
         return stats
+
+    def reads_rows(self, step: DenoisingStep) -> bool:
+        """Whether a step's statistics need whole rows: where a token is drawn, or end tokens come last."""
+        return self._draws(step) or bool(self.canvases.flags.late[step.slots_np].any())
+
+    def of_share(self, share: torch.Tensor, shares: VocabularyShares, step: DenoisingStep) -> RowStats:
+        """Statistics of rows of which every rank has a share, where nothing needs whole rows.
+
+        Ranks exchange six numbers per row. The tokens are those of whole rows.
+
+        Args:
+            share: This rank's logits, ``[N, V']``.
+            shares: The shares.
+            step: The step.
+        """
+        own, mask = shares.own(share), self.canvases.mask_token_id
+        zeros, ones, numbers = self._constants(len(own))
+        stats = row_stats(own, zeros, ones, numbers, numbers, step.active, shares.own_id(mask))
+        parts = shares.of_all(share_numbers(own, stats, shares.first))
+        return merge_row_stats(parts, step.active, mask)
 
     def proposals(
         self, logits: StepLogits, step: DenoisingStep, active: torch.Tensor, edit_ids: tuple[int, int]
@@ -68,7 +90,7 @@ class StepStatistics:
             active: Rows that are read, bool ``[N]``.
             edit_ids: Ids of the delete and the split token.
         """
-        greedy = not self.sampling_states.temperature.np[step.slots_np].any()
+        greedy = not self._draws(step)
         free = self._all_rows(logits, step, active, greedy, -1, ())
         left_out = (self.canvases.mask_token_id, *edit_ids)
         plain = self._all_rows(logits, step, active, True, -1, left_out)
@@ -161,6 +183,9 @@ class StepStatistics:
             active,
             banned,
         )
+
+    def _draws(self, step: DenoisingStep) -> bool:
+        return bool(self.sampling_states.temperature.np[step.slots_np].any())
 
     def _constants(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Zeros and ones, float32, and zeros, int64, each ``[count]``."""

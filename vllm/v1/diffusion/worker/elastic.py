@@ -8,6 +8,8 @@ queries, but no sequence has their keys.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from typing_extensions import override
@@ -31,6 +33,8 @@ _FORBIDDEN = -1e9
 
 class ElasticRows(CanvasRows):
     """Deletes positions and makes two masks of one, as the model has written."""
+
+    changes_logits: ClassVar[bool] = True
 
     def __init__(self, canvases: CanvasStates, family: Family) -> None:
         super().__init__(canvases, family)

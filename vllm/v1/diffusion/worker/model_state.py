@@ -17,6 +17,7 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.layers.apply import apply_kernels
+from vllm.v1.diffusion.layers.vocabulary_shares import share_vocabulary
 from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.blocks import placed
 from vllm.v1.diffusion.request.resolve import resolve_decoding
@@ -25,6 +26,8 @@ from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.worker.pipeline_relay import CanvasRelay
 from vllm.v1.diffusion.worker.row_adapters import RowAdapters
 from vllm.v1.diffusion.worker.sequences import Attention, GraphSequences, padded
+from vllm.v1.generation_loop.interface import GenerationLoop
+from vllm.v1.generation_loop.registry import get_generation_loop
 from vllm.v1.generation_loop.stages import is_last_stage
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
@@ -92,10 +95,26 @@ class DiffusionModelState(DefaultModelState):
             tempered_confidence=family.tempered_confidence,
             keeps_filters=family.keeps_filters,
             most_rows=min(self.max_num_reqs * self.canvases.width, self.max_num_tokens),
+            shares=share_vocabulary(self.model) if self._may_share_logits() else None,
         )
         denoising.profiled = not current_platform.is_cpu()  # Whose memory is not profiled.
         self.rows.bind(denoising, self.model, self.vllm_config)
         return denoising, None
+
+    def _may_share_logits(self) -> bool:
+        """Whether nothing but the sampler reads the head's output, and the head is the model's own.
+
+        A plug-in's loop stands behind a guard, which makes these calls for it: it gets whole rows.
+        """
+        loop = type(get_generation_loop(self.vllm_config))
+        own = (GenerationLoop.forward, GenerationLoop.compute_logits)
+        sharded = self.vllm_config.parallel_config.enable_batch_sharded_sampling
+        return (
+            (loop.forward, loop.compute_logits) == own
+            and self.vllm_config.lora_config is None
+            and not sharded
+            and not self.rows.changes_logits
+        )
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         """Starts the request's canvas; see upstream."""

@@ -45,6 +45,8 @@ class Accepted(NamedTuple):
 class SeededRows(RowLayout):
     """Writes seeds to canvases and emits them at once; verifies drafts."""
 
+    changes_logits = True
+
     def __init__(self, canvases: CanvasStates, family: Family) -> None:
         super().__init__(canvases, family)
         self.after_steps = (self._end_thinking, self._verify)
