@@ -22,7 +22,7 @@ class WeDLMConfig(Qwen3Config):  # type: ignore[no-untyped-call]
         Raises:
             ValueError: The file describes neither Qwen3's layers nor Qwen2.5's.
         """
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if self.architectures == [QWEN2] and not self.attention_bias:
             raise ValueError(
                 f"{self.model_type}: attention_bias={self.attention_bias!r} without qk_norm is not known: "
@@ -38,4 +38,4 @@ class WeDLMConfig(Qwen3Config):  # type: ignore[no-untyped-call]
             # Where the file does not say it, Qwen3's configuration would give its own default.
             head_dim = config_dict.get("hidden_size", 0) // config_dict.get("num_attention_heads", 1)
             config_dict = {"head_dim": head_dim} | config_dict | {"architectures": [QWEN2]}
-        return super().from_dict(config_dict, **kwargs)  # type: ignore[no-any-return]
+        return super().from_dict(config_dict, **kwargs)
