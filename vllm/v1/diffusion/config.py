@@ -15,7 +15,7 @@ from vllm.config.utils import config
 from vllm.logger import init_logger
 from vllm.v1.diffusion.checkpoint.files import checkpoint_files
 from vllm.v1.diffusion.checkpoint.generation_defaults import generation_settings
-from vllm.v1.diffusion.families import IN_TOKENIZER, SEEDED, Family, family_of_architectures
+from vllm.v1.diffusion.families import ELASTIC, IN_TOKENIZER, SEEDED, Family, family_of_architectures
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Parameter, PositiveCount
@@ -68,13 +68,16 @@ class MaskedDiffusionConfig(DiffusionConfig):
     whose blocks count from the prompt's end."""
 
     right_shift_logits: bool | None = None
-    """Whether row i of a bidirectional A2D checkpoint's logits predicts token i + 1."""
+    """Whether row i of an A2D checkpoint's logits predicts token i + 1."""
 
     delete_token_id: int | None = Field(default=None, ge=0)
     """Id by which a model deletes a token of its open block."""
 
     split_token_id: int | None = Field(default=None, ge=0)
     """Id by which a model inserts a mask before a token of its open block."""
+
+    expand_token_id: int | None = Field(default=None, ge=0)
+    """Id by which a model puts two masks in the place of one; its end token deletes."""
 
     pooled_block_length: int | None = Field(default=None, gt=0)
     """Tokens that share a pool of experts: the block length, and a request's too."""
@@ -117,6 +120,9 @@ class MaskedDiffusionConfig(DiffusionConfig):
     @property
     def edit_ids(self) -> tuple[int, int] | None:
         """The ids that delete a token and insert one; None of a model that does neither."""
+        if self.expand_token_id is not None:
+            assert self.delete_token_id is not None
+            return self.delete_token_id, self.expand_token_id
         if self.delete_token_id is None or self.split_token_id is None:
             return None
         return self.delete_token_id, self.split_token_id
@@ -279,7 +285,7 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         raise ValueError(f"diffusion_config: block_length={block_length.value} must be at most {MAX_CANVAS}.")
     pooled = _pooled(hf_config, given, block_length)
     cache = _first((given.cache, GIVEN), ("none", TABLE))
-    if family.loop != "full_diffusion":
+    if family.loop not in ("full_diffusion", "elastic_diffusion"):
         if given.cache is not None:
             raise ValueError(
                 f"diffusion_config: cache={given.cache!r} has no effect on {family.name} "
@@ -317,7 +323,8 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "attention": _kind(family, given.attention, "bidirectional"),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
         "mask_token_id": _mask_token_id(model_config, family, given, masked.get("mask_token_id")),
-        "delete_token_id": _of_model(hf_config, given, "delete_token_id"),
+        "delete_token_id": _delete_token_id(hf_config, given, family),
+        "expand_token_id": _of_model(hf_config, given, "expand_token_id"),
         "split_token_id": _of_model(hf_config, given, "split_token_id"),
         "pooled_block_length": pooled,
         "mode": _causal_mode(model_config, family, given),
@@ -486,6 +493,17 @@ def _of_model(hf_config: Any, given: MaskedDiffusionConfig, name: str) -> Settin
     return Setting(own, MODEL if own is not None else "the model has none")
 
 
+def _delete_token_id(hf_config: Any, given: MaskedDiffusionConfig, family: Family) -> Setting:
+    """The id that deletes; where answers grow, their end token."""
+    if family.name not in ELASTIC:
+        return _of_model(hf_config, given, "delete_token_id")
+    end, asked = hf_config.eos_token_id, given.delete_token_id
+    if not isinstance(end, int) or asked not in (None, end):
+        what = f"delete_token_id={asked}" if isinstance(end, int) else f"eos_token_id={end!r}"
+        raise ValueError(f"{what} must be one id: the end token of {family.name} models deletes.")
+    return Setting(end, f"{MODEL}, eos_token_id")
+
+
 def _causal_mode(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
     """What a checkpoint does for a request, of a family that can write causally."""
     if family.name not in SEEDED:
@@ -592,13 +610,10 @@ def served_family(model_config: ModelConfig, config: DiffusionConfig | None) -> 
                 "is one kind."
             )
     if config.attention == "block_causal":
-        if config.right_shift_logits:
-            raise ValueError(
-                "diffusion_config: right_shift_logits=True is not supported with attention='block_causal': "
-                "the row that predicts a block's first token is not computed again."
-            )
         assert family.block_causal_loop is not None
-        return replace(family, loop=family.block_causal_loop, stops_at_eos=True)
+        shifted = bool(config.right_shift_logits)
+        loop = ("shifted_" if shifted else "") + family.block_causal_loop
+        return replace(family, loop=loop, stops_at_eos=True, shifted=shifted)
     return replace(family, shifted=True) if config.right_shift_logits else family
 
 

@@ -68,6 +68,7 @@ class CanvasStates:
         self.width = width
         self.noise = noise or MaskNoise(mask_token_id)
         self._cut = rule.cut
+        self._slides, self._elastic = rule.slides, rule.elastic
         self.mask_token_id = mask_token_id
         self.edit_ids: tuple[int, int] | None = None
         """Ids that delete a token and insert one, of models that have them."""
@@ -158,6 +159,11 @@ class CanvasStates:
             self._added.remove(slot)
         self._removed.append(slot)
 
+    @property
+    def added(self) -> list[int]:
+        """Slots that were taken since the last :meth:`apply_added`."""
+        return list(self._added)
+
     def apply_added(self, requests: RequestState) -> None:
         """Clears the slots removed since the last call and starts the canvases of those added."""
         if not self._added and not self._removed:
@@ -203,10 +209,15 @@ class CanvasStates:
         """
         known = requests.total_len.gpu[slots].to(torch.int64)
         start = known - (known - self.origin.gpu[slots]) % self.block_length.gpu[slots]
+        if self._slides:
+            start = known
         # A draft begins with the last token behind the prompt.
         drafted = self.floating.gpu[slots] & (known > self.origin.gpu[slots])
         start = torch.where(drafted, known - 1, start)
         length = torch.minimum(self.span.gpu[slots].to(torch.int64), self.end.gpu[slots] - start)
+        if self._elastic:
+            given = self.template_end.gpu[slots]
+            length = torch.where(given > 0, given - start, length)
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
         return known, start, length
@@ -279,6 +290,29 @@ class CanvasStates:
         else:
             self.noise.renew(tables.tokens, turned, slots, start)
         tables.masked[turned] = masked
+
+    def slide(self, requests: RequestState, slots: torch.Tensor, leaving: torch.Tensor) -> None:
+        """Moves windows on by the tokens that leave at their front; new positions come in behind.
+
+        Args:
+            requests: The runner's request state.
+            slots: int64 ``[R]``, distinct.
+            leaving: Tokens that leave, int64 ``[R]``.
+        """
+        start, old = self.start[slots] + leaving, self.length[slots]
+        length = torch.minimum(
+            self.span.gpu[slots].to(torch.int64), (self.end.gpu[slots] - start).clamp(min=0)
+        )
+        source = self.columns + leaving[:, None]
+        stays, source = source < old[:, None], source.clamp(max=self.width - 1)
+        ahead, open_ = self._ahead(requests, slots, start[:, None] + self.columns)
+        open_ = open_ & (self.columns < length[:, None])
+        self.tokens[slots] = torch.where(stays, self.tokens[slots].gather(1, source), ahead)
+        self.masked[slots] = torch.where(stays, self.masked[slots].gather(1, source), open_)
+        self.unmasked_at[slots] = torch.where(stays, self.unmasked_at[slots].gather(1, source), -1)
+        self.confidence[slots] = torch.where(stays, self.confidence[slots].gather(1, source), 1.0)
+        self.start[slots] = start
+        self.length[slots] = length.to(torch.int32)
 
     def input_ids(self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
         """The tokens that a step computes.

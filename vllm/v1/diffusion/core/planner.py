@@ -103,6 +103,14 @@ class WindowPlanner:
         """
         raise NotImplementedError
 
+    def emits(self, request: Request, count: int) -> None:
+        """Changes what upstream reads of a request, before it is given the tokens of a step.
+
+        Args:
+            request: The request.
+            count: How many tokens.
+        """
+
     def denoised_nothing(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
         """Whether the block of a window had finished before the window ran.
 

@@ -107,6 +107,11 @@ class PromptBlockSettings(BlockSettings):
                 "block-causal, where a family has both kinds: say so with --diffusion-config "
                 '\'{"attention": "block_causal"}\'.'
             )
+        if family.shifted and vllm_config.parallel_config.pipeline_parallel_size > 1:
+            raise ValueError(
+                "pipeline_parallel_size > 1 is not supported with attention='block_causal' and "
+                "right_shift_logits."
+            )
         # A prompt's keys and values depend on its length, so no two lengths share them.
         vllm_config.cache_config.enable_prefix_caching = False
         super().configure(vllm_config, loop, served)
@@ -117,7 +122,7 @@ class SeededSettings(Settings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        _one_step_at_a_time(vllm_config, "a causal context")
+        one_step_at_a_time(vllm_config, "a causal context")
         check_budget(vllm_config, served)
         configure_cpu(vllm_config)
         configure_graphs(vllm_config, served)
@@ -162,7 +167,7 @@ class AnchoredSettings(BlockSettings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        _one_step_at_a_time(vllm_config, "shifted block diffusion")
+        one_step_at_a_time(vllm_config, "shifted block diffusion")
         super().configure(vllm_config, loop, served)
 
 
@@ -199,7 +204,7 @@ class CanvasSettings(Settings):
             keep_stop_tokens(params, vllm_config)
 
 
-def _one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:
+def one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:
     """Switches asynchronous scheduling off."""
     scheduler_config = vllm_config.scheduler_config
     if scheduler_config.async_scheduling:

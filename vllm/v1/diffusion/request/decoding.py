@@ -39,6 +39,7 @@ class Decoding:
             the answer is one canvas.
         budget: Tokens of the answer before the end of the thinking is written, and the id that
             ends it; None for no limit.
+        expand_budget: How often an answer may grow, of models that insert masks; None for their default.
     """
 
     algorithm: str
@@ -63,6 +64,7 @@ class Decoding:
     drops_mask: bool = False
     budget: tuple[int, int] | None = None
     canvas: int | None = None
+    expand_budget: int | None = None
 
     @property
     def foreseeable(self) -> bool:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -237,7 +237,7 @@ class DenoisingSampler:
         else:
             assert isinstance(self.statistics, StepStatistics)
             stats = self.statistics.of_share(logits, shares, step)
-        self.policies.propose(processed, step, self.statistics)
+        self.policies.propose(processed, step, cast(StepStatistics, self.statistics))
         before = self.logprobs.snapshot(step)
         done = self.unmasking(stats, step, overlaps)
         self._unwritable = self.grammars.revise(done, stats, step, overlaps) or {}

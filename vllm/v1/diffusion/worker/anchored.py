@@ -62,3 +62,30 @@ class AnchoredRows(RowLayout):
         start, length = canvases.start[slots], canvases.length[slots]
         canvases.next_block(request_states, slots, length == 1, start + length)
         return emitted
+
+
+class ShiftedRows(RowLayout):
+    """Rows before the positions that they predict; a window begins one token before its block."""
+
+    @override
+    def windows_are_canvases(self, input_batch: InputBatch) -> bool:
+        return False
+
+    @override
+    def point_logits(self, input_batch: InputBatch, request_states: RequestState, unsure: bool) -> None:
+        super().point_logits(input_batch, request_states, unsure)
+        # Upstream's warm-up has windows that are canvases.
+        input_batch.logits_indices = (input_batch.logits_indices - 1).clamp_(min=0)
+
+    @override
+    def computed(
+        self,
+        input_batch: InputBatch,
+        request_states: RequestState,
+        window_end: torch.Tensor,
+        known: torch.Tensor,
+        start: torch.Tensor,
+        finished: torch.Tensor,
+    ) -> torch.Tensor:
+        whole = super().computed(input_batch, request_states, window_end, known, start, finished)
+        return (whole - 1).clamp(min=0)
