@@ -81,7 +81,7 @@ def found(folder: Path, deltas: dict[str, Any], rounded: dict[str, Any]) -> dict
                     cwd=Path(__file__).parents[2],
                 )
             )
-    codes = [process.wait(timeout=300) for process in processes]
+    codes = [process.wait(timeout=600) for process in processes]
     assert codes == [0, 0], "".join(log.read_text()[-6000:] for log in logs)
     found: dict[str, Any] = torch.load(folder / "found")
     return found

@@ -21,6 +21,7 @@ from vllm.v1.diffusion import families
         {"kv_offloading_size": 1.0},
         {"ec_transfer_config": {"ec_connector": "ECExampleConnector", "ec_role": "ec_both"}},
         {"logits_processors": ["vllm.v1.sample.logits_processor:MinPLogitsProcessor"]},
+        {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
     ],
     ids=lambda option: next(iter(option)),
 )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from vllm.config.utils import config
 from vllm.logger import init_logger
 from vllm.v1.diffusion.checkpoint.files import checkpoint_files
 from vllm.v1.diffusion.checkpoint.generation_defaults import generation_settings
-from vllm.v1.diffusion.families import IN_TOKENIZER, SEEDED, Family, family_of_architectures
+from vllm.v1.diffusion.families import ELASTIC, IN_TOKENIZER, SEEDED, Family, family_of_architectures
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Parameter, PositiveCount
@@ -47,6 +47,12 @@ class MaskedDiffusionConfig(DiffusionConfig):
     algorithm: str | None = None
     """Name of the default unmasking policy."""
 
+    max_canvas_length: BlockLength | None = None
+    """Bidirectional families: most tokens of a canvas. A longer answer is written in further canvases."""
+
+    default_max_tokens: PositiveCount | None = None
+    """Bidirectional families: tokens of an answer whose request names no length."""
+
     steps: PositiveCount | None = None
     """Default denoising steps per block; unset: as many as the block has tokens."""
 
@@ -62,13 +68,16 @@ class MaskedDiffusionConfig(DiffusionConfig):
     whose blocks count from the prompt's end."""
 
     right_shift_logits: bool | None = None
-    """Whether row i of a bidirectional A2D checkpoint's logits predicts token i + 1."""
+    """Whether row i of an A2D checkpoint's logits predicts token i + 1."""
 
     delete_token_id: int | None = Field(default=None, ge=0)
     """Id by which a model deletes a token of its open block."""
 
     split_token_id: int | None = Field(default=None, ge=0)
     """Id by which a model inserts a mask before a token of its open block."""
+
+    expand_token_id: int | None = Field(default=None, ge=0)
+    """Id by which a model puts two masks in the place of one; its end token deletes."""
 
     pooled_block_length: int | None = Field(default=None, gt=0)
     """Tokens that share a pool of experts: the block length, and a request's too."""
@@ -111,6 +120,9 @@ class MaskedDiffusionConfig(DiffusionConfig):
     @property
     def edit_ids(self) -> tuple[int, int] | None:
         """The ids that delete a token and insert one; None of a model that does neither."""
+        if self.expand_token_id is not None:
+            assert self.delete_token_id is not None
+            return self.delete_token_id, self.expand_token_id
         if self.delete_token_id is None or self.split_token_id is None:
             return None
         return self.delete_token_id, self.split_token_id
@@ -165,6 +177,10 @@ def _one_each(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+_LENGTHS = {
+    "max_canvas_length": Parameter("Most tokens of a canvas.", BlockLength),
+    "default_max_tokens": Parameter("Tokens of an answer whose request names no length.", PositiveCount),
+}
 _STEPS = Parameter("Denoising steps per block.", PositiveCount)
 
 
@@ -257,11 +273,19 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         (family.block_length, TABLE),
         (min(model_config.max_model_len, MAX_CANVAS), f"{TABLE}: a response is one block"),
     )
+    canvas = _canvas(family, "max_canvas_length", given.max_canvas_length, masked, None)
+    if canvas.value is not None and block_length.value > canvas.value:
+        if block_length.source == GIVEN:
+            raise ValueError(
+                f"diffusion_config: block_length={block_length.value} must not exceed "
+                f"max_canvas_length={canvas.value}."
+            )
+        block_length = canvas
     if block_length.value > MAX_CANVAS:
         raise ValueError(f"diffusion_config: block_length={block_length.value} must be at most {MAX_CANVAS}.")
     pooled = _pooled(hf_config, given, block_length)
     cache = _first((given.cache, GIVEN), ("none", TABLE))
-    if family.loop != "full_diffusion":
+    if family.loop not in ("full_diffusion", "elastic_diffusion"):
         if given.cache is not None:
             raise ValueError(
                 f"diffusion_config: cache={given.cache!r} has no effect on {family.name} "
@@ -283,6 +307,10 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
     found = {
         "canvas_length": block_length,
         "block_length": block_length,
+        "max_canvas_length": canvas,
+        "default_max_tokens": _canvas(
+            family, "default_max_tokens", given.default_max_tokens, masked, family.answer_length
+        ),
         "algorithm": algorithm,
         "steps": _first((given.steps, GIVEN), (masked.get("steps"), GENERATION), (None, "the algorithm's")),
         **{name: _number(given, family, name, masked.get(name)) for name in numbers},
@@ -295,7 +323,8 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "attention": _kind(family, given.attention, "bidirectional"),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
         "mask_token_id": _mask_token_id(model_config, family, given, masked.get("mask_token_id")),
-        "delete_token_id": _of_model(hf_config, given, "delete_token_id"),
+        "delete_token_id": _delete_token_id(hf_config, given, family),
+        "expand_token_id": _of_model(hf_config, given, "expand_token_id"),
         "split_token_id": _of_model(hf_config, given, "split_token_id"),
         "pooled_block_length": pooled,
         "mode": _causal_mode(model_config, family, given),
@@ -335,6 +364,20 @@ def _kind(family: Family, given: Any, otherwise: Any) -> Setting:
     return _first((given, GIVEN), (otherwise, TABLE))
 
 
+def _canvas(
+    family: Family, name: str, given: int | None, published: Mapping[str, Any], otherwise: int | None
+) -> Setting:
+    """A length of answers in which every position sees the whole canvas."""
+    if family.loop != "full_diffusion":
+        if given is not None:
+            raise ValueError(
+                f"diffusion_config: {name}={given} has no effect on {family.name} models, which write block "
+                "after block."
+            )
+        return Setting(None, "the family writes block after block")
+    return _first((given, GIVEN), (published.get(name), GENERATION), (otherwise, TABLE))
+
+
 def published_defaults(model_config: ModelConfig, family: Family) -> tuple[dict[str, Any], list[str]]:
     """What the ``generation_config.json`` of a masked-diffusion checkpoint says of denoising.
 
@@ -353,7 +396,7 @@ def published_defaults(model_config: ModelConfig, family: Family) -> tuple[dict[
     found, unserved = generation_settings(
         checkpoint_files(model_config).generation_config, family, built_in_policies()
     )
-    for name, one in {**built_in_numbers(), "steps": _STEPS}.items():
+    for name, one in {**built_in_numbers(), "steps": _STEPS, **_LENGTHS}.items():
         if name in found:
             try:
                 found[name] = one.parse(found[name])
@@ -448,6 +491,17 @@ def _of_model(hf_config: Any, given: MaskedDiffusionConfig, name: str) -> Settin
     if asked not in (None, own):
         raise ValueError(f"diffusion_config: {name}={asked} must be the model's own, {own}.")
     return Setting(own, MODEL if own is not None else "the model has none")
+
+
+def _delete_token_id(hf_config: Any, given: MaskedDiffusionConfig, family: Family) -> Setting:
+    """The id that deletes; where answers grow, their end token."""
+    if family.name not in ELASTIC:
+        return _of_model(hf_config, given, "delete_token_id")
+    end, asked = hf_config.eos_token_id, given.delete_token_id
+    if not isinstance(end, int) or asked not in (None, end):
+        what = f"delete_token_id={asked}" if isinstance(end, int) else f"eos_token_id={end!r}"
+        raise ValueError(f"{what} must be one id: the end token of {family.name} models deletes.")
+    return Setting(end, f"{MODEL}, eos_token_id")
 
 
 def _causal_mode(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
@@ -556,13 +610,10 @@ def served_family(model_config: ModelConfig, config: DiffusionConfig | None) -> 
                 "is one kind."
             )
     if config.attention == "block_causal":
-        if config.right_shift_logits:
-            raise ValueError(
-                "diffusion_config: right_shift_logits=True is not supported with attention='block_causal': "
-                "the row that predicts a block's first token is not computed again."
-            )
         assert family.block_causal_loop is not None
-        return replace(family, loop=family.block_causal_loop, stops_at_eos=True)
+        shifted = bool(config.right_shift_logits)
+        loop = ("shifted_" if shifted else "") + family.block_causal_loop
+        return replace(family, loop=loop, stops_at_eos=True, shifted=shifted)
     return replace(family, shifted=True) if config.right_shift_logits else family
 
 

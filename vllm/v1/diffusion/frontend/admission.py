@@ -81,6 +81,39 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
         _check_bans(params, vllm_config)
 
 
+def admit_reading(params: SamplingParams, block_length: int) -> None:
+    """Makes of a request what upstream's keys for reading a canvas ask for.
+
+    Args:
+        params: The request's own copy of its parameters, changed.
+        block_length: Tokens of its blocks.
+
+    Raises:
+        ParameterError: Names ``diffusion_constrained``.
+    """
+    extra = params.extra_args or {}
+    if extra.get("diffusion_read_only"):
+        params.max_tokens = min(params.max_tokens or block_length, block_length)
+        params.ignore_eos = True
+    if extra.get("diffusion_constrained"):
+        _constrain(params)
+
+
+def _constrain(params: SamplingParams) -> None:
+    """Lets a request write the ids only that it wants log probabilities of; changes its parameters."""
+    ids, key = list(params.logprob_token_ids or ()), "diffusion_constrained"
+    reason = None
+    if not ids:
+        reason = "needs logprob_token_ids, which it allows"
+    elif len(ids) > MOST_ALLOWED_IDS:
+        reason = f"may allow {MOST_ALLOWED_IDS} ids at most, not {len(ids)}"
+    elif params.allowed_token_ids not in (None, ids) or params.structured_outputs is not None:
+        reason = "excludes allowed_token_ids and structured outputs"
+    if reason is not None:
+        raise _error(key, True, reason)
+    params.allowed_token_ids = ids
+
+
 def check_one_block(params: SamplingParams, vllm_config: VllmConfig) -> None:
     """Refuses a response that would have to be one block and is longer than any block.
 

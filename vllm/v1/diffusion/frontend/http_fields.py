@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.frontend.admission import check_grammar_size
+from vllm.v1.diffusion.frontend.lengths import name_length
 from vllm.v1.diffusion.frontend.responses import check_response
 from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.policies.parameter import PREFIX
@@ -110,7 +111,7 @@ _REPORTED_IN_CHOICES = ("stats", "trace")
 
 
 def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = None) -> None:
-    """Refuses what would be ignored.
+    """Refuses what would be ignored, and names the answer's length where the request does not.
 
     Args:
         request: The request's body, parsed.
@@ -143,6 +144,7 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
             elif not isinstance(value, (BaseModel, str)):
                 value = vars(value)
             check_grammar_size(name, value, resolve_diffusion_config(config))
+    name_length(request, config)
     if "max_tool_calls" in known:
         check_response(request, server)
     if "use_beam_search" not in known:  # neither a completion nor a chat

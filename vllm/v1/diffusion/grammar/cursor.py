@@ -64,6 +64,11 @@ class GrammarCursor:
         self._allowed: np.ndarray | None = None
 
     @property
+    def dead(self) -> bool:
+        """Whether no token of the vocabulary goes on with what was read; the request has failed then."""
+        return self._dead
+
+    @property
     def allowed(self) -> np.ndarray | None:
         """Bits of the tokens that may come next, int32 ``[words]``; None for any."""
         if self._reasoning is not None or self._dead or self.end_token is not None:
@@ -75,8 +80,6 @@ class GrammarCursor:
             self._allowed[: len(filled)] = filled
             self._allowed &= self._permitted
             if not self._allowed.any():
-                # No token of the vocabulary goes on. The engine core, which reads
-                # along, ends the request with an error when it sees the tokens.
                 self._dead = True
                 return None
         return self._allowed

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.frontend.admission import check_policy, check_sampling_params
+from vllm.v1.diffusion.frontend.admission import admit_reading, check_policy, check_sampling_params
 from vllm.v1.diffusion.frontend.http_fields import check_request
 from vllm.v1.diffusion.loops.engine_settings import check_defaults, refuse_unsupported
 from vllm.v1.diffusion.modes import Mode
@@ -40,6 +40,9 @@ class DiffusionLoop(GenerationLoop):
 
     @override
     def configure(self, vllm_config: VllmConfig) -> None:
+        # Not at the top: the workers import loops too, and need none of the server's modules.
+        from vllm.v1.diffusion.frontend.decisions import offer_decisions
+
         config = resolve_diffusion_config(vllm_config)
         vllm_config.diffusion_config = config
         assert config.block_length is not None
@@ -49,6 +52,7 @@ class DiffusionLoop(GenerationLoop):
         check_defaults(vllm_config)
         settings = self._settings()
         settings.configure(vllm_config, self, config.block_length)
+        offer_decisions(vllm_config)
         settings.check_params(SamplingParams(max_tokens=1), vllm_config)
 
     @override
@@ -57,8 +61,10 @@ class DiffusionLoop(GenerationLoop):
         config = resolve_diffusion_config(vllm_config)
         check_extra_args(params.extra_args, self.own_parameters, config)
         resolve_decoding(params, config)
-        admit_template(params, vllm_config)
-        check_policy(resolve_decoding(params, config), vllm_config)
+        admit_template(params, vllm_config, grows=self.mode.blocks.elastic)
+        decoding = resolve_decoding(params, config)
+        check_policy(decoding, vllm_config)
+        admit_reading(params, decoding.block_length)
         self._settings().check_params(params, vllm_config)
 
     @override

@@ -48,10 +48,11 @@ def configure_cpu(vllm_config: VllmConfig) -> None:
         * model_config.get_head_size()
         * cast(torch.dtype, model_config.dtype).itemsize
     )
-    tokens = (model_config.max_model_len + _CACHE_SLACK) * scheduler_config.max_num_seqs
-    useful = per_token * tokens
-    if useful < psutil.virtual_memory().available // 2:
-        cache_config.kv_cache_memory_bytes = useful
+    one = per_token * (model_config.max_model_len + _CACHE_SLACK)
+    # All that can be used, of half of the free memory; and room for one request, without which upstream
+    # refuses to start, with a message that says how much it takes.
+    half = psutil.virtual_memory().available // 2
+    cache_config.kv_cache_memory_bytes = max(one, min(one * scheduler_config.max_num_seqs, half))
 
 
 def fit_cache_blocks(vllm_config: VllmConfig, block_length: int) -> None:

@@ -104,11 +104,9 @@ class DiffusionModelState(DefaultModelState):
         return denoising, None
 
     def _may_share_logits(self) -> bool:
-        """Whether nothing but the sampler reads the head's output, and the head is the model's own.
-
-        A plug-in's loop stands behind a guard, which makes these calls for it: it gets whole rows.
-        """
-        loop = type(get_generation_loop(self.vllm_config))
+        """Whether nothing but the sampler reads the head's output, and the head is the model's own."""
+        guarded: Any = get_generation_loop(self.vllm_config)
+        loop = type(guarded.loop)
         own = (GenerationLoop.forward, GenerationLoop.compute_logits)
         sharded = self.vllm_config.parallel_config.enable_batch_sharded_sampling
         return (
