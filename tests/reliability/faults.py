@@ -35,7 +35,7 @@ def killed_core(folder: Path) -> dict[str, Any]:
     with world(folder / "log") as server:
 
         async def one(client: httpx.AsyncClient, killed: asyncio.Event) -> None:
-            body = {**mixed(1), "n": 40, "ignore_eos": True, "max_tokens": 200, "stream": True}
+            body = {**mixed(1), "n": 16, "ignore_eos": True, "max_tokens": 200, "stream": True}
             try:
                 async with client.stream("POST", COMPLETIONS, json=body) as response:
                     async for _ in response.aiter_lines():

@@ -165,7 +165,7 @@ def test_sigterm_under_load_ends_every_stream(server: Server) -> None:
 
     async def one(client: httpx.AsyncClient, number: int) -> None:
         steps = {"diffusion_steps": 200, "diffusion_algorithm": "low_confidence_static"}
-        body = {**mixed(1), "n": 40, "ignore_eos": True, "max_tokens": 200, "stream": True}
+        body = {**mixed(1), "n": 16, "ignore_eos": True, "max_tokens": 200, "stream": True}
         if number % 2:
             body = {**body, "n": 1, "max_tokens": 20}
         async with client.stream("POST", COMPLETIONS, json={**body, "vllm_xargs": steps}) as response:
