@@ -1,4 +1,4 @@
-"""Order of the suites, and threads: what upstream must have comes first, since it explains the others' failures."""
+"""Order of the suites, and threads. What upstream must have comes first: it explains others' failures."""
 
 from __future__ import annotations
 

@@ -12,6 +12,9 @@ from .network import Network, NetworkConfig
 from .tokenizer import write_tokenizer
 from .vocab import EOS, MASK
 
+LONGEST_CANVAS = 64
+"""Tokens of the longest canvas that training shows a bidirectional model."""
+
 SDAR_NAMES = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
@@ -146,6 +149,8 @@ def save(network: Network, folder: Path, dtype: torch.dtype = torch.bfloat16) ->
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), EOS)
     # transformers warns of a temperature of 0 without do_sample
     generation = {**ids, "do_sample": True, "temperature": 0.0}
+    if family == "llada":
+        generation |= {"max_canvas_length": LONGEST_CANVAS, "max_new_tokens": LONGEST_CANVAS}
     for name, content in (
         ("config", config_json(network.config)),
         ("generation_config", generation),

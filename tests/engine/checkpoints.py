@@ -171,6 +171,15 @@ def a2d_qwen2(folder: Path) -> Path:
     return folder
 
 
+def wedlm_qwen2(folder: Path) -> Path:
+    """Writes the same checkpoint as a WeDLM of Qwen2.5's layers; returns the folder."""
+    a2d_qwen2(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["WeDLMForCausalLM"], "model_type": "wedlm", "mask_token_id": 508}
+    dump(folder / "config.json", config | {"attention_bias": True, "qk_norm": False})
+    return folder
+
+
 class _Maker:
     """Random tensors by published names; spread out, so that choices are clear."""
 

@@ -112,6 +112,9 @@ PUBLISHED = {
     "A2D-Qwen3": Published(write=lambda _: GOLDEN / "a2d-qwen3", reference=A2dReference),
     "A2D-Qwen2": Published(write=checkpoints.a2d_qwen2, reference=A2dReference),
     "A2D-Llama": Published(write=lambda _: GOLDEN / "a2d-llama", reference=A2dReference),
+    "WeDLM": Published(write=lambda _: GOLDEN / "wedlm", reference=A2dReference),
+    "WeDLM-Qwen2": Published(write=checkpoints.wedlm_qwen2, reference=A2dReference),
+    "DreamOn": Published(write=lambda _: GOLDEN / "dreamon", reference=DreamReference),
     "Open-dLLM": Published(write=lambda _: GOLDEN / "open-dllm", reference=DreamReference),
     "Stable-DiffCoder": Published(
         write=lambda _: GOLDEN / "stable-diffcoder", reference=StableDiffcoderReference

@@ -114,9 +114,10 @@ def test_prompts_in_chunks_and_end_tokens(bd3lm: tuple[str, Any]) -> None:
         assert run(llm, [request])[0]["token_ids"] == want
 
 
-def test_shifted_logits() -> None:
-    llm = start("a2d-qwen3", right_shift_logits=True)
+@pytest.mark.parametrize(("attention", "file"), [(None, "cases.json"), ("block_causal", "cases_bd3lm.json")])
+def test_shifted_logits(attention: str | None, file: str) -> None:
+    llm = start("a2d-qwen3", right_shift_logits=True, attention=attention)
     try:
-        check(llm, published("a2d-qwen3", "cases.json", "right_shift_logits"))
+        check(llm, published("a2d-qwen3", file, "right_shift_logits"))
     finally:
         llm.llm_engine.engine_core.shutdown()

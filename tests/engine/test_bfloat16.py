@@ -54,6 +54,9 @@ SAME_NETWORK = {
     "A2D-Qwen2": "Dream",
     "A2D-Llama": "LLaDA",
     "Open-dLLM": "Dream",
+    "DreamOn": "Dream",
+    "WeDLM": "SDAR",
+    "WeDLM-Qwen2": "Dream",
     "Stable-DiffCoder": "LLaDA",
 }
 """Families whose layers are those of another: what bfloat16 does to them was measured there."""

@@ -132,13 +132,13 @@ def test_an_engine_is_refused_and_a_user_may_say_that_a_field_is_without_effect(
 @pytest.mark.parametrize(
     ("file", "entries", "message"),
     [
-        ("config", {"expand_token_id": 509}, "config.json has expand_token_id=509"),
+        ("config", {"insert_token_id": 509}, "config.json has insert_token_id=509"),
         ("generation_config", {"delete_token_id": 490}, "generation_config.json has delete_token_id=490"),
         ("tokenizer_config", {"split_token": "<s>"}, "tokenizer_config.json has split_token"),
         (
             "tokenizer_config",
-            {"added_tokens_decoder": {"509": {"content": "<|expand|>"}}},
-            r"the tokenizer has '<\|expand\|>' \(id 509\)",
+            {"added_tokens_decoder": {"509": {"content": "<|insert|>"}}},
+            r"the tokenizer has '<\|insert\|>' \(id 509\)",
         ),
     ],
 )
@@ -186,15 +186,42 @@ def test_a_mask_token_under_another_autoregressive_name_is_refused(tmp_path: Pat
     assert config.model_config.architecture == "StableDiffcoderForCausalLM"
 
 
-def test_wedlm_is_refused_by_name(tmp_path: Path) -> None:
+def test_wedlm_under_its_backbone_s_name(tmp_path: Path) -> None:
     from vllm.engine.arg_utils import EngineArgs
 
-    with pytest.raises(ValueError, match="WeDLM models are not served"):
-        EngineArgs(model=str(GOLDEN / "wedlm")).create_model_config()
     entries = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
     folder = changed(tmp_path / "one", "wedlm", config=entries)
-    with pytest.raises(ValueError, match="named Qwen3ForCausalLM, but auto_map names modeling_wedlm: WeDLM"):
-        EngineArgs(model=folder, max_model_len=64).create_engine_config()
+    config = EngineArgs(model=folder, max_model_len=64).create_engine_config()
+    assert config.generation_loop == "reordered_diffusion"
+    assert config.model_config.architecture == "WeDLMForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [
+        ("config", {"expand_token_id": 509}),
+        ("generation_config", {"expand_token_id": 509}),
+        ("tokenizer_config", {"added_tokens_decoder": {"509": {"content": "<|expand|>"}}}),
+    ],
+)
+def test_dream_on_is_told_by_the_id_that_expands(tmp_path: Path, file: str, entries: dict[str, Any]) -> None:
+    folder = changed(tmp_path / "one", "dream", **{file: entries})
+    found = described(describe=folder)
+    assert found["family"][0] == "DreamOn"
+    assert found["expand_token_id"][0] == 509
+    assert found["delete_token_id"][0] == 490
+
+
+def test_what_the_code_of_wedlm_and_dream_on_keeps_for_generation(tmp_path: Path) -> None:
+    keys = {"entropy_threshold": 0.6, "pos_penalty_factor": 0.1, "window_size": 8}
+    found = described(describe=changed(tmp_path / "one", "wedlm", generation_config=keys))
+    assert found["entropy_threshold"] == (0.6, "generation_config.json")
+    assert found["position_penalty"] == (0.1, "generation_config.json")
+    assert found["block_length"] == (8, "generation_config.json")
+    keys = {"alg": "topk_margin", "expand_budget": 4}
+    found = described(describe=changed(tmp_path / "two", "dreamon", generation_config=keys))
+    assert found["algorithm"] == ("widest_margin", "generation_config.json")
+    assert found["not_read"] == (["expand_budget"], "generation_config.json")
 
 
 @pytest.mark.parametrize("name", ["x.gguf", "./folder/X.GGUF", "org/repo:Q4_K_M", "org/repo:IQ2_XXS"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +27,23 @@ GOLDEN_FOLDERS = (
     "a2d-llama",
     "open-dllm",
     "stable-diffcoder",
+    "wedlm",
+    "dreamon",
 )
 MADE: dict[str, Any] = {
     "sdar_moe": checkpoints.sdar_moe,
     "fast_dllm_v2": checkpoints.fast_dllm_v2,
     "llada_moe": lambda folder: checkpoints.llada_moe(folder, LLADA_MOE_QUIRKS),
 }
+
+
+def under_the_head(folder: Path) -> Path:
+    """A tied checkpoint whose embedding is in the file under its head's name; returns the folder."""
+    shutil.copytree(GOLDEN / "a2d-qwen3", folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +53,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     # The first one has experts: it makes the process groups that they need.
     tasks = [(name, str(write(folder / name))) for name, write in MADE.items()]
     tasks += [(name, str(GOLDEN / name)) for name in GOLDEN_FOLDERS]
+    tasks += [("tied", str(under_the_head(folder / "tied")))]
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.load_parts"],
         input=json.dumps([tasks, f"file://{folder / 'meeting'}"]),
@@ -65,18 +78,27 @@ def test_a_missing_weight_is_named(name: str, said: dict[str, dict[str, str]]) -
         assert answer.startswith("The checkpoint lacks weights of the model: "), (missing, answer)
 
 
-def test_an_embedding_under_the_head_s_name_is_refused(tmp_path: Path) -> None:
-    """Only the tied head's name is in the file: the engine does not start from memory that nothing wrote."""
-    from tests.engine.test_a2d import start
+def test_an_embedding_under_the_head_s_name_is_loaded(said: dict[str, dict[str, str]]) -> None:
+    """Only the tied head's name is in the file: both weights are what it holds."""
+    assert said["tied"] == {"under the head's name": "loaded"}
 
-    folder = tmp_path / "tied"
-    folder.mkdir()
-    source = GOLDEN / "a2d-qwen3"
-    for file in source.iterdir():
-        if file.suffix != ".safetensors":
-            (folder / file.name).write_bytes(file.read_bytes())
-    tensors = load_file(source / "model.safetensors")
-    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RuntimeError, match="Engine core initialization failed"):
-        start(str(folder))
+
+def test_a_missing_weight_of_diffusion_gemma_is_named() -> None:
+    """Every tensor of the decoder is wanted; those of the encoder and of images are not."""
+    from safetensors import safe_open
+
+    from vllm.model_executor.models.diffusion_gemma_text import missing_modules
+
+    folder = GOLDEN / "diffusion_gemma"
+    kinds = json.loads((folder / "config.json").read_text())["text_config"]["layer_types"]
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = list(file.keys())
+    assert missing_modules(names, range(len(kinds)), kinds) == []
+    decoder = [name for name in names if name.startswith("model.decoder.")]
+    assert len(decoder) > 80
+    for name in decoder:
+        left = [other for other in names if other != name]
+        if ".experts." in name:  # Both tensors are one module's.
+            left = [other for other in left if ".experts." not in other]
+        missing = missing_modules(left, range(len(kinds)), kinds)
+        assert any(name.startswith(one) for one in missing), name

@@ -133,8 +133,12 @@ def test_other_mathematics_are_refused(folder: Path, values: dict[str, Any], nam
         ({"diffusion_config": {"mask_token_id": 3}}, "mask_token_id=3 has no effect"),
         ({"diffusion_config": {"algorithm": "entropy"}}, "algorithm='entropy' is not for"),
         ({"max_num_batched_tokens": 20, "max_model_len": 16}, "max_num_batched_tokens=20 is too small"),
+        (
+            {"enable_lora": True, "lora_target_modules": ["o_proj"]},
+            "does not support: enable_lora with models of experts",
+        ),
     ],
-    ids=("stages", "async", "mask", "algorithm", "budget"),
+    ids=("stages", "async", "mask", "algorithm", "budget", "adapters"),
 )
 def test_options_that_cannot_be_are_refused(folder: Path, option: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
@@ -152,5 +156,3 @@ def test_two_scalars_of_a_layer_that_differ_are_refused() -> None:
     check(model, {}, {"0": one})
     with pytest.raises(ValueError, match=r"encoder.*0\.layer_scalar=0\.5 and .*=0\.25 differ"):
         check(model, {"0": one}, {"0": other})
-    with pytest.raises(ValueError, match=r"decoder\.layers\.0\.layer_scalar is missing"):
-        check(model, {"0": one}, {})

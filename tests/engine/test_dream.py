@@ -165,19 +165,27 @@ def test_a_long_response(dream: Any, how: dict[str, Any]) -> None:
     assert result["unmask_steps"] == want.unmask_step
 
 
-@pytest.mark.parametrize("max_tokens", [4097, None])
-def test_a_response_longer_than_a_block_can_be(max_tokens: int | None) -> None:
-    """It is refused by name, unless it names a block length; what fits is not."""
+def test_a_response_longer_than_a_block_can_be() -> None:
+    """It is refused by name, unless it names a block length, or the operator a canvas; what fits is not."""
     from vllm import SamplingParams
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.diffusion.loops.full import FullDiffusionLoop
 
     config = EngineArgs(model=str(FOLDER), max_model_len=8192, dtype="float32").create_engine_config()
     admit = FullDiffusionLoop().validate_params
-    with pytest.raises(ValueError, match=f"max_tokens={max_tokens} must not exceed 4096"):
-        admit(SamplingParams(max_tokens=max_tokens), config)
-    admit(SamplingParams(max_tokens=max_tokens, extra_args={"diffusion_block_length": 4096}), config)
+    with pytest.raises(ValueError, match="max_tokens=4097 must not exceed 4096"):
+        admit(SamplingParams(max_tokens=4097), config)
+    admit(SamplingParams(max_tokens=4097, extra_args={"diffusion_block_length": 4096}), config)
     admit(SamplingParams(max_tokens=4096), config)
+    admit(unsaid := SamplingParams(max_tokens=None), config)
+    assert unsaid.max_tokens == 512
+    how: Any = {"max_canvas_length": 1024, "default_max_tokens": 900}
+    config = EngineArgs(
+        model=str(FOLDER), max_model_len=8192, dtype="float32", diffusion_config=how
+    ).create_engine_config()
+    admit(SamplingParams(max_tokens=4097), config)
+    admit(unsaid := SamplingParams(max_tokens=None), config)
+    assert unsaid.max_tokens == 900
 
 
 def test_defaults_are_the_published_ones(dream: Any) -> None:

@@ -292,9 +292,12 @@ def test_the_file_says_which_mode(tmp_path: Path, members: dict[str, Any], mode:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"dlm_paradigm": "block_diff"}, "dlm_paradigm='block_diff' is not known"),
-        ({"attention_bias": True}, "attention_bias=True is not known"),
-        ({"sliding_window": 128}, "sliding_window=128 is not known"),
+        (
+            {"dlm_paradigm": "block_diff"},
+            'dlm_paradigm="block_diff", of which the family knows "bidirectional"',
+        ),
+        ({"attention_bias": True}, "attention_bias=true, of which the family knows null or false"),
+        ({"sliding_window": 128}, "sliding_window=128, of which the family knows null only"),
         ({"attention_sinks": 4}, "attention_sinks=4 is not known"),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "twist": 2}},

@@ -84,7 +84,7 @@ def test_block_causal_asynchronous_and_preempted() -> None:
     check_block_causal(results[:-1])
 
 
-def test_bidirectional_asynchronous_and_preempted() -> None:
+def test_bidirectional_asynchronous_and_short_of_cache() -> None:
     """Here what stands to the right of a hole is seen."""
     cases = templates(2, ["low_confidence_static", "threshold"], (8, 16, 5))
     modes = (None, "dual", "prefix")
@@ -102,7 +102,8 @@ def test_bidirectional_asynchronous_and_preempted() -> None:
         block_size=32,
         num_gpu_blocks_override=24,
     )
-    assert results[-1]["vllm:num_preemptions"] > 0
+    # A canvas is admitted with all its KV blocks: requests wait for some, and none is preempted.
+    assert results[-1]["vllm:num_preemptions"] == 0
     llada = LladaReference(GOLDEN / "llada")
     for result, case in zip(results[:-1], cases, strict=True):
         assert case.block_length is not None

@@ -102,6 +102,35 @@ def mixed() -> list[Case]:
     ]
 
 
+def test_a_canvas_is_read_as_upstream_s_decisions_do(llada: Any) -> None:
+    """One step, a part of the canvas, log probabilities of listed ids; the rest of the canvas is seen."""
+    from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
+
+    prompt, listed = list(random_prompt(9, 77)), [20, 30, 40]
+    canvas = [reference().mask_id, 106, *[3] * 14]
+    read = {"seed_canvas": canvas, "canvas_length": 16, "max_steps": 1, "read_only": True}
+    params = [
+        SamplingParams(
+            max_tokens=2,
+            temperature=0,
+            logprob_token_ids=listed,
+            extra_args=DiffusionParams(**read, **more).to_extra_args(),
+        )
+        for more in ({}, {"constrained": True})
+    ]
+    outputs = llada.generate([{"prompt_token_ids": prompt}] * 2, params, use_tqdm=False)
+    plain, among = (output.outputs[0] for output in outputs)
+    assert [len(one.token_ids) for one in (plain, among)] == [2, 2]
+    assert plain.token_ids[1] == among.token_ids[1] == 106
+    assert among.token_ids[0] in listed
+    ids = prompt + canvas
+    want = reference().forward(ids, range(len(ids)), [])[len(prompt)].log_softmax(-1)
+    mass = want[listed].logsumexp(0)
+    for token in listed:
+        assert plain.logprobs[0][token].logprob == pytest.approx(float(want[token]), abs=1e-3)
+        assert among.logprobs[0][token].logprob == pytest.approx(float(want[token] - mass), abs=1e-3)
+
+
 def test_golden_alone(llada: Any) -> None:
     for case in published()[::3]:
         assert run(llada, [of_golden(case)])[0]["token_ids"] == case["output_ids"], case["name"]

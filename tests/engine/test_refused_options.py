@@ -18,6 +18,8 @@ from vllm.v1.diffusion import families
     "option",
     [
         {"enable_prompt_embeds": True},
+        {"kv_offloading_size": 1.0},
+        {"ec_transfer_config": {"ec_connector": "ECExampleConnector", "ec_role": "ec_both"}},
         {"logits_processors": ["vllm.v1.sample.logits_processor:MinPLogitsProcessor"]},
         {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
     ],
@@ -30,6 +32,45 @@ def test_an_option_is_refused_by_its_name(option: dict[str, Any]) -> None:
     (name,) = option
     with pytest.raises(ValueError, match=f"{name} is not supported with diffusion models"):
         EngineArgs(model=bundled_path(), **option).create_engine_config()
+
+
+def test_a_scheduler_that_plans_no_canvas_is_refused() -> None:
+    """It would never get a request on: the engine passed the start and hung."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.diffusion import bundled_path
+
+    name = "vllm.v1.core.sched.scheduler.Scheduler"
+    for given in (name, Scheduler):
+        with pytest.raises(ValueError, match=r"scheduler_cls=.* is not supported with diffusion models"):
+            EngineArgs(model=bundled_path(), scheduler_cls=given).create_engine_config()  # type: ignore[arg-type]
+    own = "vllm.v1.diffusion.core.scheduler.DiffusionScheduler"
+    config = EngineArgs(model=bundled_path(), scheduler_cls=own).create_engine_config()
+    assert config.scheduler_config.scheduler_cls == own
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("llada", {"end_token_ids": [3, 512]}, "end_token_ids must be ids from 0 to 511, not 512"),
+        ("llada", {"end_token_ids": [-1]}, "end_token_ids must be ids from 0 to 511, not -1"),
+        ("sdar", {"mask_token_id": 512}, "mask_token_id=512 .* is outside the vocabulary of 512"),
+        (
+            "sdar",
+            {"algorithm": "insert_delete"},
+            "algorithm='insert_delete' needs a model with a delete_token",
+        ),
+        ("sdar", {"steps": 300, "steps_limit": 256}, "steps=300 .* must be at most steps_limit=256"),
+        ("sdar", {"max_post_steps": 20, "post_steps_limit": 8}, "max_post_steps=20 .* must be at most post_"),
+    ],
+)
+def test_a_default_has_the_bounds_of_a_request(model: str, given: dict[str, Any], message: str) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    with pytest.raises(ValueError, match=message):
+        EngineArgs(
+            model=str(GOLDEN / model), max_model_len=256, diffusion_config=given
+        ).create_engine_config()
 
 
 def test_fp8_weights_are_refused_on_a_cpu() -> None:

@@ -14,8 +14,16 @@ SORT = 6
 """Kernels more that torch may take for the two sorts of a policy, and for reductions of a row."""
 
 
-@pytest.mark.parametrize(("requests", "width"), [(1, 32), (8, 2048)])
-@pytest.mark.parametrize("name", [*SELECT, *BOOST, *REDRAW])
+# A wide canvas of `credit` is computed in parts, of bounded memory.
+@pytest.mark.parametrize(
+    ("name", "requests", "width"),
+    [
+        (name, requests, width)
+        for name in [*SELECT, *BOOST, *REDRAW]
+        for requests, width in [(1, 32), (8, 2048)]
+        if (name, width) != ("credit", 2048)
+    ],
+)
 def test_a_policy(name: str, requests: int, width: int) -> None:
     """No more than it launches operators, but for what torch needs several kernels for."""
     policy = get_policy(name)

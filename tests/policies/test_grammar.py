@@ -108,6 +108,47 @@ def test_whatever_the_model_says(backend_of: Any, tokenizer: Any, name: str) -> 
             assert set(written[written.index(END) :]) == {END}
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_logits_that_are_no_numbers_end_too(backend_of: Any, tokenizer: Any, name: str) -> None:
+    """Their rows propose token 0 everywhere, which is also what a step unmasks."""
+    rng = random.Random(name)
+    for regex in REGEXES:
+        for length in (1, 4, 16):
+            grammar = CanvasGrammar(cursor_of(backend_of(name), regex), length, 0)
+            written, steps = denoise(grammar, lambda *_: 0, rng, length, 0)
+            assert END not in written or re.fullmatch(regex, text_of(tokenizer, written))
+            assert len(written) >= 200 or END in written
+            assert steps <= 2 * len(written)
+
+
+class Deceptive:
+    """A grammar whose bitmask permits all, and which accepts one text only."""
+
+    def __init__(self, text: bytes) -> None:
+        self.rest = [*text, END]
+
+    def fill_bitmask(self, bitmask: Any, index: int) -> None:
+        bitmask[index] = -1
+
+    def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
+        accepted = tokens == self.rest[:1]
+        del self.rest[: int(accepted)]
+        return accepted
+
+    def is_terminated(self) -> bool:
+        return not self.rest
+
+
+def test_what_is_permitted_and_refused_costs_one_step_more(backend_of: Any) -> None:
+    bitmask = backend_of("xgrammar").allocate_token_bitmask(1)
+    permitted = bits_of(np.arange(VOCABULARY) != MASK)
+    deceptive: Any = Deceptive(b"dcba")
+    grammar = CanvasGrammar(GrammarCursor(deceptive, bitmask, permitted), 8, 0)
+    written, steps = denoise(grammar, lambda *_: ord("z"), random.Random(4), 8, 0)
+    assert written == [*b"dcba", *[END] * 4]
+    assert steps <= 2 * 5 + 1
+
+
 def test_a_model_that_agrees_is_left_alone(backend_of: Any) -> None:
     """In whatever order positions are unmasked, none is masked again."""
     answer = [*b"1423/2341/3214/4132"]

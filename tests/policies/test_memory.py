@@ -128,3 +128,28 @@ def test_policies_of_all_packages_share_what_is_kept(monkeypatch: pytest.MonkeyP
     rig.remove("0")  # What was taken by its policy is free again.
     monkeypatch.setattr(policy_selection, "MOST_MEMORY", 6 * 8)
     assert rig.step().policy_failures is None
+
+
+@pytest.mark.parametrize(("available", "want"), [(2**33, 2**32), (2**20, "one"), (2**60, "all")])
+def test_the_cache_of_a_cpu_is_bounded(
+    available: int, want: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what can be used, by half of what is free, and by what one request takes: so a model starts."""
+    from types import SimpleNamespace
+
+    import psutil
+
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.diffusion.loops import engine_settings
+
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+    config = EngineArgs(
+        model=str(GOLDEN / "dream"), dtype="float32", max_model_len=2**17, max_num_seqs=256
+    ).create_engine_config()
+    model, parallel = config.model_config, config.parallel_config
+    per_token = (
+        2 * model.get_num_layers(parallel) * model.get_num_kv_heads(parallel) * model.get_head_size() * 4
+    )
+    one = per_token * (2**17 + engine_settings._CACHE_SLACK)
+    assert config.cache_config.kv_cache_memory_bytes == {"one": one, "all": 256 * one}.get(want, want)  # type: ignore[call-overload]

@@ -47,8 +47,8 @@ def steps_taken(policy: UnmaskingPolicy, masked: int, steps: int, block_length: 
     raise AssertionError("the block never unmasked")
 
 
-SPREAD = {"low_confidence_linear", "low_confidence_spread"}
-"""The schedules of A2D and Stable-DiffCoder, which are known ahead as well."""
+SPREAD = {"least_entropy", "low_confidence_linear", "low_confidence_spread", "widest_margin"}
+"""The schedules of A2D, Stable-DiffCoder and DreamOn, which are known ahead as well."""
 
 
 @pytest.mark.parametrize("name", ["low_confidence_static", "sequential"])

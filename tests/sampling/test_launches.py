@@ -19,7 +19,9 @@ SELECT = {
     "confidence_threshold": 21,
     "edit": 20,
     "entropy": 14,
+    "entropy_distance": 15,
     "hierarchical": 18,
+    "least_entropy": 15,
     "low_confidence_linear": 46,
     "low_confidence_spread": 15,
     "maskgit_plus": 13,
@@ -28,6 +30,7 @@ SELECT = {
     "random": 12,
     "sub_blocks": 15,
     "topk_margin": 14,
+    "widest_margin": 15,
 }
 """Most launches of ``select``, for any number of requests."""
 

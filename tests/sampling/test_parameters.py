@@ -160,6 +160,23 @@ def test_no_bad_word_stands_in_the_text(rewrites: bool) -> None:
             assert all(text[i : i + len(word)] != word for i in range(len(text))), (word, text)
 
 
+def test_bad_words_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many and long words no more at a time than a fixed memory holds."""
+    many = [w for w in wishes() if w.params.bad_words_token_ids]
+    whole = Rig().run(many[:6], 16)
+    monkeypatch.setattr("vllm.v1.diffusion.sampling.bad_words.MOST_PLACES", 1)
+    for told, want in zip(Rig().run(many[:6], 16), whole, strict=True):
+        assert_same(told, want, "in parts")
+
+
+def test_a_bad_word_longer_than_the_answer_costs_nothing() -> None:
+    rig = Rig()
+    rig.add(Wish(params(bad_words=[[1, 2, 3, 4, 5]], max_tokens=4), PROMPT))
+    assert not rig.sampler.logits.bad_words._words
+    rig.add(Wish(params(bad_words=[[1, 2, 3, 4, 5], [7, 8]], max_tokens=4), PROMPT))
+    assert list(rig.sampler.logits.bad_words._words.values()) == [[[7, 8]]]
+
+
 def test_bad_words_look_at_the_output_only() -> None:
     """As upstream: a prompt's tokens begin no word."""
     first = Rig().run([Wish(params(), PROMPT, key=1, block_length=1)], 1)[0].tokens[0]

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import jsonschema
+import openai
 import pytest
 
 from tests.server.requests_ import chat, complete
@@ -20,7 +21,7 @@ SCHEMA: dict[str, Any] = {
     "required": ["town", "days"],
     "additionalProperties": False,
 }
-TOOLS = [
+TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "weather", "parameters": SCHEMA, "strict": True}},
     {"type": "function", "function": {"name": "tides", "parameters": SCHEMA, "strict": True}},
 ]
@@ -86,3 +87,21 @@ def test_forced_tools(client: Any, tool_choice: Any) -> None:
     assert [json.loads(arguments[i]) for i in sorted(arguments)] == [
         json.loads(each.function.arguments) for each in calls
     ]
+
+
+@pytest.mark.parametrize("strict", [None, False])
+def test_forced_tools_that_are_not_strict(client: Any, strict: bool | None) -> None:
+    """The defaults of instructor and langchain: the arguments are an object that the schema admits."""
+    tools = [{"type": "function", "function": {**tool["function"], "strict": strict}} for tool in TOOLS]
+    for choice in ("required", TIDES):
+        for call in (
+            chat(client, tools=tools, tool_choice=choice, max_tokens=600).choices[0].message.tool_calls
+        ):
+            jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
+
+
+@pytest.mark.parametrize("asked", [{"choice": ["é"]}, {"regex": "ab{20}é"}])
+def test_a_grammar_that_the_vocabulary_cannot_write(client: Any, asked: dict[str, Any]) -> None:
+    """Its tokens are ASCII. The request ends with the reason."""
+    with pytest.raises(openai.InternalServerError, match="structured_outputs: the grammar cannot be written"):
+        chat(client, extra_body={"structured_outputs": asked}, max_tokens=64)

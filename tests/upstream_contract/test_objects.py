@@ -18,6 +18,10 @@ OBJECTS = {
     ("compilation", "vllm.v1.diffusion.loops.cuda_graphs"): "vllm.config:CompilationConfig",
     ("attention", "vllm.v1.diffusion.loops.cuda_graphs"): "vllm.config:AttentionConfig",
     ("core", "vllm.v1.generation_loop"): "vllm.v1.engine.core:EngineCore",
+    ("core_process", "vllm.v1.generation_loop.grace"): "vllm.v1.engine.core:EngineCoreProc",
+    ("info", "vllm.v1.diffusion.worker.reloads"): (
+        "vllm.model_executor.model_loader.reload.types:LayerReloadingInfo"
+    ),
     ("request", "vllm.v1.diffusion.core.scheduler"): "vllm.v1.request:Request",
     ("scheduler_output", "vllm"): "vllm.v1.core.sched.output:SchedulerOutput",
     ("new_req_data", "vllm"): "vllm.v1.core.sched.output:NewRequestData",

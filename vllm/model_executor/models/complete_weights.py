@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vllm.config import VllmConfig
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import (
@@ -35,6 +36,11 @@ class CompleteWeights(nn.Module):
     """A model's first base: it looks at the names that pass, and loads nothing itself."""
 
     _complete = False
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", **own: Any) -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix, **own)
+        # Upstream gives a head of its own to a tied model whose checkpoint has one.
+        self._untied = bool(vllm_config.model_config.word_embeddings_untied_by_checkpoint)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads a checkpoint; the first time all of it, later any part.
@@ -59,10 +65,11 @@ class CompleteWeights(nn.Module):
     def _watched(
         self, weights: Iterable[tuple[str, torch.Tensor]], seen: set[str]
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Notes the names; hands a tied head's weight to the embedding, where only the head has it."""
+        """Notes the names; gives a tied head's weight to the embedding too, where only the head has it."""
         mapper = getattr(self, "hf_to_vllm_mapper", WeightsMapper())
         unstacked = replace(mapper, orig_to_new_stacked={})
-        embedding, head = _tied_embedding(self), None
+        tied, head = _tied_embedding(self), None
+        embedding = _embedding(self) if self._untied else tied
         for name, tensor in weights:
             own = unstacked.map_name(name)
             if own is None:
@@ -70,7 +77,8 @@ class CompleteWeights(nn.Module):
             seen.add(own)
             if embedding is not None and own == _HEAD:
                 head = tensor
-                continue
+                if tied is not None:
+                    continue
             yield name, tensor
         if head is not None and embedding not in seen:
             seen.add(str(embedding))
@@ -109,10 +117,10 @@ def check_weights(model: nn.Module, seen: set[str]) -> None:
             # Which tensors a quantised layer has is its method's to know: here, whether it has any.
             missing += [source for source in _sources(model, path) if source not in parents]
     if missing:
-        raise ValueError(f"The checkpoint lacks weights of the model: {_listed(missing)}.")
+        raise ValueError(f"The checkpoint lacks weights of the model: {listed(missing)}.")
     if unread:
         raise ValueError(
-            f"The checkpoint has biases that the model its config.json describes has not: {_listed(unread)}."
+            f"The checkpoint has biases that the model its config.json describes has not: {listed(unread)}."
         )
 
 
@@ -124,6 +132,14 @@ def _tied_embedding(model: nn.Module) -> str | None:
         return None
     for path, module in model.named_modules():
         if isinstance(module, VocabParallelEmbedding) and module is not head and module.weight is weight:
+            return f"{path}.weight"
+    return None
+
+
+def _embedding(model: nn.Module) -> str | None:
+    """Name of the embedding's weight, if it is on this rank."""
+    for path, module in model.named_modules():
+        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead):
             return f"{path}.weight"
     return None
 
@@ -145,6 +161,7 @@ def _expert_layers(path: str, experts: RoutedExperts, parents: set[str]) -> list
     return [f"{path}.{expert}.{layer}" for expert in mine for layer in _EXPERT]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -9,7 +9,7 @@ generation loop says which row is which (``vllm/v1/diffusion``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +19,28 @@ from vllm.config import VllmConfig
 from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.models.complete_weights import listed
 from vllm.model_executor.models.gemma4 import Gemma4ForCausalLM, Gemma4MLP
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 
 _ENCODER = "model.encoder.language_model.layers."
 _DECODER = "model.decoder.layers."
 _SCALAR = ".layer_scalar"
+_OUTER = (
+    "embed_tokens",
+    "norm",
+    *(f"self_conditioning.{part}" for part in ("pre_norm", "gate_proj", "up_proj", "down_proj")),
+)
+"""Modules of the decoder that have weights, beside its layers."""
+_INNER = (
+    *(f"self_attn.{part}" for part in ("q_proj", "k_proj", "o_proj", "q_norm", "k_norm")),
+    *(f"mlp.{part}" for part in ("gate_proj", "up_proj", "down_proj")),
+    *("router.proj", "router.scale", "router.per_expert_scale", "experts"),
+    *("input_layernorm", "post_attention_layernorm", "layer_scalar"),
+    *("pre_feedforward_layernorm", "pre_feedforward_layernorm_2"),
+    *(f"post_feedforward_layernorm{number}" for number in ("", "_1", "_2")),
+)
+"""The same of a layer."""
 
 
 class SelfConditioning(nn.Module):
@@ -61,6 +77,8 @@ class DiffusionGemmaForBlockDiffusion(Gemma4ForCausalLM):
     ``compute_logits`` gives the head's output in the model's dtype: the sampler soft-caps it in
     float32, a part of the rows at a time.
     """
+
+    _complete = False
 
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
@@ -110,22 +128,26 @@ class DiffusionGemmaForBlockDiffusion(Gemma4ForCausalLM):
         return scaled
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Loads a checkpoint; see upstream.
+        """Loads a checkpoint; the first time all of it, later any part.
 
         Raises:
-            ValueError: A layer's two scalars differ, or one of them is missing.
+            ValueError: A weight is missing, or a layer's two scalars differ.
         """
         scalars: dict[str, dict[str, torch.Tensor]] = {_ENCODER: {}, _DECODER: {}}
+        seen: set[str] = set()
         loader = AutoWeightsLoader(self)
-        loaded: set[str] = loader.load_weights(_noted(weights, scalars), mapper=self.hf_to_vllm_mapper)
-        self._check_scalars(scalars[_ENCODER], scalars[_DECODER])
+        loaded: set[str] = loader.load_weights(_noted(weights, scalars, seen), mapper=self.hf_to_vllm_mapper)
+        if not self._complete and seen:
+            layers = range(self.model.start_layer, self.model.end_layer)
+            if missing := missing_modules(seen, layers, self.config.layer_types):
+                raise ValueError(f"The checkpoint lacks weights of the model: {listed(missing)}.")
+            self._complete = True
+            self._check_scalars(scalars[_ENCODER], scalars[_DECODER])
         return loaded
 
     def _check_scalars(self, encoder: dict[str, torch.Tensor], decoder: dict[str, torch.Tensor]) -> None:
-        """Refuses what one scalar a layer cannot stand for; see :meth:`load_weights`."""
+        """Refuses what one scalar per layer cannot stand for."""
         for layer in map(str, range(self.model.start_layer, self.model.end_layer)):
-            if layer not in decoder:
-                raise ValueError(f"{_DECODER}{layer}{_SCALAR} is missing in the checkpoint.")
             if layer in encoder and not torch.equal(encoder[layer], decoder[layer]):
                 raise ValueError(
                     f"{_ENCODER}{layer}{_SCALAR}={encoder[layer].item():g} and "
@@ -134,11 +156,32 @@ class DiffusionGemmaForBlockDiffusion(Gemma4ForCausalLM):
                 )
 
 
+def missing_modules(names: Iterable[str], layers: Iterable[int], layer_types: Sequence[str]) -> list[str]:
+    """Modules of the text network of which a checkpoint holds nothing, by their published names.
+
+    Args:
+        names: Of the checkpoint's tensors.
+        layers: Numbers of the layers that are wanted.
+        layer_types: What each layer of the network attends to; those that attend to everything take their
+            values from the keys' projection.
+    """
+    held = {name.rpartition(".")[0] for name in names} | {*names}
+    held |= {name.partition(".experts.")[0] + ".experts" for name in held if ".experts." in name}
+    wanted = [f"model.decoder.{part}" for part in _OUTER]
+    for layer in layers:
+        parts = _INNER if layer_types[layer] == "full_attention" else (*_INNER, "self_attn.v_proj")
+        wanted += [f"{_DECODER}{layer}.{part}" for part in parts]
+    return [name for name in wanted if name not in held]
+
+
 def _noted(
-    weights: Iterable[tuple[str, torch.Tensor]], scalars: dict[str, dict[str, torch.Tensor]]
+    weights: Iterable[tuple[str, torch.Tensor]],
+    scalars: dict[str, dict[str, torch.Tensor]],
+    seen: set[str],
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights, the layers' scalars noted by their prefix and layer."""
+    """The weights, their names noted, and the layers' scalars by their prefix and layer."""
     for name, weight in weights:
+        seen.add(name)
         for prefix, found in scalars.items():
             if name.startswith(prefix) and name.endswith(_SCALAR):
                 found[name[len(prefix) : -len(_SCALAR)]] = weight.detach().cpu().clone()

@@ -32,10 +32,11 @@ class LLaDA2Experts(BailingMoE):
     def route_by_block(self, capacity: int, blocks: RoutingBlocks) -> None:
         """Lets each block choose a pool of ``capacity`` experts; groups of experts have no part in it."""
         experts: Any = self.experts
+        gate: Any = self.gate
         experts.router = BlockRouter(
             top_k=self.top_k,
             capacity=capacity,
-            bias=self.gate.expert_bias,
+            bias=gate.expert_bias,
             scaling=self.routed_scaling_factor,
             blocks=blocks,
         )
@@ -58,14 +59,14 @@ class LLaDA2MoeModelLM(CompleteWeights, BailingMoeForCausalLM):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        capacity = getattr(self.config, "expert_capacity", None)
-        self.routing_blocks = None
+        capacity: Any = getattr(self.config, "expert_capacity", None)
+        self.routing_blocks: RoutingBlocks | None = None
         if capacity is not None:
             rows = max(
                 vllm_config.scheduler_config.max_num_batched_tokens,
                 vllm_config.compilation_config.max_cudagraph_capture_size or 0,
             )
-            device = vllm_config.device_config.device
+            device: Any = vllm_config.device_config.device
             self.routing_blocks = RoutingBlocks(self.config.block_size, rows, device)
         for module in self.modules():
             if isinstance(module, BailingMoE):
@@ -76,7 +77,7 @@ class LLaDA2MoeModelLM(CompleteWeights, BailingMoeForCausalLM):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None,
         positions: torch.Tensor,
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,

@@ -7,20 +7,12 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "dlm_paradigm": ("bidirectional", None),
-    "sliding_window": (None,),
-}
-"""What the family's checkpoints say of layers that exist in one form only."""
-
 
 class NemotronLabsDiffusionConfig(PretrainedConfig):
     """Nemotron-Labs-Diffusion; the values are those of the 8B.
 
-    ``block_size``, ``mask_token_id`` and ``ar_mode`` are kept where the file has them.
+    ``block_size``, ``mask_token_id`` and ``ar_mode`` are kept where the file has them. Layers that the
+    network has not are refused by ``vllm.v1.diffusion.checkpoint.known_fields``.
     """
 
     model_type = "nemotron_labs_diffusion"
@@ -49,12 +41,9 @@ class NemotronLabsDiffusionConfig(PretrainedConfig):
         """Takes the members of ``config.json`` that have no field.
 
         Raises:
-            ValueError: The file describes a layer that the family does not have.
+            ValueError: The file scales queries by their position and does not say from which on.
         """
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
-        for name, known in _ONLY.items():
-            if (given := getattr(self, name)) not in known:
-                raise ValueError(f"{self.model_type}: {name}={given!r} is not known; only {known[0]!r} is.")
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
         rope: dict[str, Any] = self.rope_parameters or {}

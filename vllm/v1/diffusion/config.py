@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from pydantic_core import ArgsKwargs
@@ -15,7 +15,7 @@ from vllm.config.utils import config
 from vllm.logger import init_logger
 from vllm.v1.diffusion.checkpoint.files import checkpoint_files
 from vllm.v1.diffusion.checkpoint.generation_defaults import generation_settings
-from vllm.v1.diffusion.families import IN_TOKENIZER, SEEDED, Family, family_of_architectures
+from vllm.v1.diffusion.families import ELASTIC, IN_TOKENIZER, SEEDED, Family, family_of_architectures
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Parameter, PositiveCount
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.policies.base import UnmaskingPolicy
 
 logger = init_logger(__name__)
+
+
+_Limit = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
 
 @config
@@ -44,6 +47,12 @@ class MaskedDiffusionConfig(DiffusionConfig):
     algorithm: str | None = None
     """Name of the default unmasking policy."""
 
+    max_canvas_length: BlockLength | None = None
+    """Bidirectional families: most tokens of a canvas. A longer answer is written in further canvases."""
+
+    default_max_tokens: PositiveCount | None = None
+    """Bidirectional families: tokens of an answer whose request names no length."""
+
     steps: PositiveCount | None = None
     """Default denoising steps per block; unset: as many as the block has tokens."""
 
@@ -59,13 +68,16 @@ class MaskedDiffusionConfig(DiffusionConfig):
     whose blocks count from the prompt's end."""
 
     right_shift_logits: bool | None = None
-    """Whether row i of a bidirectional A2D checkpoint's logits predicts token i + 1."""
+    """Whether row i of an A2D checkpoint's logits predicts token i + 1."""
 
     delete_token_id: int | None = Field(default=None, ge=0)
     """Id by which a model deletes a token of its open block."""
 
     split_token_id: int | None = Field(default=None, ge=0)
     """Id by which a model inserts a mask before a token of its open block."""
+
+    expand_token_id: int | None = Field(default=None, ge=0)
+    """Id by which a model puts two masks in the place of one; its end token deletes."""
 
     pooled_block_length: int | None = Field(default=None, gt=0)
     """Tokens that share a pool of experts: the block length, and a request's too."""
@@ -83,12 +95,34 @@ class MaskedDiffusionConfig(DiffusionConfig):
     end_token_ids: list[int] | None = None
     """Ids that ``diffusion_end_tokens_last`` keeps from being unmasked early."""
 
+    steps_limit: PositiveCount | None = None
+    """Most denoising steps per block that a request may ask for; as many as its block has tokens
+    are always allowed."""
+
+    post_steps_limit: PositiveCount | None = None
+    """Most steps after a block's last mask that a request may ask for."""
+
+    bad_word_limit: _Limit | None = None
+    """Most tokens of one bad word."""
+
+    bad_words_limit: _Limit | None = None
+    """Most tokens of all bad words of a request; a word counts once for each of its spellings."""
+
+    grammar_limit: _Limit | None = None
+    """Most characters of a grammar: of a JSON schema, a regular expression or a list of choices."""
+
+    n_limit: _Limit | None = None
+    """Most answers that a request may ask for at a time (``n``)."""
+
     numbers: dict[str, int | float] = Field(default_factory=dict)
     """Defaults of the policies' numbers, by name."""
 
     @property
     def edit_ids(self) -> tuple[int, int] | None:
         """The ids that delete a token and insert one; None of a model that does neither."""
+        if self.expand_token_id is not None:
+            assert self.delete_token_id is not None
+            return self.delete_token_id, self.expand_token_id
         if self.delete_token_id is None or self.split_token_id is None:
             return None
         return self.delete_token_id, self.split_token_id
@@ -143,12 +177,37 @@ def _one_each(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+_LENGTHS = {
+    "max_canvas_length": Parameter("Most tokens of a canvas.", BlockLength),
+    "default_max_tokens": Parameter("Tokens of an answer whose request names no length.", PositiveCount),
+}
 _STEPS = Parameter("Denoising steps per block.", PositiveCount)
 
 
 @config
 class ResolvedDiffusionConfig(MaskedDiffusionConfig):
     """The settings of a configured engine: nothing that has a default is open any more."""
+
+
+LIMITS = {
+    "steps_limit": 256,
+    "post_steps_limit": 256,
+    "bad_word_limit": 64,
+    "bad_words_limit": 1024,
+    "grammar_limit": 65536,
+    "n_limit": 128,
+}
+"""What bounds the work that one request may ask for, where the operator has not said it."""
+
+
+FEW_ANSWERS = 16
+"""Answers that a request may always ask for at a time, however few requests run at a time."""
+
+
+def limit_of(config: MaskedDiffusionConfig, name: str) -> int:
+    """A limit of ``LIMITS``: the operator's, else the default."""
+    given = getattr(config, name)
+    return LIMITS[name] if given is None else int(given)
 
 
 class Setting(NamedTuple):
@@ -163,8 +222,9 @@ class Setting(NamedTuple):
     source: str
 
 
-GIVEN, MODEL, GENERATION, TOKENIZER, TABLE, ENGINE = (
+GIVEN, MODEL, GENERATION, TOKENIZER, TABLE, ENGINE, DEFAULT = (
     "--diffusion-config", "config.json", "generation_config.json", "tokenizer", "family table", "engine",
+    "default",
 )  # fmt: skip
 
 
@@ -213,11 +273,19 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         (family.block_length, TABLE),
         (min(model_config.max_model_len, MAX_CANVAS), f"{TABLE}: a response is one block"),
     )
+    canvas = _canvas(family, "max_canvas_length", given.max_canvas_length, masked, None)
+    if canvas.value is not None and block_length.value > canvas.value:
+        if block_length.source == GIVEN:
+            raise ValueError(
+                f"diffusion_config: block_length={block_length.value} must not exceed "
+                f"max_canvas_length={canvas.value}."
+            )
+        block_length = canvas
     if block_length.value > MAX_CANVAS:
         raise ValueError(f"diffusion_config: block_length={block_length.value} must be at most {MAX_CANVAS}.")
     pooled = _pooled(hf_config, given, block_length)
     cache = _first((given.cache, GIVEN), ("none", TABLE))
-    if family.loop != "full_diffusion":
+    if family.loop not in ("full_diffusion", "elastic_diffusion"):
         if given.cache is not None:
             raise ValueError(
                 f"diffusion_config: cache={given.cache!r} has no effect on {family.name} "
@@ -236,9 +304,13 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         )
     numbers = {**built_in_numbers(), **policy.numbers}
     published = _published(model_config, policy) if family.mask_token_id is None else {}
-    return {
+    found = {
         "canvas_length": block_length,
         "block_length": block_length,
+        "max_canvas_length": canvas,
+        "default_max_tokens": _canvas(
+            family, "default_max_tokens", given.default_max_tokens, masked, family.answer_length
+        ),
         "algorithm": algorithm,
         "steps": _first((given.steps, GIVEN), (masked.get("steps"), GENERATION), (None, "the algorithm's")),
         **{name: _number(given, family, name, masked.get(name)) for name in numbers},
@@ -251,7 +323,8 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "attention": _kind(family, given.attention, "bidirectional"),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
         "mask_token_id": _mask_token_id(model_config, family, given, masked.get("mask_token_id")),
-        "delete_token_id": _of_model(hf_config, given, "delete_token_id"),
+        "delete_token_id": _delete_token_id(hf_config, given, family),
+        "expand_token_id": _of_model(hf_config, given, "expand_token_id"),
         "split_token_id": _of_model(hf_config, given, "split_token_id"),
         "pooled_block_length": pooled,
         "mode": _causal_mode(model_config, family, given),
@@ -263,6 +336,25 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         ),
         "end_token_ids": _end_token_ids(model_config, family, given),
     }
+    return {**found, **_limits(given, found)}
+
+
+def _limits(given: MaskedDiffusionConfig, found: dict[str, Setting]) -> dict[str, Setting]:
+    """What bounds a request's work. What holds for all requests is within the bounds."""
+    limits = {name: _first((getattr(given, name), GIVEN), (most, DEFAULT)) for name, most in LIMITS.items()}
+    if given.n_limit is None:
+        limits["n_limit"] = Setting(None, f"half of max_num_seqs, {LIMITS['n_limit']} at most")
+    for name, limit in (("steps", "steps_limit"), ("max_post_steps", "post_steps_limit")):
+        value = found[name].value if name in found else None
+        if value is None or value <= limits[limit].value:
+            continue
+        if limits[limit].source == GIVEN and (name != "steps" or value > found["block_length"].value):
+            raise ValueError(
+                f"diffusion_config: {name}={value} ({found[name].source}) must be at most "
+                f"{limit}={limits[limit].value}."
+            )
+        limits[limit] = Setting(value, found[name].source)
+    return limits
 
 
 def _kind(family: Family, given: Any, otherwise: Any) -> Setting:
@@ -270,6 +362,20 @@ def _kind(family: Family, given: Any, otherwise: Any) -> Setting:
     if family.block_causal_loop is None:
         return Setting(None, "the family has no such setting")
     return _first((given, GIVEN), (otherwise, TABLE))
+
+
+def _canvas(
+    family: Family, name: str, given: int | None, published: Mapping[str, Any], otherwise: int | None
+) -> Setting:
+    """A length of answers in which every position sees the whole canvas."""
+    if family.loop != "full_diffusion":
+        if given is not None:
+            raise ValueError(
+                f"diffusion_config: {name}={given} has no effect on {family.name} models, which write block "
+                "after block."
+            )
+        return Setting(None, "the family writes block after block")
+    return _first((given, GIVEN), (published.get(name), GENERATION), (otherwise, TABLE))
 
 
 def published_defaults(model_config: ModelConfig, family: Family) -> tuple[dict[str, Any], list[str]]:
@@ -290,7 +396,7 @@ def published_defaults(model_config: ModelConfig, family: Family) -> tuple[dict[
     found, unserved = generation_settings(
         checkpoint_files(model_config).generation_config, family, built_in_policies()
     )
-    for name, one in {**built_in_numbers(), "steps": _STEPS}.items():
+    for name, one in {**built_in_numbers(), "steps": _STEPS, **_LENGTHS}.items():
         if name in found:
             try:
                 found[name] = one.parse(found[name])
@@ -385,6 +491,17 @@ def _of_model(hf_config: Any, given: MaskedDiffusionConfig, name: str) -> Settin
     if asked not in (None, own):
         raise ValueError(f"diffusion_config: {name}={asked} must be the model's own, {own}.")
     return Setting(own, MODEL if own is not None else "the model has none")
+
+
+def _delete_token_id(hf_config: Any, given: MaskedDiffusionConfig, family: Family) -> Setting:
+    """The id that deletes; where answers grow, their end token."""
+    if family.name not in ELASTIC:
+        return _of_model(hf_config, given, "delete_token_id")
+    end, asked = hf_config.eos_token_id, given.delete_token_id
+    if not isinstance(end, int) or asked not in (None, end):
+        what = f"delete_token_id={asked}" if isinstance(end, int) else f"eos_token_id={end!r}"
+        raise ValueError(f"{what} must be one id: the end token of {family.name} models deletes.")
+    return Setting(end, f"{MODEL}, eos_token_id")
 
 
 def _causal_mode(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
@@ -493,13 +610,10 @@ def served_family(model_config: ModelConfig, config: DiffusionConfig | None) -> 
                 "is one kind."
             )
     if config.attention == "block_causal":
-        if config.right_shift_logits:
-            raise ValueError(
-                "diffusion_config: right_shift_logits=True is not supported with attention='block_causal': "
-                "the row that predicts a block's first token is not computed again."
-            )
         assert family.block_causal_loop is not None
-        return replace(family, loop=family.block_causal_loop, stops_at_eos=True)
+        shifted = bool(config.right_shift_logits)
+        loop = ("shifted_" if shifted else "") + family.block_causal_loop
+        return replace(family, loop=loop, stops_at_eos=True, shifted=shifted)
     return replace(family, shifted=True) if config.right_shift_logits else family
 
 

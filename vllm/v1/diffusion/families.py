@@ -46,6 +46,8 @@ class Family:
             distribution that is sampled, not in the plain softmax.
         block_causal_loop: The loop of its block-causal checkpoints, where the files do not tell them
             from the others; ``loop`` is that of the bidirectional ones.
+        answer_length: Tokens of an answer whose request names no length, where the canvas is as long as
+            the answer.
         executes: What the decoding does of ``checkpoint/special_tokens.py``'s actions.
     """
 
@@ -69,6 +71,7 @@ class Family:
     tempered_confidence: bool = True
     executes: frozenset[str] = frozenset()
     block_causal_loop: str | None = None
+    answer_length: int = 256
 
 
 FAMILIES = (
@@ -208,6 +211,25 @@ FAMILIES = (
         stops_at_eos=False,
         shifted=True,
         keeps_filters=True,
+        answer_length=512,
+    ),
+    # DreamOn's generation_utils. Ships as DreamModel: the id that expands shows it (checkpoint/recognise.py).
+    Family(
+        name="DreamOn",
+        architectures=("DreamOnModel",),
+        model_type="Dream",
+        config_class="DreamConfig",
+        config_module="vllm.transformers_utils.configs.dream",
+        model=("dream", "DreamModel"),
+        loop="elastic_diffusion",
+        mask_token_id=151666,
+        block_length=None,
+        algorithm="least_entropy",
+        threshold=0.9,
+        stops_at_eos=False,
+        shifted=True,
+        keeps_filters=True,
+        executes=frozenset({"delete", "expand"}),
     ),
     # Defaults of transformers' generate() (models/diffusion_gemma). Images need torchvision.
     Family(
@@ -238,6 +260,24 @@ FAMILIES = (
         algorithm="low_confidence_spread",
         threshold=0.95,
         tempered_confidence=False,
+    ),
+    # Defaults of its decoder and sampler (Tencent/WeDLM). The architectures stand for two backbones:
+    # WeDLMConfig tells them apart.
+    *(
+        Family(
+            name=name,
+            architectures=(architecture,),
+            model_type="wedlm",
+            config_class="WeDLMConfig",
+            config_module="vllm.transformers_utils.configs.wedlm",
+            model=("wedlm", architecture),
+            loop="reordered_diffusion",
+            mask_token_id=151665,
+            block_length=16,
+            algorithm="entropy_distance",
+            threshold=0.9,
+        )
+        for name, architecture in (("WeDLM", "WeDLMForCausalLM"), ("WeDLM-Qwen2", "WeDLMQwen2ForCausalLM"))
     ),
     # Open-dLLM's generation_utils (pengzhangzhi/Open-dLLM). Published as Qwen2ForCausalLM: its own name
     # here is given by checkpoint/recognise.py, or by --hf-overrides.
@@ -282,31 +322,31 @@ FAMILIES = (
 BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
 """Names of the families in which every position sees the whole canvas."""
 
+ELASTIC = tuple(f.name for f in FAMILIES if f.loop == "elastic_diffusion")
+"""Names of the families whose answers grow and shrink."""
+
+WITHOUT_TIMETABLE = {
+    "entropy": "least_entropy",
+    "maskgit_plus": "low_confidence_static",
+    "topk_margin": "widest_margin",
+}
+"""Dream's names of algorithms, and what they are where an answer's length is open (DreamOn)."""
+
 SEEDED = tuple(f.name for f in FAMILIES if f.loop == "seeded_block_diffusion")
 """Names of the families whose checkpoints write causally too."""
 
 END_OF_TURN = tuple(f.name for f in FAMILIES if f.end_of_turn)
 """Names of the families that tell the end of a turn from the end of the text."""
 
-NO_MASK = tuple(f.name for f in FAMILIES if f.mask_token_id is None)
-"""Names of the families whose open positions hold random tokens."""
-
 MASKED_DIFFUSION_MODELS = {
     architecture: family.model for family in FAMILIES for architecture in family.architectures
 }
 """Architecture -> (module, class), as upstream's model registry wants it."""
 
-UNSERVED = {"WeDLMForCausalLM": "WeDLM"}
-"""Diffusion models that are recognised in order to be refused: architecture -> name."""
-
-MASKED_DIFFUSION_CONFIGS = {f.model_type: f.config_class for f in FAMILIES if f.config_class} | {
-    "wedlm": "WeDLMConfig"
-}
+MASKED_DIFFUSION_CONFIGS = {f.model_type: f.config_class for f in FAMILIES if f.config_class}
 """``model_type`` -> config class, as upstream's config registry wants it."""
 
-MASKED_DIFFUSION_CONFIG_MODULES = {f.config_class: f.config_module for f in FAMILIES if f.config_class} | {
-    "WeDLMConfig": "vllm.transformers_utils.configs.wedlm"
-}
+MASKED_DIFFUSION_CONFIG_MODULES = {f.config_class: f.config_module for f in FAMILIES if f.config_class}
 """Config class -> module, as upstream's config package wants it."""
 
 
@@ -325,7 +365,7 @@ def computes_whole_canvas(architectures: Iterable[str] | None) -> bool:
     There is then neither a prefix to cache nor a prompt to cut.
     """
     family = family_of_architectures(architectures)
-    return family is not None and family.loop == "full_diffusion"
+    return family is not None and family.loop in ("full_diffusion", "elastic_diffusion")
 
 
 _registered: list[Family] = []

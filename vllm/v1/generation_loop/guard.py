@@ -16,12 +16,14 @@ from typing_extensions import override
 
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
+from vllm.v1.generation_loop.adapters import AdapterLoading, check_adapter
 from vllm.v1.generation_loop.checks import LOGIT_DTYPES, check_forward, check_rows, check_step
 from vllm.v1.generation_loop.errors import (
     RequestRefusedError,
     describe,
     message_of,
 )
+from vllm.v1.generation_loop.grace import end_in_time
 from vllm.v1.generation_loop.guarded_classes import (
     GuardedState,
     guarded,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from vllm.config import VllmConfig
     from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
+    from vllm.lora.request import LoRARequest
     from vllm.sampling_params import SamplingParams
     from vllm.v1.core.sched.interface import SchedulerInterface
     from vllm.v1.engine import EngineCoreOutputs
@@ -60,6 +63,7 @@ class GuardedLoop(GenerationLoop):
         """
         self.name = name
         self.loop = loop
+        self._adapters = AdapterLoading()
 
     def overrides(self, method: str) -> bool:
         """Whether the loop has a method of its own."""
@@ -76,6 +80,12 @@ class GuardedLoop(GenerationLoop):
             self.loop.configure(vllm_config)
         if calls_the_model:
             _require_forward(self, vllm_config)
+
+    @override
+    def validate_adapter(self, lora_request: LoRARequest | None, vllm_config: VllmConfig) -> None:
+        check_adapter(lora_request, vllm_config)
+        with self._refusing("validate_adapter"):
+            self.loop.validate_adapter(lora_request, vllm_config)
 
     @override
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
@@ -142,7 +152,8 @@ class GuardedLoop(GenerationLoop):
 
         Any other error, of a device or of upstream, goes through.
         """
-        if refused := fail_refused(core):
+        end_in_time(core)
+        if refused := fail_refused(core) or self._adapters.fail_unloadable(core):
             return refused, False
         before = Snapshot.of(core) if is_plug_in(type(self.loop)) else Snapshot()
         try:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from vllm.config import VllmConfig
     from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
+    from vllm.lora.request import LoRARequest
     from vllm.sampling_params import SamplingParams
     from vllm.v1.core.sched.interface import SchedulerInterface
     from vllm.v1.engine import EngineCoreOutputs
@@ -67,6 +68,9 @@ class GenerationLoop:
 
     api_version: ClassVar[int] = GENERATION_LOOP_API
     """The version of the interface that the loop is written for."""
+
+    reads_next_token: ClassVar[bool] = True
+    """Whether the first token of an answer depends on its prompt alone: what scores that token asks."""
 
     def configure(self, vllm_config: VllmConfig) -> None:
         """Adjusts the configuration, before it is validated.
@@ -114,6 +118,19 @@ class GenerationLoop:
 
         Raises:
             ValueError: They do not. Name the parameter, its value and what is allowed.
+        """
+
+    def validate_adapter(self, lora_request: LoRARequest | None, vllm_config: VllmConfig) -> None:
+        """Checks a request's adapter at admission, in the same place and under the same rules.
+
+        Kinds that upstream does not support are refused before, with every loop but the default.
+
+        Args:
+            lora_request: The adapter; None for none.
+            vllm_config: The engine's configuration.
+
+        Raises:
+            ValueError: It cannot be served. Name it.
         """
 
     def validate_request(self, request: OpenAIBaseModel, vllm_config: VllmConfig, server: Any = None) -> None:

@@ -22,12 +22,15 @@ _ADVANCING = ("step", "scheduler_cls", "model_state_cls")
 _BUILT_IN = {
     AUTOREGRESSIVE: "vllm.v1.generation_loop.interface:GenerationLoop",
     "block_diffusion": "vllm.v1.diffusion.loops.block:BlockDiffusionLoop",
+    "elastic_diffusion": "vllm.v1.diffusion.loops.elastic:ElasticDiffusionLoop",
     "exact_block_diffusion": "vllm.v1.diffusion.loops.answer:ExactBlockDiffusionLoop",
     "full_diffusion": "vllm.v1.diffusion.loops.full:FullDiffusionLoop",
     "prompt_block_diffusion": "vllm.v1.diffusion.loops.answer:PromptBlockDiffusionLoop",
     "renoising_diffusion": "vllm.v1.diffusion.loops.renoising:RenoisingDiffusionLoop",
+    "reordered_diffusion": "vllm.v1.diffusion.loops.reordered:ReorderedDiffusionLoop",
     "seeded_block_diffusion": "vllm.v1.diffusion.loops.seeded:SeededBlockDiffusionLoop",
     "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
+    "shifted_prompt_block_diffusion": "vllm.v1.diffusion.loops.answer:ShiftedPromptBlockDiffusionLoop",
 }
 
 

@@ -41,7 +41,8 @@ class CanvasStates:
             of all open blocks, ``end``, where the last block ends, ``cached`` (bool),
             whether the steps of a block after its first begin at the block, ``floating`` (bool), whether
             its blocks are drafts, each from the last token on, and
-            ``template_end``, where the request's template ends, 0 for none.
+            ``template_end``, where the request's template ends, 0 for none, and ``canvas``, tokens of a
+            canvas, 0 where the answer is one.
         grid: By slot, where the request's blocks lie.
     """
 
@@ -67,6 +68,7 @@ class CanvasStates:
         self.width = width
         self.noise = noise or MaskNoise(mask_token_id)
         self._cut = rule.cut
+        self._slides, self._elastic = rule.slides, rule.elastic
         self.mask_token_id = mask_token_id
         self.edit_ids: tuple[int, int] | None = None
         """Ids that delete a token and insert one, of models that have them."""
@@ -89,6 +91,7 @@ class CanvasStates:
         self.cached = UvaBackedTensor(num_slots, dtype=torch.bool)
         self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.floating = UvaBackedTensor(num_slots, dtype=torch.bool)
+        self.canvas = UvaBackedTensor(num_slots, dtype=torch.int64)
         self._reset_parameters(slice(None))
         self._copy_parameters()
         self.grid: dict[int, BlockGrid] = {}
@@ -121,6 +124,7 @@ class CanvasStates:
         self.span.np[slot] = grid.block_length * grid.open_blocks
         self.origin.np[slot] = grid.origin
         self.end.np[slot] = grid.limit
+        self.canvas.np[slot] = grid.canvas or 0
         self.steps.np[slot] = decoding.steps
         self.stepwise.np[slot] = decoding.stepwise
         self.rule.np[slot] = policy.rule
@@ -155,6 +159,11 @@ class CanvasStates:
             self._added.remove(slot)
         self._removed.append(slot)
 
+    @property
+    def added(self) -> list[int]:
+        """Slots that were taken since the last :meth:`apply_added`."""
+        return list(self._added)
+
     def apply_added(self, requests: RequestState) -> None:
         """Clears the slots removed since the last call and starts the canvases of those added."""
         if not self._added and not self._removed:
@@ -177,9 +186,10 @@ class CanvasStates:
         masked = ~is_known & open_ & (self.columns < length[:, None])
         self.tokens[slots] = tokens
         self.masked[slots] = masked
-        self.unmasked_at[slots] = -1
-        self.confidence[slots] = 1.0
-        self.step[slots] = 0
+        # Not `x[slots] = 0`: torch copies the number to the device, and waits for it.
+        self.unmasked_at.index_fill_(0, slots, -1)
+        self.confidence.index_fill_(0, slots, 1.0)
+        self.step.index_fill_(0, slots, 0)
 
     def block_steps(self, slots: torch.Tensor) -> torch.Tensor:
         """Denoising steps of the slots' open blocks, ``Decoding.steps_of``, int32 ``[R]``."""
@@ -199,13 +209,29 @@ class CanvasStates:
         """
         known = requests.total_len.gpu[slots].to(torch.int64)
         start = known - (known - self.origin.gpu[slots]) % self.block_length.gpu[slots]
+        if self._slides:
+            start = known
         # A draft begins with the last token behind the prompt.
         drafted = self.floating.gpu[slots] & (known > self.origin.gpu[slots])
         start = torch.where(drafted, known - 1, start)
         length = torch.minimum(self.span.gpu[slots].to(torch.int64), self.end.gpu[slots] - start)
+        if self._elastic:
+            given = self.template_end.gpu[slots]
+            length = torch.where(given > 0, given - start, length)
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
         return known, start, length
+
+    def canvas_end(self, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Where the canvases end that hold some positions behind the prompt, int64 ``[R]``.
+
+        Args:
+            slots: int64 ``[R]``.
+            positions: One of each slot, ``[R]``.
+        """
+        length = self.canvas.gpu[slots]
+        end = positions - (positions - self.origin.gpu[slots]) % length.clamp(min=1) + length
+        return torch.minimum(self.end.gpu[slots], end.where(length > 0, NO_LIMIT))
 
     def floor(self, positions: torch.Tensor, slots: torch.Tensor, slots_np: np.ndarray) -> torch.Tensor:
         """Starts of the blocks that hold some positions, behind the prompt, ``[R]``.
@@ -264,6 +290,29 @@ class CanvasStates:
         else:
             self.noise.renew(tables.tokens, turned, slots, start)
         tables.masked[turned] = masked
+
+    def slide(self, requests: RequestState, slots: torch.Tensor, leaving: torch.Tensor) -> None:
+        """Moves windows on by the tokens that leave at their front; new positions come in behind.
+
+        Args:
+            requests: The runner's request state.
+            slots: int64 ``[R]``, distinct.
+            leaving: Tokens that leave, int64 ``[R]``.
+        """
+        start, old = self.start[slots] + leaving, self.length[slots]
+        length = torch.minimum(
+            self.span.gpu[slots].to(torch.int64), (self.end.gpu[slots] - start).clamp(min=0)
+        )
+        source = self.columns + leaving[:, None]
+        stays, source = source < old[:, None], source.clamp(max=self.width - 1)
+        ahead, open_ = self._ahead(requests, slots, start[:, None] + self.columns)
+        open_ = open_ & (self.columns < length[:, None])
+        self.tokens[slots] = torch.where(stays, self.tokens[slots].gather(1, source), ahead)
+        self.masked[slots] = torch.where(stays, self.masked[slots].gather(1, source), open_)
+        self.unmasked_at[slots] = torch.where(stays, self.unmasked_at[slots].gather(1, source), -1)
+        self.confidence[slots] = torch.where(stays, self.confidence[slots].gather(1, source), 1.0)
+        self.start[slots] = start
+        self.length[slots] = length.to(torch.int32)
 
     def input_ids(self, requests: RequestState, slots: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
         """The tokens that a step computes.
@@ -332,6 +381,7 @@ class CanvasStates:
         """Parameters of slots without a request; in a warm-up batch they hold a block."""
         for table in (
             *(self.origin, self.stepwise, self.threshold, self.cached, self.template_end, self.floating),
+            self.canvas,
         ):
             table.np[slots] = 0
         self.block_length.np[slots] = self.span.np[slots] = self.steps.np[slots] = self.width

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from vllm.v1.diffusion.checkpoint.known_fields import names
-from vllm.v1.diffusion.families import Family
+from vllm.v1.diffusion.families import WITHOUT_TIMETABLE, Family
 
 _SAME = {
     "block_length": "block_length",
@@ -24,9 +24,20 @@ _SAME = {
     "low_threshold": "low_threshold",
     "max_post_steps": "max_post_steps",
     "mask_token_id": "mask_token_id",
+    "max_canvas_length": "max_canvas_length",
+    "max_new_tokens": "default_max_tokens",
     "mask_id": "mask_token_id",
 }
 """The published key -> the field of ``--diffusion-config``."""
+
+_OF_LOOP = {
+    "reordered_diffusion": {
+        "entropy_threshold": "entropy_threshold",
+        "pos_penalty_factor": "position_penalty",
+        "window_size": "block_length",
+    },
+}
+"""The same for families whose code means something else by a key, by their loop."""
 
 _ALGORITHM_KEYS = ("alg", "remasking", "remasking_strategy", "algorithm")
 _ALGORITHMS = {"low_confidence": "low_confidence_static"}
@@ -61,14 +72,19 @@ def generation_settings(
     # Bidirectional families' code counts ``steps`` over the whole response.
     per_response = family.loop == "full_diffusion"
     found: dict[str, Any] = {}
-    left = [name for name in _UNSERVED if config.get(name) is not None]
-    for name, field in _SAME.items():
+    own = _OF_LOOP.get(family.loop, {})
+    left = [name for name in _UNSERVED if config.get(name) is not None and name not in own]
+    for name, field in {**_SAME, **own}.items():
         if (value := config.get(name)) is not None:
             found.setdefault(field, value)
+    if not per_response:
+        for name in ("max_canvas_length", "default_max_tokens"):
+            found.pop(name, None)
     for name in _ALGORITHM_KEYS:
         if (value := config.get(name)) is None:
             continue
-        value = _ALGORITHMS.get(value, value)
+        names_here = WITHOUT_TIMETABLE if family.loop == "elastic_diffusion" else _ALGORITHMS
+        value = names_here.get(value, value)
         if value in algorithms:
             found.setdefault("algorithm", value)
         else:

@@ -208,9 +208,12 @@ KNOWN_FIELDS: dict[str, KnownFields] = {
         nested={"text_config": _GEMMA_TEXT},
     ),
     "Dream": QWEN2,
+    "DreamOn": QWEN2.with_("expand_token_id"),
     "Open-dLLM": QWEN2,
     "Stable-DiffCoder": LLAMA.with_(unread=("layer_norm_eps",)),
     "Fast-dLLM v2": QWEN2.with_("bd_size"),
+    "WeDLM": QWEN3,
+    "WeDLM-Qwen2": QWEN2.with_("attention_bias"),
     "LLaDA2": _LLADA2,
     "LLaDA2.2": _LLADA2.with_("delete_token_id", "split_token_id"),
     "Nemotron-Labs-Diffusion": replace(

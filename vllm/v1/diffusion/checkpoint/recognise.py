@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from vllm.logger import init_logger
 from vllm.v1.diffusion.checkpoint.files import CheckpointFiles, checkpoint_files
 from vllm.v1.diffusion.checkpoint.known_fields import names
-from vllm.v1.diffusion.families import UNSERVED
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -25,16 +24,19 @@ _BASES = frozenset(
 )
 """Autoregressive architectures that diffusion models are trained from."""
 
+_WEDLM, _WEDLM_QWEN2 = "WeDLMForCausalLM", "WeDLMQwen2ForCausalLM"
 _MODULES = {
     "modeling_stable_diffcoder": "StableDiffcoderForCausalLM",
     "modeling_seed_diffcoder": "StableDiffcoderForCausalLM",
-    "modeling_wedlm": "WeDLMForCausalLM",
+    "modeling_wedlm": _WEDLM,
     "modeling_sdar": "SDARForCausalLM",
     "modeling_sdar_moe": "SDARMoeForCausalLM",
     "modeling_dream": "DreamModel",
 }
 """A family's published module, as ``auto_map`` names it -> its architecture."""
 
+_DREAM, _DREAM_ON = "DreamModel", "DreamOnModel"
+_EXPAND = "<|expand|>"
 _OPEN_DLLM = "OpenDLLMForCausalLM"
 _RENAMED = "vllm_diffusion_renamed"
 """Attribute of a configuration whose architecture was changed here."""
@@ -51,15 +53,13 @@ def recognise(model_config: ModelConfig) -> None:
         ValueError: The configuration has a mask token, and nothing says which family's it is.
     """
     architectures = model_config.architectures
+    if _DREAM in architectures:
+        _recognise_growing(model_config)
+        return
     if not _BASES.intersection(architectures):
         return
     files = checkpoint_files(model_config)
     found, why = _shown(architectures, files)
-    if found in UNSERVED:
-        raise ValueError(
-            f"{model_config.model} is named {', '.join(architectures)}, but {why}: {UNSERVED[found]} "
-            "models are not served. To generate one token after the other: --generation-loop autoregressive."
-        )
     if found is not None:
         logger.warning(
             "%s is named %s, but %s: it is served as %s, by denoising. To generate one token after the "
@@ -88,6 +88,23 @@ def recognise(model_config: ModelConfig) -> None:
         )
 
 
+def _recognise_growing(model_config: ModelConfig) -> None:
+    """Tells DreamOn's checkpoints from Dream's, whose name they carry, by the id that expands."""
+    files = checkpoint_files(model_config)
+    found = files.config.get("expand_token_id", files.generation_config.get("expand_token_id"))
+    if found is None and "expand_token_id" not in files.config:
+        added = files.tokenizer.get("added_tokens_decoder") or {}
+        found = next((int(i) for i, token in added.items() if token.get("content") == _EXPAND), None)
+    if found is not None:
+        vocab_size = model_config.get_vocab_size()
+        if not isinstance(found, int) or not 0 <= found < vocab_size:
+            raise ValueError(
+                f"expand_token_id={found!r} must be an id of the vocabulary of {vocab_size} tokens."
+            )
+        model_config.hf_config.expand_token_id = found
+        rename(model_config, _DREAM_ON)
+
+
 def rename(model_config: ModelConfig, architecture: str) -> None:
     """Resolves the model's architecture again, under another name.
 
@@ -113,7 +130,10 @@ def _shown(architectures: list[str], files: CheckpointFiles) -> tuple[str | None
     for target in (files.config.get("auto_map") or {}).values():
         module = str(target).rpartition("--")[2].partition(".")[0]
         if module in _MODULES:
-            return _MODULES[module], f"auto_map names {module}"
+            found = _MODULES[module]
+            if found == _WEDLM and "Qwen2ForCausalLM" in architectures:
+                found = _WEDLM_QWEN2
+            return found, f"auto_map names {module}"
     if "Qwen2ForCausalLM" in architectures:
         if files.mask_token is not None:
             return _OPEN_DLLM, f"its tokenizer has a mask token, {files.mask_token!r}, as Open-dLLM's"

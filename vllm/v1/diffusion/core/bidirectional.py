@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows of bidirectional models: the whole canvas, or what the cache mode recomputes.
 
-A window begins at 0, or at its block if the cache mode keeps what is before it. Planned while a
-step is in flight that may finish the block, it is for the same block again: if that has finished,
-the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises the next block, whose
-window is the same (``none``).
+A window begins at 0, or at its block if the cache mode keeps what is before it. It ends with the canvas.
+An answer longer than a canvas goes on in a further one, of which prompt and answer so far are the prompt.
+Planned while a step is in flight that may finish the block, it is for the same block again: if that has
+finished, the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises the next block,
+whose window is the same (``none``) unless it is another canvas's.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ class CanvasPlanner(WindowPlanner):
         self.lookahead = 0
         self._end_tokens = end_tokens(scheduler.vllm_config.model_config)
         self._shifted = family_of(scheduler.vllm_config).shifted
+        self._ends = self._end_tokens.union(scheduler.diffusion_config.end_token_ids or ())
+        self._ignoring: set[str] = set()
+        """Requests about to be planned for which an end token ends nothing."""
 
     @override
     def admit(self, request: Request) -> None:
         params = request.sampling_params
         assert params is not None
+        if params.ignore_eos:
+            self._ignoring.add(request.request_id)
         # A grammar ends with the end token, whatever the family's rule.
         if not self.scheduler.diffusion_config.stop_at_eos and params.structured_outputs is None:
             if not params.ignore_eos:
@@ -50,6 +56,11 @@ class CanvasPlanner(WindowPlanner):
     @override
     def plan(self, request: Request, decoding: Decoding) -> RequestPlan:
         plan = super().plan(request, decoding)
+        # Its first window holds all of them. A request that has a part keeps others from theirs.
+        plan.reserved = plan.grid.limit
+        if plan.grid.canvas and request.request_id not in self._ignoring:
+            plan.ends = self._ends
+        self._ignoring.discard(request.request_id)
         # Inside a cached block the row that predicts its first position is not computed.
         plan.first_alone = self._shifted and decoding.cache in CACHED
         return plan
@@ -64,14 +75,14 @@ class CanvasPlanner(WindowPlanner):
         known = plan.next_known(request.num_tokens)
         if known >= grid.limit:
             return None
-        block_end = grid.end(known)
-        other_length = grid.end(block_end) - block_end != block_end - known
+        block_end, canvas_end = grid.end(known), grid.canvas_end(known)
+        other_length = grid.end(block_end) - block_end != block_end - known or block_end == canvas_end
         if plan.may_have_finished and plan.decoding.constrained and other_length:
             # A grammar reads all rows of a step: they must be those of its block.
             return None
         if cache not in CACHED or plan.block != known:
-            return Window(0, grid.limit)
-        return Window(known, block_end if cache == "dual" else grid.limit)
+            return Window(0, canvas_end)
+        return Window(known, block_end if cache == "dual" else canvas_end)
 
     @override
     def round(self, request: Request, plan: RequestPlan, end: int, output: SchedulerOutput) -> Share:
@@ -79,10 +90,21 @@ class CanvasPlanner(WindowPlanner):
         if end <= request.num_tokens:
             # Just admitted: take the canvas along, or wait for a step with room. One token is
             # computed in vain then: what upstream has admitted cannot be taken back.
-            end = grid.limit if self.scheduler.extend(request, grid.limit, output) else 1
+            canvas_end = grid.canvas_end(request.num_tokens)
+            end = canvas_end if self.scheduler.extend(request, canvas_end, output) else 1
         known = plan.next_known(request.num_tokens)
         return Share(end, grid.end(known) - known if end > 1 else 0)
 
     @override
     def denoised_nothing(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
-        return plan.decoding.cache in CACHED and window.block != known
+        behind = window.end < plan.grid.end(known)  # The window was that of the canvas before.
+        return behind or (plan.decoding.cache in CACHED and window.block != known)
+
+    @override
+    def has_answered(self, request: Request, plan: RequestPlan) -> bool:
+        """Whether a canvas has ended that holds an end token: no further one follows."""
+        known, grid = request.num_tokens, plan.grid
+        if not plan.ends or known >= grid.limit or grid.canvas_begin(known) != known:
+            return False
+        last = request.output_token_ids[grid.canvas_begin(known - 1) - request.num_prompt_tokens :]
+        return not plan.ends.isdisjoint(last)

@@ -95,3 +95,11 @@ class BlockPlanner(WindowPlanner):
         """Whether there is a block behind the one that ends at ``end``, as long as that."""
         room = end + plan.block_length <= min(self.scheduler.max_model_len, plan.grid.limit)
         return room and end - request.num_prompt_tokens < request.max_tokens
+
+
+class ShiftedPlanner(BlockPlanner):
+    """The same where each window begins with the token before the open block, whose row predicts."""
+
+    @override
+    def reads_prompt(self, request: Request, plan: RequestPlan) -> bool:
+        return request.num_computed_tokens < plan.grid.begin(request.num_tokens) - 1

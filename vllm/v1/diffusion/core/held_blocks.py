@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KV blocks are asked for once, not at every step that computes the same positions."""
+"""KV blocks are asked for once, not at every step that computes the same positions.
+
+A request whose windows all reach to the end of its canvas is admitted with the KV blocks of all of it. So it
+is never preempted for them, and its canvas is never denoised twice.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +26,14 @@ class HeldSlots:
     """
 
     def __init__(
-        self, cache_manager: KVCacheManager, plans: Mapping[str, RequestPlan], block_size: int
+        self, cache_manager: KVCacheManager, plans: Mapping[str, RequestPlan], block_size: int | None
     ) -> None:
         """Makes it.
 
         Args:
             cache_manager: Upstream's manager.
             plans: The requests' plans, which remember what was asked for.
-            block_size: Tokens of a KV block.
+            block_size: Tokens of a KV block; None where layers have several kinds of cache.
         """
         self._allocate: Callable[..., KVCacheBlocks | None] = cache_manager.allocate_slots
         self._nothing_new = cache_manager.empty_kv_cache_blocks
@@ -40,9 +44,10 @@ class HeldSlots:
         self, request: Request, num_new_tokens: int, *, num_lookahead_tokens: int = 0, **more: Any
     ) -> KVCacheBlocks | None:
         """See upstream; with arguments beside these, which only requests that begin have, it is asked."""
-        if more:
-            return self._allocate(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens, **more)
         plan, size = self._plans[request.request_id], self._block_size
+        if more or size is None:
+            ahead = max(num_lookahead_tokens, plan.reserved - request.num_computed_tokens - num_new_tokens)
+            return self._allocate(request, num_new_tokens, num_lookahead_tokens=ahead, **more)
         end = request.num_computed_tokens + num_new_tokens
         known = min(end, request.num_tokens)
         final = min(known, plan.grid.computed(end, request.num_tokens))

@@ -48,6 +48,10 @@ class RequestPlan:
 
     decoding: Decoding
     grid: BlockGrid
+    reserved: int = 0
+    """Positions whose KV blocks the request is admitted with, if they are more than upstream asks for."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end the answer with the canvas that holds them."""
     first_alone: bool = False
     """Whether a block's first step unmasks its first position and no other."""
     windows: deque[InFlight] = field(default_factory=deque)

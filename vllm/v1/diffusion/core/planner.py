@@ -103,6 +103,14 @@ class WindowPlanner:
         """
         raise NotImplementedError
 
+    def emits(self, request: Request, count: int) -> None:
+        """Changes what upstream reads of a request, before it is given the tokens of a step.
+
+        Args:
+            request: The request.
+            count: How many tokens.
+        """
+
     def denoised_nothing(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
         """Whether the block of a window had finished before the window ran.
 
@@ -112,6 +120,10 @@ class WindowPlanner:
             known: Tokens known by the outputs before its own.
         """
         return window.end <= plan.grid.begin(known)
+
+    def has_answered(self, request: Request, plan: RequestPlan) -> bool:
+        """Whether the tokens that have just been emitted end an answer that has room for more."""
+        return False
 
     def is_anchor(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
         """Whether a window made the first token of a block and nothing else; arguments likewise."""

@@ -7,10 +7,12 @@ computed yet, and draft tokens in the place of positions that are not known.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from vllm.v1.core.sched.output import GrammarOutput, NewRequestData, SchedulerOutput
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.core.counts import DenoisingRecord
@@ -18,14 +20,20 @@ from vllm.v1.diffusion.core.failed_requests import failed_requests
 from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, set_window
 from vllm.v1.diffusion.core.planner import WindowPlanner
+from vllm.v1.diffusion.message.compiled_grammar import serialised
 from vllm.v1.diffusion.message.request_data import described
 from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
+
+
+def _seniority(request: Request) -> tuple[int, float]:
+    """What upstream preempts by: the greatest first."""
+    return request.priority, request.arrival_time
 
 
 class DiffusionScheduler(Scheduler):
@@ -48,11 +56,31 @@ class DiffusionScheduler(Scheduler):
         self.num_sampled_tokens_per_step = 0
         self.num_lookahead_tokens = self.planner.lookahead
         self._plans: dict[str, RequestPlan] = {}
-        if len(self.kv_cache_config.kv_cache_groups) == 1:
-            slots = HeldSlots(self.kv_cache_manager, self._plans, self.hash_block_size)
-            self.kv_cache_manager.allocate_slots = slots  # type: ignore[method-assign,assignment]
+        self._check_cache()
+        one_kind = len(self.kv_cache_config.kv_cache_groups) == 1
+        slots = HeldSlots(self.kv_cache_manager, self._plans, self.hash_block_size if one_kind else None)
+        self.kv_cache_manager.allocate_slots = slots  # type: ignore[method-assign,assignment]
+        # ``running`` is in the order of turns, not of arrivals: upstream then preempts by priority and
+        # arrival, where the last place would name whoever has just made a step.
+        self.policy = SchedulingPolicy.PRIORITY
+        self._last_arrival = -math.inf
+        backend = self.parallel_config.distributed_executor_backend
+        self._workers_elsewhere = self.parallel_config.world_size > 1 or backend not in (None, "uni")
         self._stages = self.parallel_config.pipeline_parallel_size
         self._record = DenoisingRecord(self.num_spec_tokens, self.log_stats)
+
+    def _check_cache(self) -> None:
+        """Checks that the longest request has room alone: one that has not would be preempted for ever."""
+        override, groups = self.cache_config.num_gpu_blocks_override, self.kv_cache_config.kv_cache_groups
+        if override is None or len(groups) > 1:
+            return  # Upstream has checked it.
+        # One KV block is upstream's own, to which unused entries of block tables point.
+        room = (override - 1) * groups[0].kv_cache_spec.block_size
+        if room < self.max_model_len:
+            raise ValueError(
+                f"num_gpu_blocks_override={override} is too small: the KV cache has room for {room} tokens, "
+                f"and a request may have max_model_len={self.max_model_len}."
+            )
 
     # ---- requests come and go ------------------------------------------------
 
@@ -63,10 +91,14 @@ class DiffusionScheduler(Scheduler):
         plan = self._plans[request.request_id] = self.planner.plan(request, decoding)
         if (structured := request.structured_output_request) is not None:
             plan.reasoning_ended = structured.reasoning_ended
+            structured._grammar = serialised(structured._grammar, self._workers_elsewhere)
         if (salt := self.planner.cache_salt(request, decoding)) is not None:
             request.cache_salt = f"{request.cache_salt or ''}|{salt}"
             request.block_hashes.clear()
             request.update_block_hashes()
+        # No two of a time: the outputs of one request (n) arrive together, and one of them is the youngest.
+        arrival = max(request.arrival_time, math.nextafter(self._last_arrival, math.inf))
+        self._last_arrival = request.arrival_time = arrival
         super().add_request(request)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
@@ -83,16 +115,35 @@ class DiffusionScheduler(Scheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """Plans one window per request, then lets upstream schedule them."""
-        budget = self.max_num_scheduled_tokens
         self.planner.begin_step(len(self.running) + len(self.waiting))
-        postponed = []
-        for request in self.running:
+        turns = self._plan_windows()
+        output = super().schedule(*args, **kwargs)
+        output.scheduled_new_reqs = [self._described(data) for data in output.scheduled_new_reqs]
+        still = set(self.running)
+        begun = still.difference(turns)
+        self.running = [r for r in turns if r in still] + [r for r in self.running if r in begun]
+        return output
+
+    def _plan_windows(self) -> list[Request]:
+        """Plans the running requests' windows in the order of turns, and puts the planned ones in front.
+
+        Of those the oldest is first, so that no other takes the last KV blocks before it.
+
+        Returns:
+            The running requests in the order of the next step's turns: first those for which this
+            one has no room, since windows are never cut to fit a budget.
+        """
+        turns, budget = self.running, self.max_num_scheduled_tokens
+        planned, others, postponed = [], [], []
+        for request in turns:
             plan = self._plans[request.request_id]
             if request.is_prefill_chunk and self.planner.reads_prompt(request, plan):
                 # The prompt may be cut; only the last chunk is planned as a whole.
                 request.spec_token_ids = []
-                left = request.num_tokens - request.num_computed_tokens
-                budget -= min(left, budget)
+                if not budget:
+                    postponed.append(request)
+                budget -= min(request.num_tokens - request.num_computed_tokens, budget)
+                others.append(request)
                 continue
             away = self._stages > 1 and self._on_its_way(request)
             needed = None if away else self._plan_window(request)
@@ -104,15 +155,13 @@ class DiffusionScheduler(Scheduler):
                 request.spec_token_ids = []
                 later = max(request.next_decode_eligible_step, self.current_step + 2)
                 request.next_decode_eligible_step = later
+                others.append(request)
             else:
                 budget -= needed
-        output = super().schedule(*args, **kwargs)
-        output.scheduled_new_reqs = [self._described(data) for data in output.scheduled_new_reqs]
-        if postponed:
-            # First come first next time: windows are never cut to fit a budget.
-            still = [r for r in postponed if r in self.running]
-            self.running = still + [r for r in self.running if r not in still]
-        return output
+                planned.append(request)
+        self.running = sorted(planned, key=_seniority) + others
+        late = set(postponed)
+        return postponed + [request for request in turns if request not in late]
 
     def _on_its_way(self, request: Request) -> bool:
         """Whether a stage of a pipeline has yet to receive what a step made of the canvas."""
@@ -215,6 +264,16 @@ class DiffusionScheduler(Scheduler):
         self._record.drop_ended()
         return outputs
 
+    def _update_request_with_output(
+        self, request: Request, new_token_ids: list[int], *args: Any, **kwargs: Any
+    ) -> tuple[list[int], bool]:
+        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, *args, **kwargs)
+        if new_token_ids and not stopped:
+            stopped = self.planner.has_answered(request, self._plans[request.request_id])
+            if stopped:
+                request.status = RequestStatus.FINISHED_STOPPED
+        return new_token_ids, stopped
+
     def _fail_requests(self, runner_output: ModelRunnerOutput) -> dict[str, str]:
         """Has upstream end the requests whose policy failed in the worker.
 
@@ -235,6 +294,8 @@ class DiffusionScheduler(Scheduler):
             if request is None or plan is None:
                 continue
             window, known = plan.windows[0], request.num_tokens
+            index = runner_output.req_id_to_index[request_id]
+            self.planner.emits(request, len(runner_output.sampled_token_ids[index]))
             if self.planner.is_anchor(plan, window, known):
                 self._record.observe_anchor(request, plan, runner_output)
             elif self.planner.denoised_nothing(plan, window, known):

@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from vllm.tokenizers import cached_tokenizer_from_config
-from vllm.v1.diffusion.config import end_tokens, family_of, resolve_diffusion_config
+from vllm.v1.diffusion.config import FEW_ANSWERS, end_tokens, family_of, limit_of, resolve_diffusion_config
+from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies.memory import check_memory
+from vllm.v1.diffusion.policies.parameter import in_float32
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
     from vllm.sampling_params import SamplingParams
+    from vllm.v1.diffusion.config import MaskedDiffusionConfig
 
 _NO_PROMPT_LOGPROBS = (
     "is not supported: a diffusion model predicts masked positions, and none of a prompt's is masked"
@@ -51,11 +57,15 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
     Raises:
         ParameterError: Names the first such parameter.
     """
+    for name in params.__struct_fields__:
+        check_values(getattr(params, name), name)
     check_supported(params)
     if _of_beam_search(params):
         raise _error("use_beam_search", True, "is not supported: a block's tokens do not extend a prefix")
     if params.seed is not None and params.seed not in _SEEDS:
         raise _error("seed", params.seed, "must fit into 64 bits")
+    _check_float32(params)
+    _check_work(params, vllm_config)
     for name, most in _MOST_IDS.items():
         value = getattr(params, name)
         if value is not None and len(value) > most:
@@ -69,6 +79,39 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
     _check_mask_token(params, vllm_config)
     if params.bad_words or params.min_tokens or params.allowed_token_ids or params.logit_bias:
         _check_bans(params, vllm_config)
+
+
+def admit_reading(params: SamplingParams, block_length: int) -> None:
+    """Makes of a request what upstream's keys for reading a canvas ask for.
+
+    Args:
+        params: The request's own copy of its parameters, changed.
+        block_length: Tokens of its blocks.
+
+    Raises:
+        ParameterError: Names ``diffusion_constrained``.
+    """
+    extra = params.extra_args or {}
+    if extra.get("diffusion_read_only"):
+        params.max_tokens = min(params.max_tokens or block_length, block_length)
+        params.ignore_eos = True
+    if extra.get("diffusion_constrained"):
+        _constrain(params)
+
+
+def _constrain(params: SamplingParams) -> None:
+    """Lets a request write the ids only that it wants log probabilities of; changes its parameters."""
+    ids, key = list(params.logprob_token_ids or ()), "diffusion_constrained"
+    reason = None
+    if not ids:
+        reason = "needs logprob_token_ids, which it allows"
+    elif len(ids) > MOST_ALLOWED_IDS:
+        reason = f"may allow {MOST_ALLOWED_IDS} ids at most, not {len(ids)}"
+    elif params.allowed_token_ids not in (None, ids) or params.structured_outputs is not None:
+        reason = "excludes allowed_token_ids and structured outputs"
+    if reason is not None:
+        raise _error(key, True, reason)
+    params.allowed_token_ids = ids
 
 
 def check_one_block(params: SamplingParams, vllm_config: VllmConfig) -> None:
@@ -154,6 +197,79 @@ def _of_beam_search(params: SamplingParams) -> bool:
     return own and params.max_tokens == 1 and logprobs > 0 and logprobs % 2 == 0
 
 
+def _check_float32(params: SamplingParams) -> None:
+    """Refuses numbers that are no such numbers where they are computed with."""
+    scale = in_float32(params.repetition_penalty)
+    # Logits are multiplied by the one or the other.
+    if scale == 0 or not math.isfinite(scale) or not math.isfinite(in_float32(1 / scale)):
+        raise _error(
+            "repetition_penalty",
+            params.repetition_penalty,
+            "and what 1 is divided by it must be above 0 and finite in float32",
+        )
+    if in_float32(params.top_p) == 0:
+        raise _error("top_p", params.top_p, "is 0 in float32, which leaves no token")
+    for token, bias in (params.logit_bias or {}).items():
+        # Minus infinity itself bans a token.
+        if math.isnan(bias) or (math.isfinite(bias) and not math.isfinite(in_float32(bias))):
+            raise _error("logit_bias", {token: bias}, "must be a number that is finite in float32")
+
+
+def _check_work(params: SamplingParams, vllm_config: VllmConfig) -> None:
+    """Refuses answers and grammars that would take more work than the operator allows a request."""
+    config = resolve_diffusion_config(vllm_config)
+    most = limit_of(config, "n_limit")
+    if config.n_limit is None:  # Half of the engine's places are left to others.
+        most = min(most, max(FEW_ANSWERS, vllm_config.scheduler_config.max_num_seqs // 2))
+    if params.n > most:
+        raise _error("n", params.n, f"must be at most {most} (n_limit of --diffusion-config)")
+    grammar = params.structured_outputs
+    if grammar is None:
+        return
+    for name in ("json", "regex", "choice", "grammar", "structural_tag"):
+        check_grammar_size(f"structured_outputs: {name}", getattr(grammar, name), config)
+
+
+def check_grammar_size(name: str, value: Any, config: MaskedDiffusionConfig) -> None:
+    """Refuses a grammar of more characters than the operator allows a request.
+
+    Args:
+        name: What the client gave it as.
+        value: The grammar, as text or as what JSON would write; None for none.
+        config: The engine's resolved configuration.
+
+    Raises:
+        ParameterError: Names the parameter.
+    """
+    if value is None:
+        return
+    if isinstance(value, BaseModel):
+        size = len(value.model_dump_json())
+    else:
+        size = len(value) if isinstance(value, str) else len(json.dumps(value, default=str))
+    if size > (most := limit_of(config, "grammar_limit")):
+        raise ParameterError(
+            f"{name} has {size} characters, and may have {most} (grammar_limit of --diffusion-config).",
+            parameter=name.split(":")[0],
+            value=f"({size} characters)",
+        )
+
+
+def _check_bad_words(words: list[list[int]], config: MaskedDiffusionConfig) -> None:
+    """Refuses bad words that would take more work in every step than the operator allows a request."""
+    longest, total = max(map(len, words), default=0), sum(map(len, words))
+    for found, name, what in (
+        (longest, "bad_word_limit", "a word"),
+        (total, "bad_words_limit", "all words"),
+    ):
+        if found > (most := limit_of(config, name)):
+            raise _error(
+                "bad_words",
+                f"({found} tokens in {what})",
+                f"may hold {most} tokens in {what} ({name} of --diffusion-config)",
+            )
+
+
 def _check_mask_token(params: SamplingParams, vllm_config: VllmConfig) -> None:
     """Refuses lists of tokens that name the mask token, which is never generated: it has no effect there."""
     mask = resolve_diffusion_config(vllm_config).mask_token_id
@@ -177,6 +293,9 @@ def _check_bans(params: SamplingParams, vllm_config: VllmConfig) -> None:
         if bias == -math.inf:
             banned.add(token)
     words, stops = _resolved(params, model_config)
+    if params.max_tokens is not None:  # A word longer than the answer cannot stand in it.
+        words = [word for word in words if len(word) <= params.max_tokens]
+    _check_bad_words(words, config)
     for word in words:
         if max(word) >= vocab_size:
             raise _error("bad_words", params.bad_words, f"has tokens beyond the model's {vocab_size}")

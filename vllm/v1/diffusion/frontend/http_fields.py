@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.frontend.admission import check_grammar_size
+from vllm.v1.diffusion.frontend.lengths import name_length
 from vllm.v1.diffusion.frontend.responses import check_response
+from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.policies.parameter import PREFIX
 from vllm.v1.diffusion.request.fields import ParameterError
 
@@ -107,7 +111,7 @@ _REPORTED_IN_CHOICES = ("stats", "trace")
 
 
 def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = None) -> None:
-    """Refuses what would be ignored.
+    """Refuses what would be ignored, and names the answer's length where the request does not.
 
     Args:
         request: The request's body, parsed.
@@ -117,6 +121,7 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
     Raises:
         ParameterError: Names the first such field.
     """
+    check_values(request, "")
     known = type(request).model_fields
     for name, rule in RULES.items():
         value = getattr(request, name, None) if name in known else None
@@ -132,6 +137,14 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
             parameter="echo",
             value=True,
         )
+    for name in ("structured_outputs", "response_format", "text", "tools"):
+        if value := getattr(request, name, None):
+            if isinstance(value, list):
+                value = [one.model_dump() if isinstance(one, BaseModel) else one for one in value]
+            elif not isinstance(value, (BaseModel, str)):
+                value = vars(value)
+            check_grammar_size(name, value, resolve_diffusion_config(config))
+    name_length(request, config)
     if "max_tool_calls" in known:
         check_response(request, server)
     if "use_beam_search" not in known:  # neither a completion nor a chat

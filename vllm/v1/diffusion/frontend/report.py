@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm.v1.diffusion.frontend.closed_calls import ClosedCalls, OpenCalls
+
 if TYPE_CHECKING:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -18,6 +20,9 @@ def report_denoising(
 ) -> None:
     """Gives a response's choice a field ``diffusion``: the fields of ``CompletionOutput.diffusion``.
 
+    A choice of a stream ends for calls of tools where the whole response's does: a canvas that is full
+    ends with ``length``, whatever stands in it.
+
     ``diffusion_stats`` asks for the counts, which a stream has in the choice that ends it;
     ``diffusion_trace`` for ``trace``. Without either nothing is added, so other responses stay
     as they are.
@@ -27,6 +32,7 @@ def report_denoising(
         request: The request.
         output: What the engine reports of the choice.
     """
+    _finish(choice, request, output)
     report = output.diffusion
     if report is None:
         return
@@ -36,3 +42,16 @@ def report_denoising(
         said["trace"] = report.trace
     if said:
         choice.diffusion = said
+
+
+def _finish(
+    choice: Any, request: CompletionRequest | ChatCompletionRequest, output: CompletionOutput
+) -> None:
+    """Gives a stream the reason to end that the whole response has."""
+    delta, reason = getattr(choice, "delta", None), getattr(choice, "finish_reason", None)
+    if getattr(request, "tool_choice", None) not in (None, "auto"):
+        return
+    if isinstance(delta, ClosedCalls) and reason == "length":
+        choice.finish_reason = "tool_calls"
+    elif isinstance(delta, OpenCalls) and reason == "tool_calls":
+        choice.finish_reason = output.finish_reason

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles requests' grammars in the worker, by upstream's backends."""
+"""Makes a worker's grammars of what the engine core has compiled, or by upstream's backends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from vllm.config import VllmConfig
 from vllm.parser.engine.adapters import ParserEngineReasoningAdapter
@@ -15,18 +16,20 @@ from vllm.reasoning import ReasoningParser
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.grammar.cursor import GrammarCursor, bits_of
+from vllm.v1.diffusion.message.compiled_grammar import matching
 from vllm.v1.diffusion.message.request_data import DiffusionRequestData
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions
-from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
+from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend, XgrammarGrammar
 
 
 class GrammarCompiler:
     """Makes a cursor for every request that has a grammar.
 
-    The engine core compiles each grammar too: it holds a request until its grammar is
-    known to compile, and reads along as blocks are emitted.
+    The engine core compiles each grammar: it holds a request until then, and reads along as blocks
+    are emitted. What it compiled comes with the request. See ``message/compiled_grammar`` for what
+    a worker in another process still does itself.
     """
 
     def __init__(self, vllm_config: VllmConfig) -> None:
@@ -36,7 +39,7 @@ class GrammarCompiler:
         self._control: set[int] | None = None
 
     def start(self, data: NewRequestData) -> Callable[[], GrammarCursor] | None:
-        """Begins to compile a request's grammar, in another thread.
+        """Begins to compile a request's grammar, in another thread, if it has not been.
 
         Returns:
             What waits for it and gives a cursor behind the tokens that the request has
@@ -54,19 +57,48 @@ class GrammarCompiler:
             reasoning_ended=data.reasoning_ended,
             reasoning_parser_kwargs=data.reasoning_parser_kwargs,
         )
-        manager = self._manager
-        manager.grammar_init(request)
+        stops = params.all_stop_token_ids
+        grammar = data.compiled.fresh(stops) if data.compiled is not None else None
+        if grammar is None:
+            self._compile(request, None if data.compiled is None else data.compiled.form)
+        else:
+            assert request.structured_output_request is not None
+            request.structured_output_request.grammar = grammar
         written = (data.prefill_token_ids or [])[data.prompt_len :]
         return lambda: self._cursor(request, written)
+
+    def _compile(self, request: Request, text: str | bytes | None) -> None:
+        """Reads xgrammar's text of a compiled grammar, or has the grammar compiled, in another thread."""
+        manager, structured = self._manager, request.structured_output_request
+        if text is None:
+            manager.grammar_init(request)
+            return
+        assert structured is not None and request.sampling_params is not None
+        stops = request.sampling_params.all_stop_token_ids
+
+        def read() -> XgrammarGrammar:
+            from xgrammar import CompiledGrammar
+
+            backend = self._xgrammar
+            # Only what a compiler has compiled names its tokenizer.
+            tokenizer_info = backend.compiler.compile_regex("a").tokenizer_info
+            compiled = CompiledGrammar.deserialize_json(text, tokenizer_info)
+            return matching(compiled, backend.vocab_size, stops)
+
+        structured.grammar = manager.executor.submit(read)
+
+    @cached_property
+    def _xgrammar(self) -> XgrammarBackend:
+        config = self.vllm_config
+        return XgrammarBackend(config, self._manager.tokenizer, config.model_config.get_vocab_size())
 
     @cached_property
     def _manager(self) -> StructuredOutputManager:
         return StructuredOutputManager(self.vllm_config)
 
     def _cursor(self, request: Request, written: Iterable[int]) -> GrammarCursor:
-        manager, structured = self._manager, request.structured_output_request
-        backend = manager.backend
-        assert structured is not None and backend is not None
+        structured = request.structured_output_request
+        assert structured is not None
         if isinstance(structured._grammar, Future):
             structured._grammar.result()
         grammar = structured.grammar
@@ -74,9 +106,11 @@ class GrammarCompiler:
         kind, _ = structured.structured_output_key
         assert request.sampling_params is not None
         permitted = self._permitted(grammar, kind, request.sampling_params.all_stop_token_ids)
-        cursor = GrammarCursor(
-            grammar, backend.allocate_token_bitmask(1), permitted, self._reasoning(request)
-        )
+        # guidance writes as many tokens as its tokenizer has, the others as many as the model.
+        size = getattr(getattr(grammar, "ll_tokenizer", grammar), "vocab_size", None)
+        size = size or self.vllm_config.model_config.get_vocab_size()
+        bitmask = torch.full((1, -(-size // 32)), -1, dtype=torch.int32)
+        cursor = GrammarCursor(grammar, bitmask, permitted, self._reasoning(request))
         for token in written:
             cursor.accept(token)
         return cursor

@@ -64,6 +64,11 @@ class GrammarCursor:
         self._allowed: np.ndarray | None = None
 
     @property
+    def dead(self) -> bool:
+        """Whether no token of the vocabulary goes on with what was read; the request has failed then."""
+        return self._dead
+
+    @property
     def allowed(self) -> np.ndarray | None:
         """Bits of the tokens that may come next, int32 ``[words]``; None for any."""
         if self._reasoning is not None or self._dead or self.end_token is not None:
@@ -75,8 +80,6 @@ class GrammarCursor:
             self._allowed[: len(filled)] = filled
             self._allowed &= self._permitted
             if not self._allowed.any():
-                # No token of the vocabulary goes on. The engine core, which reads
-                # along, ends the request with an error when it sees the tokens.
                 self._dead = True
                 return None
         return self._allowed
@@ -156,13 +159,19 @@ class CanvasGrammar:
         self._read: list[int] = []
         """The block's tokens from the first that the model wrote up to ``column``."""
         self._left_to_right = False
+        self._refused = False
+        """Whether the last step wrote nothing: the grammar refused what it had seemed to permit."""
 
     def revise(self, tokens: list[int], masked: list[bool], proposal: int, covered: bool = True) -> bool:
         """Reads a block as far as it is finished, after a step; corrects what is not admitted.
 
         In a block where something had to be masked again the model and the grammar
         disagree. From then on, the block is finished from left to right: in each step one
-        position at least, and as many more as the policy unmasked without a gap.
+        position at least, and as many more as the policy unmasked without a gap. So it is
+        whatever the logits are: a row that holds no number proposes what no grammar permits,
+        and the lowest token that may come is written there.
+
+        A token that the grammar permits and then refuses is the model's to choose again, once.
 
         Args:
             tokens: The block's tokens that have rows of logits, changed.
@@ -180,17 +189,23 @@ class CanvasGrammar:
         while column < len(tokens) and cursor.end_token is None:
             token = cursor.only()
             if token is None:
-                if not masked[column]:
+                due = self._left_to_right and column == self.column
+                if not masked[column] and not (due and not cursor.permits(tokens[column])):
                     token = tokens[column]
-                elif self._left_to_right and column == self.column:
+                elif due:
                     token = proposal if cursor.permits(proposal) else cursor.first()
                 else:
                     break
             elif not masked[column] and token != tokens[column]:
                 self._reopen(masked, column + 1)
             if not cursor.accept(token):
+                due = self._left_to_right and column == self.column
                 self._reopen(masked, column)
+                if due and self._refused:
+                    continue  # With what else may come: every refusal leaves fewer.
+                self._refused = due
                 break
+            self._refused = False
             tokens[column], masked[column] = token, False
             column += 1
         if cursor.end_token is not None:

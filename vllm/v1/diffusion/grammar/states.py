@@ -19,6 +19,11 @@ from vllm.v1.diffusion.grammar.cursor import CanvasGrammar
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.modes.grid import BlockGrid
 
+_UNWRITABLE = (
+    "structured_outputs: the grammar cannot be written in this model's vocabulary, no token of which goes on "
+    "with the text so far"
+)
+
 
 class GrammarStates:
     """Restricts logits before a step unmasks positions, corrects canvases after it.
@@ -86,7 +91,9 @@ class GrammarStates:
         apply_token_bitmask_inplace(restricted_logits, async_tensor_h2d(words, device=device))
         logits[rows] = restricted_logits
 
-    def revise(self, finished: torch.Tensor, stats: RowStats, step: DenoisingStep, overlaps: bool) -> None:
+    def revise(
+        self, finished: torch.Tensor, stats: RowStats, step: DenoisingStep, overlaps: bool
+    ) -> dict[int, str] | None:
         """Reads what a step has unmasked: masks again, fills in, corrects.
 
         Args:
@@ -94,9 +101,12 @@ class GrammarStates:
             stats: The rows' statistics and tokens.
             step: The step.
             overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
+
+        Returns:
+            Why requests cannot go on, by their number in the step's R: no token continues their text.
         """
         if not (members := self._members(step)):
-            return
+            return None
         canvases, device, width = self.canvases, finished.device, self.canvases.width
         which = async_tensor_h2d([i for i, _ in members], dtype=torch.int64, device=device)
         slots = step.slots[which]
@@ -127,6 +137,7 @@ class GrammarStates:
         canvases.tokens[slots] = torch.where(still_masked, canvases.noise.again(tokens), new_tokens)
         canvases.masked[slots] = still_masked
         finished[which] = revised[:, -1] != 0
+        return {i: _UNWRITABLE for i, grammar in members if grammar.cursor.dead}
 
     def _members(self, step: DenoisingStep) -> list[tuple[int, CanvasGrammar]]:
         """The requests with a grammar: their number in the step's R, and the grammar."""

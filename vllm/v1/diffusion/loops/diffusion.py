@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.frontend.admission import check_policy, check_sampling_params
+from vllm.v1.diffusion.frontend.admission import admit_reading, check_policy, check_sampling_params
 from vllm.v1.diffusion.frontend.http_fields import check_request
-from vllm.v1.diffusion.loops.engine_settings import refuse_unsupported
+from vllm.v1.diffusion.loops.engine_settings import check_defaults, refuse_unsupported
 from vllm.v1.diffusion.modes import Mode
 from vllm.v1.diffusion.request.params import check_extra_args
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.diffusion.request.template import admit_template, check_room
+from vllm.v1.generation_loop.grace import DEFAULT_SECONDS
 from vllm.v1.generation_loop.interface import GenerationLoop
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from vllm.config import VllmConfig
     from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel
-    from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.loops.settings import Settings
     from vllm.v1.worker.gpu.model_states.interface import ModelState
 
@@ -32,16 +33,27 @@ class DiffusionLoop(GenerationLoop):
 
     mode: ClassVar[Mode]
 
+    reads_next_token: ClassVar[bool] = False
+
     own_parameters: ClassVar[frozenset[str]] = frozenset()
     """Keys of ``SamplingParams.extra_args`` that a subclass reads, without ``diffusion_``."""
 
     @override
     def configure(self, vllm_config: VllmConfig) -> None:
+        # Not at the top: the workers import loops too, and need none of the server's modules.
+        from vllm.v1.diffusion.frontend.decisions import offer_decisions
+
         config = resolve_diffusion_config(vllm_config)
         vllm_config.diffusion_config = config
         assert config.block_length is not None
         refuse_unsupported(vllm_config)
-        self._settings().configure(vllm_config, self, config.block_length)
+        if vllm_config.shutdown_timeout == 0:  # Upstream's default, which ends requests at once.
+            vllm_config.shutdown_timeout = DEFAULT_SECONDS
+        check_defaults(vllm_config)
+        settings = self._settings()
+        settings.configure(vllm_config, self, config.block_length)
+        offer_decisions(vllm_config)
+        settings.check_params(SamplingParams(max_tokens=1), vllm_config)
 
     @override
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
@@ -49,8 +61,10 @@ class DiffusionLoop(GenerationLoop):
         config = resolve_diffusion_config(vllm_config)
         check_extra_args(params.extra_args, self.own_parameters, config)
         resolve_decoding(params, config)
-        admit_template(params, vllm_config)
-        check_policy(resolve_decoding(params, config), vllm_config)
+        admit_template(params, vllm_config, grows=self.mode.blocks.elastic)
+        decoding = resolve_decoding(params, config)
+        check_policy(decoding, vllm_config)
+        admit_reading(params, decoding.block_length)
         self._settings().check_params(params, vllm_config)
 
     @override

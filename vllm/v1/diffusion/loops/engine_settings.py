@@ -14,11 +14,16 @@ from vllm.platforms import current_platform
 from vllm.v1.diffusion.checkpoint.recognise import is_renamed
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.families import computes_whole_canvas
+from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.memory import check_memory
+from vllm.v1.diffusion.policies.parameter import PREFIX
+from vllm.v1.diffusion.request.fields import ParameterError
+from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
+_PLUG_IN_S_SCHEDULER = "vllm.v1.generation_loop.scheduler_factory.make_scheduler"
 _CACHE_SLACK = 256
 """Tokens a request may hold beyond its length: a KV block's rest, lookahead."""
 
@@ -43,10 +48,11 @@ def configure_cpu(vllm_config: VllmConfig) -> None:
         * model_config.get_head_size()
         * cast(torch.dtype, model_config.dtype).itemsize
     )
-    tokens = (model_config.max_model_len + _CACHE_SLACK) * scheduler_config.max_num_seqs
-    useful = per_token * tokens
-    if useful < psutil.virtual_memory().available // 2:
-        cache_config.kv_cache_memory_bytes = useful
+    one = per_token * (model_config.max_model_len + _CACHE_SLACK)
+    # All that can be used, of half of the free memory; and room for one request, without which upstream
+    # refuses to start, with a message that says how much it takes.
+    half = psutil.virtual_memory().available // 2
+    cache_config.kv_cache_memory_bytes = max(one, min(one * scheduler_config.max_num_seqs, half))
 
 
 def fit_cache_blocks(vllm_config: VllmConfig, block_length: int) -> None:
@@ -81,6 +87,8 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
         "decode_context_parallel_size > 1": parallel.decode_context_parallel_size > 1,
         "prefill_context_parallel_size > 1": parallel.prefill_context_parallel_size > 1,
         "kv_transfer_config": vllm_config.kv_transfer_config is not None,
+        "kv_offloading_size": vllm_config.cache_config.kv_offloading_size is not None,
+        "ec_transfer_config": vllm_config.ec_transfer_config is not None,
         "watermark_config": vllm_config.watermark_config is not None,
         "logits_processors": bool(vllm_config.model_config.logits_processors),
         "enable_prompt_embeds": vllm_config.model_config.enable_prompt_embeds,
@@ -88,6 +96,7 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     for name, given in unsupported.items():
         if given:
             raise ValueError(f"{name} is not supported with diffusion models.")
+    _check_scheduler(vllm_config)
     capacity = getattr(vllm_config.model_config.hf_config, "expert_capacity", None)
     spread = {
         "enable_expert_parallel": parallel.enable_expert_parallel,
@@ -102,6 +111,48 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     config = resolve_diffusion_config(vllm_config)
     assert config.algorithm is not None and config.block_length is not None
     check_memory(config.algorithm, vllm_config.scheduler_config.max_num_seqs, config.block_length)
+
+
+def _check_scheduler(vllm_config: VllmConfig) -> None:
+    """Refuses a scheduler that does not plan windows: no request would get on."""
+    given = vllm_config.scheduler_config.scheduler_cls
+    if given is None or given == _PLUG_IN_S_SCHEDULER:
+        return
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+    from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
+
+    cls = resolve_obj_by_qualname(given) if isinstance(given, str) else given
+    if not (isinstance(cls, type) and issubclass(cls, DiffusionScheduler)):
+        raise ValueError(
+            f"scheduler_cls={given!r} is not supported with diffusion models: it plans no canvases. Leave it "
+            "unset, or name a class derived from vllm.v1.diffusion.core.scheduler.DiffusionScheduler."
+        )
+
+
+def check_defaults(vllm_config: VllmConfig) -> None:
+    """Refuses defaults that a request would be refused for.
+
+    Args:
+        vllm_config: The configuration; its diffusion settings are resolved.
+
+    Raises:
+        ValueError: Names the setting.
+    """
+    config = resolve_diffusion_config(vllm_config)
+    size = vllm_config.model_config.get_vocab_size()
+    ids = {"end_think_token_id": [config.end_think_token_id], "end_token_ids": config.end_token_ids or []}
+    for name, values in ids.items():
+        if unfit := [i for i in values if i is not None and not 0 <= i < size]:
+            raise ValueError(f"diffusion_config: {name} must be ids from 0 to {size - 1}, not {unfit[0]}.")
+    assert config.algorithm is not None
+    numbers = get_policy(config.algorithm).numbers
+    if any(one.default is None and config.numbers.get(name) is None for name, one in numbers.items()):
+        return  # Each request has to give the number.
+    try:
+        resolve_decoding(None, config)
+    except ParameterError as error:
+        message = str(error.args[0]).replace(PREFIX, "")
+        raise ValueError(f"diffusion_config: {message}") from None
 
 
 def refuse_parts_of_prompts(vllm_config: VllmConfig) -> None:

@@ -11,17 +11,14 @@ from vllm.config.compilation import CompilationMode, CUDAGraphMode
 from vllm.platforms import current_platform
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.diffusion.config import resolve_diffusion_config
-from vllm.v1.diffusion.frontend.admission import MOST_ALLOWED_IDS
 from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
 from vllm.v1.diffusion.loops.engine_settings import check_budget, configure_cpu, fit_warm_up
 from vllm.v1.diffusion.loops.settings import Settings
 from vllm.v1.diffusion.modes import RENOISING
-from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-    from vllm.sampling_params import SamplingParams
     from vllm.v1.generation_loop.interface import GenerationLoop
 
 
@@ -55,32 +52,6 @@ class RenoisingSettings(Settings):
         fit_warm_up(vllm_config, served)
         # The length of answers that a checkpoint suggests is no limit of the server's.
         vllm_config.model_config.override_generation_config.setdefault("max_new_tokens", None)
-
-    @override
-    def check_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
-        extra = params.extra_args or {}
-        if extra.get("diffusion_read_only"):
-            config = resolve_diffusion_config(vllm_config)
-            width = resolve_decoding(params, config).block_length
-            params.max_tokens = min(params.max_tokens or width, width)
-            params.ignore_eos = True
-        if extra.get("diffusion_constrained"):
-            _constrain(params)
-
-
-def _constrain(params: SamplingParams) -> None:
-    """Lets a request write the ids only that it wants log probabilities of; changes its parameters."""
-    ids, key = list(params.logprob_token_ids or ()), "diffusion_constrained"
-    reason = None
-    if not ids:
-        reason = "needs logprob_token_ids, which it allows"
-    elif len(ids) > MOST_ALLOWED_IDS:
-        reason = f"may allow {MOST_ALLOWED_IDS} ids at most, not {len(ids)}"
-    elif params.allowed_token_ids not in (None, ids) or params.structured_outputs is not None:
-        reason = "excludes allowed_token_ids and structured outputs"
-    if reason is not None:
-        raise ParameterError(f"{key}=True {reason}.", parameter=key, value=True)
-    params.allowed_token_ids = ids
 
 
 def _configure_device(vllm_config: VllmConfig) -> None:

@@ -10,6 +10,7 @@ from typing_extensions import override
 from vllm.logger import init_logger
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.frontend.admission import check_one_block, keep_stop_tokens
+from vllm.v1.diffusion.frontend.lengths import set_length
 from vllm.v1.diffusion.loops.cuda_graphs import configure_graphs
 from vllm.v1.diffusion.loops.engine_settings import (
     check_budget,
@@ -106,6 +107,11 @@ class PromptBlockSettings(BlockSettings):
                 "block-causal, where a family has both kinds: say so with --diffusion-config "
                 '\'{"attention": "block_causal"}\'.'
             )
+        if family.shifted and vllm_config.parallel_config.pipeline_parallel_size > 1:
+            raise ValueError(
+                "pipeline_parallel_size > 1 is not supported with attention='block_causal' and "
+                "right_shift_logits."
+            )
         # A prompt's keys and values depend on its length, so no two lengths share them.
         vllm_config.cache_config.enable_prefix_caching = False
         super().configure(vllm_config, loop, served)
@@ -116,7 +122,7 @@ class SeededSettings(Settings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        _one_step_at_a_time(vllm_config, "a causal context")
+        one_step_at_a_time(vllm_config, "a causal context")
         check_budget(vllm_config, served)
         configure_cpu(vllm_config)
         configure_graphs(vllm_config, served)
@@ -161,7 +167,7 @@ class AnchoredSettings(BlockSettings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        _one_step_at_a_time(vllm_config, "shifted block diffusion")
+        one_step_at_a_time(vllm_config, "shifted block diffusion")
         super().configure(vllm_config, loop, served)
 
 
@@ -192,12 +198,13 @@ class CanvasSettings(Settings):
 
     @override
     def check_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        set_length(params, vllm_config)
         check_one_block(params, vllm_config)
         if params.stop_token_ids and params.structured_outputs is None:
             keep_stop_tokens(params, vllm_config)
 
 
-def _one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:
+def one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:
     """Switches asynchronous scheduling off."""
     scheduler_config = vllm_config.scheduler_config
     if scheduler_config.async_scheduling:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.diffusion.message.compiled_grammar import CompiledGrammar, form_of
+from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
 
@@ -17,10 +19,12 @@ class DiffusionRequestData(NewRequestData):
     Attributes:
         reasoning_ended: Whether the prompt ends the reasoning; None if that was not checked.
         reasoning_parser_kwargs: The reasoning parser's arguments.
+        compiled: The grammar; None where the workers have to compile it.
     """
 
     reasoning_ended: bool | None = None
     reasoning_parser_kwargs: dict[str, Any] | None = None
+    compiled: CompiledGrammar | None = None
 
 
 def described(
@@ -35,8 +39,13 @@ def described(
     """
     if structured is None:
         return data
+    grammar = structured.grammar
+    compiled = None
+    if isinstance(grammar, StructuredOutputGrammar):
+        compiled = CompiledGrammar(grammar, form_of(grammar))
     return DiffusionRequestData(
         **vars(data),
+        compiled=compiled,
         reasoning_ended=reasoning_ended,
         reasoning_parser_kwargs=structured.reasoning_parser_kwargs,
     )

@@ -19,6 +19,11 @@ def whole_blocks(grid: BlockGrid, window_end: int, known: int) -> int:
     return grid.begin(min(window_end, known))
 
 
+def all_but_the_last(grid: BlockGrid, window_end: int, known: int) -> int:
+    """Whole blocks but for their last token, whose row predicts the next block's first one."""
+    return max(0, whole_blocks(grid, window_end, known) - 1)
+
+
 def nothing(grid: BlockGrid, window_end: int, known: int) -> int:
     """No position is final before the request ends."""
     return 0
@@ -40,6 +45,8 @@ class BlockGrid:
         limit: Position behind the last block, which is cut there.
         open_blocks: Blocks that are denoised at the same time.
         final: What a window leaves computed, see ``computed``.
+        canvas: Tokens of a canvas, a whole number of blocks; None where the answer is one.
+        slides: Whether the open block begins at the first unknown position, wherever that is.
     """
 
     block_length: int
@@ -47,14 +54,27 @@ class BlockGrid:
     limit: int = NO_LIMIT
     open_blocks: int = 1
     final: Callable[[BlockGrid, int, int], int] = whole_blocks
+    canvas: int | None = None
+    slides: bool = False
 
     def begin(self, position: int) -> int:
         """First position of the block that holds ``position``."""
+        if self.slides:
+            return position
         return max(0, position - (position - self.origin) % self.block_length)
 
     def end(self, position: int) -> int:
         """Position behind the block that holds ``position``."""
-        return min(position - (position - self.origin) % self.block_length + self.block_length, self.limit)
+        before = 0 if self.slides else (position - self.origin) % self.block_length
+        return min(position - before + self.block_length, self.limit)
+
+    def canvas_begin(self, position: int) -> int:
+        """First position of the canvas that holds ``position``, which is behind the prompt."""
+        return position - (position - self.origin) % self.canvas if self.canvas else self.origin
+
+    def canvas_end(self, position: int) -> int:
+        """Position behind the canvas that holds ``position``."""
+        return min(self.canvas_begin(position) + self.canvas, self.limit) if self.canvas else self.limit
 
     def reach(self, position: int) -> int:
         """Position behind the blocks that are open when ``position`` is the first unknown one."""
@@ -88,6 +108,8 @@ class BlockRule:
             as all of them.
         final: What a window leaves computed: ``whole_blocks``, ``nothing`` or a mode's own
             function of grid, window end and known tokens.
+        slides: Whether there is no grid: the open block begins at the first unknown position.
+        elastic: Whether an answer begins as long as its template, and may grow to ``max_tokens``.
     """
 
     from_prompt: bool = False
@@ -95,8 +117,10 @@ class BlockRule:
     whole: bool = False
     open_blocks: int = 1
     final: Callable[[BlockGrid, int, int], int] = whole_blocks
+    slides: bool = False
+    elastic: bool = False
 
-    def grid(self, block_length: int, prompt_len: int, limit: int) -> BlockGrid:
+    def grid(self, block_length: int, prompt_len: int, limit: int, canvas: int | None = None) -> BlockGrid:
         """One request's blocks.
 
         Args:
@@ -104,6 +128,7 @@ class BlockRule:
             prompt_len: Tokens of the prompt.
             limit: Where the answer ends by ``max_tokens``, where it may end inside a block, its
                 template and the context.
+            canvas: Most tokens of a canvas; None where the answer is one.
         """
         return BlockGrid(
             block_length,
@@ -111,4 +136,6 @@ class BlockRule:
             limit=limit if self.cut else NO_LIMIT,
             open_blocks=self.open_blocks,
             final=self.final,
+            canvas=canvas and max(canvas // block_length, 1) * block_length,
+            slides=self.slides,
         )

@@ -7,6 +7,7 @@ command line all read the same record, so no range is written twice.
 
 from __future__ import annotations
 
+from ctypes import c_float
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -24,6 +25,9 @@ MAX_STEPS = 32768
 _LARGEST = 1e30
 """Policies compute in float32, which must not overflow."""
 
+_SMALLEST = 1.17549435e-38
+"""The smallest normal float32: devices may take what is below it for 0."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=_LARGEST)]
 NotNegative = Annotated[float, Field(ge=0, le=_LARGEST)]
@@ -37,6 +41,12 @@ PositiveCount = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 def _as_bool(value: Any) -> Any:
     # The server's vllm_xargs turn true and false into 1 and 0.
     return bool(value) if isinstance(value, int) and value in (0, 1) else value
+
+
+def in_float32(value: float) -> float:
+    """What a number is where it is computed with: 0 where it is too small, infinite where it is too large."""
+    narrow = float(c_float(value).value)
+    return 0.0 if abs(narrow) < _SMALLEST else narrow
 
 
 Flag = Annotated[bool, BeforeValidator(_as_bool)]
@@ -74,9 +84,13 @@ class Parameter:
             ValueError: It is of another type or out of range; the text reads after the value.
         """
         try:
-            return self._adapter.validate_python(value)
+            parsed = self._adapter.validate_python(value)
         except ValidationError:
             raise ValueError(f"must be {self.allowed}") from None
+        above = self.schema.get("exclusiveMinimum")
+        if above is not None and in_float32(parsed) <= above:
+            raise ValueError(f"must be {self.allowed}; in float32, as it is computed with, it is {above:g}")
+        return parsed
 
     @cached_property
     def schema(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from vllm.v1.diffusion.policies.adaptive.confidence_threshold import ConfidenceT
 from vllm.v1.diffusion.policies.adaptive.credit import Credit
 from vllm.v1.diffusion.policies.adaptive.edit import Edit
 from vllm.v1.diffusion.policies.adaptive.entropy_bounded import EntropyBounded
+from vllm.v1.diffusion.policies.adaptive.entropy_distance import EntropyDistance
 from vllm.v1.diffusion.policies.adaptive.factor import Factor
 from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
 from vllm.v1.diffusion.policies.adaptive.insert_delete import InsertDelete
@@ -31,6 +32,7 @@ from vllm.v1.diffusion.policies.base import (
 )
 from vllm.v1.diffusion.policies.parameter import Parameter
 from vllm.v1.diffusion.policies.scheduled.entropy import Entropy
+from vllm.v1.diffusion.policies.scheduled.least_entropy import LeastEntropy
 from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 from vllm.v1.diffusion.policies.scheduled.low_confidence_linear import LowConfidenceLinear
 from vllm.v1.diffusion.policies.scheduled.low_confidence_spread import LowConfidenceSpread
@@ -40,6 +42,7 @@ from vllm.v1.diffusion.policies.scheduled.origin import Origin
 from vllm.v1.diffusion.policies.scheduled.random import Random
 from vllm.v1.diffusion.policies.scheduled.sequential import Sequential
 from vllm.v1.diffusion.policies.scheduled.topk_margin import TopkMargin
+from vllm.v1.diffusion.policies.scheduled.widest_margin import WidestMargin
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 
@@ -58,6 +61,9 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "insert_delete": InsertDelete,
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
+    "entropy_distance": EntropyDistance,
+    "least_entropy": LeastEntropy,
+    "widest_margin": WidestMargin,
     "p2": P2,
     "random": Random,
     "renoise": Renoise,

@@ -22,9 +22,12 @@ def placed(
     Returns:
         The decoding, for shorter blocks where the whole answer is shorter than one, and the blocks.
     """
-    if rule.whole:
-        max_tokens = max_model_len if decoding.template is None else len(decoding.template)
+    if decoding.template is not None:
+        # A template that is read in part is denoised as a whole.
+        max_tokens = max(max_tokens, len(decoding.template))
+    elif rule.whole:
+        max_tokens = max_model_len
     limit = min(prompt_len + max_tokens, max_model_len)
     if rule.cut and rule.from_prompt:
         decoding = decoding.within(limit - prompt_len)
-    return decoding, rule.grid(decoding.block_length, prompt_len, limit)
+    return decoding, rule.grid(decoding.block_length, prompt_len, limit, decoding.canvas)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm.v1.diffusion.families import SEEDED
 from vllm.v1.diffusion.policies.parameter import PREFIX
@@ -31,7 +31,7 @@ _NOT_OF_DRAFTS = (
 
 _UNREAD = {"autoregressive": _OF_DENOISING, "self_speculation": _NOT_OF_DRAFTS}
 
-_NOT_OF_VERIFICATION = {
+_NOT_OF_VERIFICATION: dict[str, Any] = {
     "logprobs": None,
     "structured_outputs": None,
     "bad_words": [],

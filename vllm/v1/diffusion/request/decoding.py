@@ -35,8 +35,11 @@ class Decoding:
             of models that can do both.
         verifies: Whether a block is a draft, and what leaves is what a causal pass makes of it.
         drops_mask: Whether the mask token counts for nothing, not even in the softmax.
+        canvas: Most tokens of a canvas, of models in which every position sees all of it; None where
+            the answer is one canvas.
         budget: Tokens of the answer before the end of the thinking is written, and the id that
             ends it; None for no limit.
+        expand_budget: How often an answer may grow, of models that insert masks; None for their default.
     """
 
     algorithm: str
@@ -60,6 +63,8 @@ class Decoding:
     verifies: bool = False
     drops_mask: bool = False
     budget: tuple[int, int] | None = None
+    canvas: int | None = None
+    expand_budget: int | None = None
 
     @property
     def foreseeable(self) -> bool:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm.v1.diffusion.families import BIDIRECTIONAL, END_OF_TURN, NO_MASK, SEEDED
+from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, SEEDED
 from vllm.v1.diffusion.policies.parameter import (
     PREFIX,
     BlockLength,
     CacheMode,
+    Count,
     Flag,
     Parameter,
     PositiveCount,
@@ -151,6 +152,14 @@ class DiffusionParams(BaseModel):
             families=SEEDED,
         ),
     ] = None
+    expand_budget: Annotated[
+        Count | None,
+        Parameter(
+            "How often the model may put two masks in the place of one.",
+            otherwise="twice the tokens that the answer may have",
+            families=ELASTIC,
+        ),
+    ] = None
     exit_threshold: Annotated[
         Share | None,
         Parameter(
@@ -179,10 +188,9 @@ class DiffusionParams(BaseModel):
     read_only: Annotated[
         Flag | None,
         Parameter(
-            "One canvas is the whole answer: `max_tokens` is its length at most, and an end token ends "
-            "nothing.",
+            "One canvas, or block, is the whole answer: `max_tokens` is its length at most, and an end token "
+            "ends nothing.",
             otherwise="false",
-            families=NO_MASK,
         ),
     ] = None
     constrained: Annotated[
@@ -190,7 +198,6 @@ class DiffusionParams(BaseModel):
         Parameter(
             "Only the ids of `logprob_token_ids` are written, and log probabilities are those among them.",
             otherwise="false",
-            families=NO_MASK,
         ),
     ] = None
     trace: Annotated[
@@ -255,6 +262,7 @@ class DiffusionParams(BaseModel):
             seed_token: bool | None = None,
             max_thinking_tokens: int | None = None,
             end_think_token_id: int | None = None,
+            expand_budget: int | None = None,
             exit_threshold: float | None = None,
             eos_early_stop: bool | None = None,
             end_tokens_last: bool | None = None,

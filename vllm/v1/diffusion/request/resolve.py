@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.families import END_OF_TURN, NO_MASK
+from vllm.v1.diffusion.families import ELASTIC, END_OF_TURN, WITHOUT_TIMETABLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.adaptive.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
@@ -40,6 +40,8 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     extra = dict(params.extra_args or {}) if params else {}
     asked = extra.get(PREFIX + "algorithm")
     algorithm: str = config.algorithm if asked is None else asked
+    if config.expand_token_id is not None:
+        algorithm = WITHOUT_TIMETABLE.get(algorithm, algorithm)
     policy = _policy(algorithm)
     given = DiffusionParams.from_extra_args(extra, policy)
     way = causal_way(given, params, config)
@@ -47,10 +49,11 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         algorithm, policy = _DRAFTS, get_policy(_DRAFTS)
     block_length = 1 if way.writes else _block_length(given, config)
     _check_model(given, config)
-    _check_reading(given, config)
+    _check_growth(given, config)
     _check_noise(algorithm, policy, config)
     _check_read(given, extra, algorithm, policy)
     steps = given.steps or config.steps or policy.default_steps
+    _check_work(given, config, block_length)
     values = _values(given, algorithm, policy, config)
     if way.verifies:
         # All masks of a draft at once, as the card's code does where it is given no threshold.
@@ -98,6 +101,9 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         verifies=way.verifies,
         drops_mask=way.mode == "diffusion" and way.causal and not way.seeded,
         budget=way.budget,
+        expand_budget=given.expand_budget,
+        # A template is the whole answer, and seen as a whole.
+        canvas=config.max_canvas_length if template is None else None,
     )
 
 
@@ -129,6 +135,24 @@ def _block_length(given: DiffusionParams, config: MaskedDiffusionConfig) -> int:
     return block_length
 
 
+def _check_work(given: DiffusionParams, config: MaskedDiffusionConfig, block_length: int) -> None:
+    """Refuses more denoising steps than the operator allows a request."""
+    from vllm.v1.diffusion.config import limit_of
+
+    for name, value, limit, always in (
+        ("steps", given.steps, "steps_limit", block_length),
+        ("max_post_steps", given.numbers.get("max_post_steps"), "post_steps_limit", 0),
+    ):
+        most = max(limit_of(config, limit), always)
+        also = f", or as many as the block has tokens, {block_length}" if always else ""
+        require(
+            value is None or value <= most,
+            name,
+            value,
+            f"must be at most {limit_of(config, limit)}{also} ({limit} of --diffusion-config)",
+        )
+
+
 def _check_model(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
     """Refuses what has no effect on the served model."""
     require(
@@ -145,15 +169,14 @@ def _check_model(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
     )
 
 
-def _check_reading(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
-    """Refuses upstream's ways to read a canvas on models with a mask."""
-    for name in ("read_only", "constrained"):
-        require(
-            not getattr(given, name) or config.mask_token_id is None,
-            name,
-            getattr(given, name),
-            f"has no effect on this model, but on {', '.join(NO_MASK)}",
-        )
+def _check_growth(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
+    """Refuses what only models read whose answers grow."""
+    require(
+        given.expand_budget is None or config.expand_token_id is not None,
+        "expand_budget",
+        given.expand_budget,
+        f"has no effect on this model, but on {', '.join(ELASTIC)}",
+    )
 
 
 def _check_noise(algorithm: str, policy: UnmaskingPolicy, config: MaskedDiffusionConfig) -> None:
@@ -203,14 +226,14 @@ def _check_edits(
     """Refuses what does not go with insertions and deletions, or goes with nothing else."""
     if not policy.redraws:
         require(
-            config.edit_ids is None,
+            config.edit_ids is None or config.expand_token_id is not None,
             "algorithm",
             algorithm,
             "would write this model's delete and split tokens as text; only insert_delete reads them",
         )
         return
     require(
-        config.edit_ids is not None,
+        config.edit_ids is not None and config.expand_token_id is None,
         "algorithm",
         algorithm,
         "needs a model with a delete_token_id and a split_token_id in its config.json",

@@ -25,7 +25,9 @@ HOLE = -1
 """A template's token that is to be written."""
 _UNSAID = 16
 """``max_tokens`` of ``SamplingParams`` and of a completion where nothing was given."""
-_MARKER = re.compile(r"<\|hole:([0-9]+)\|>")
+_GROWTH = 64
+"""Tokens by which an answer may outgrow its template where nothing else was said."""
+_MARKER = re.compile(r"<\|hole:([0-9]{1,9})\|>")
 _MARKER_BEGINS = "<|hole"
 _INFILL, _IDS, _SEED = (PREFIX + name for name in ("infill", "infill_ids", "seed_canvas"))
 
@@ -87,15 +89,16 @@ def _template(name: str, ids: Sequence[int], mask_token_id: int | None) -> tuple
     return tuple(ids)
 
 
-def admit_template(params: SamplingParams, vllm_config: VllmConfig) -> None:
+def admit_template(params: SamplingParams, vllm_config: VllmConfig, grows: bool = False) -> None:
     """Turns a template's text into ids and makes the request as long as its template.
 
-    The template is the whole answer: ``max_tokens`` becomes its length, and an end token
-    in a hole ends nothing.
+    The template is the whole answer: ``max_tokens`` becomes its length unless it may grow, and an
+    end token in a hole ends nothing.
 
     Args:
         params: The request's own copy of its parameters, changed.
         vllm_config: The engine's configuration.
+        grows: Whether the answer may become longer than the template, ``max_tokens`` at most.
 
     Raises:
         ParameterError: The text has no hole or a malformed one, the ids are outside
@@ -127,7 +130,10 @@ def admit_template(params: SamplingParams, vllm_config: VllmConfig) -> None:
         raise ParameterError(
             f"min_tokens={params.min_tokens} {reason}.", parameter="min_tokens", value=params.min_tokens
         )
-    params.max_tokens = min(read or len(seed), len(seed))
+    if not grows:
+        params.max_tokens = min(read or len(seed), len(seed))
+    elif params.max_tokens is None or params.max_tokens < len(seed):
+        params.max_tokens = min(len(seed) + _GROWTH, longest - 1)
     params.ignore_eos = True
 
 

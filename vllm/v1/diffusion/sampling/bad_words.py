@@ -20,6 +20,9 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.worker.gpu.states import RequestState
 
+MOST_PLACES = 1 << 22
+"""Tokens of words under all alignments that are compared at a time, of 8 bytes in each of a few tensors."""
+
 
 class Snapshot(NamedTuple):
     """Canvases of a step's requests; see ``CanvasStates``, each ``[R, W]``."""
@@ -50,8 +53,9 @@ class BadWords:
         self._words: dict[int, list[list[int]]] = {}
 
     def add_request(self, slot: int, params: SamplingParams) -> bool:
-        """Notes a request's bad words; whether it has any."""
-        words = params.bad_words_token_ids
+        """Notes a request's bad words that fit into its answer; whether there are any."""
+        most = params.max_tokens
+        words = [w for w in params.bad_words_token_ids or () if most is None or len(w) <= most]
         if words:
             self._words[slot] = words
         return bool(words)
@@ -153,7 +157,7 @@ class BadWords:
             values[step.slots] = torch.where(positions, old, values[step.slots])
 
     def _groups(self, step: DenoisingStep, shortest: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Words of one length, int64 ``[E, k]``, and their requests, int64 ``[E]``."""
+        """Words of one length, int64 ``[E, k]``, and their requests, int64 ``[E]``; some at a time."""
         groups: dict[int, tuple[list[int], list[list[int]]]] = {}
         for i, slot in enumerate(step.slots_np.tolist()):
             for word in self._words.get(slot, ()):
@@ -162,11 +166,14 @@ class BadWords:
                     requests.append(i)
                     words.append(word)
         device = step.slots.device
-        for requests, words in groups.values():
-            yield (
-                async_tensor_h2d(requests, dtype=torch.int64, device=device),
-                async_tensor_h2d(np.array(words), dtype=torch.int64, device=device),
-            )
+        for length, (requests, words) in groups.items():
+            most = max(1, MOST_PLACES // (length * (self.canvases.width + length - 1)))
+            for first in range(0, len(words), most):
+                some = slice(first, first + most)
+                yield (
+                    async_tensor_h2d(requests[some], dtype=torch.int64, device=device),
+                    async_tensor_h2d(np.array(words[some]), dtype=torch.int64, device=device),
+                )
 
     def _windows(self, step: DenoisingStep, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Output tokens under each alignment, and whether they are known, ``[R, A, k]``."""

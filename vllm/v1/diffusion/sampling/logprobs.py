@@ -147,6 +147,23 @@ class CanvasLogprobs:
         )
         return LogprobsTensors(ids, scores, ranks, cu_num_generated_tokens=rows.cumsum().tolist())
 
+    def slide(self, slots_np: np.ndarray, leaving: torch.Tensor) -> None:
+        """Moves what is kept of windows that slide on, by as many columns.
+
+        Args:
+            slots_np: The requests' slots, ``[R]``, on the host.
+            leaving: Tokens that leave at the front of each, int64 ``[R]``.
+        """
+        wanted = np.flatnonzero(self._wanted[slots_np])
+        if not len(wanted):
+            return
+        lane, which = (
+            async_tensor_h2d(values, dtype=torch.int64, device=leaving.device)
+            for values in (self._lanes[slots_np[wanted]], wanted)
+        )
+        for table in (self._ids, self._scores, self._ranks):
+            table[lane] = from_column(table[lane], leaving[which])
+
     def _keep(
         self, logits: StepLogits, step: DenoisingStep, rows_np: np.ndarray, unmasked: torch.Tensor
     ) -> None:

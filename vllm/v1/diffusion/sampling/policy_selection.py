@@ -316,8 +316,11 @@ class PolicySelection:
             return None
         assert self._logits is not None and self.canvases.edit_ids is not None
         rows = group.rows.clamp(max=len(self._proposals.token) - 1)
+        token, confidence, plain = (values[rows] for values in self._proposals)
         return Proposals(
-            *(values[rows] for values in self._proposals),
+            token=token,
+            confidence=confidence,
+            plain=plain,
             mask_id=self.canvases.mask_token_id,
             edit_ids=self.canvases.edit_ids,
             best_other=partial(_best_other, self._logits, rows),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -78,6 +78,8 @@ class DenoisingSampler:
         self.grammars = grammars
         self.rows = rows
         self.overlaps = overlaps
+        self._unwritable: dict[int, str] = {}
+        """Why no token goes on with the grammars of the last step's requests, by their number."""
         self.most_rows = most_rows
         self.shares = shares
         self.policies = PolicySelection(canvases, sampler.sampling_states)
@@ -151,9 +153,8 @@ class DenoisingSampler:
             done, outputs, logprobs = self._denoise(
                 logits, step, num_reqs, known - start, block_end, overlaps
             )
-            failures = {
-                input_batch.req_ids[int(step.requests[i])]: why for i, why in self.policies.failures().items()
-            }
+            failed = self.policies.failures() | self._unwritable
+            failures = {input_batch.req_ids[int(step.requests[i])]: why for i, why in failed.items()}
             finished = done
             if len(done) < num_reqs:
                 finished = slots.new_zeros(num_reqs, dtype=torch.bool)
@@ -236,10 +237,10 @@ class DenoisingSampler:
         else:
             assert isinstance(self.statistics, StepStatistics)
             stats = self.statistics.of_share(logits, shares, step)
-        self.policies.propose(processed, step, self.statistics)
+        self.policies.propose(processed, step, cast(StepStatistics, self.statistics))
         before = self.logprobs.snapshot(step)
         done = self.unmasking(stats, step, overlaps)
-        self.grammars.revise(done, stats, step, overlaps)
+        self._unwritable = self.grammars.revise(done, stats, step, overlaps) or {}
         self.logprobs.record(processed, step, before)
         outputs = StepOutputs.of(canvases, step, first, num_reqs, self.rows.begins_open)
         outputs = self.rows.outputs(outputs, step)

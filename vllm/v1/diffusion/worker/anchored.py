@@ -55,10 +55,37 @@ class AnchoredRows(RowLayout):
         if not len(anchors):
             return emitted
         index = async_tensor_h2d(anchors, dtype=torch.int64, device=emitted.device)
-        emitted[index] = 1
-        canvases, slots = self.canvases, input_batch.idx_mapping[index]
+        emitted.index_fill_(0, index, 1)
+        canvases, slots = self.canvases, input_batch.idx_mapping[index].to(torch.int64)
         # The published steps of a block are those that denoise it.
-        canvases.step[slots] = 0
+        canvases.step.index_fill_(0, slots, 0)
         start, length = canvases.start[slots], canvases.length[slots]
         canvases.next_block(request_states, slots, length == 1, start + length)
         return emitted
+
+
+class ShiftedRows(RowLayout):
+    """Rows before the positions that they predict; a window begins one token before its block."""
+
+    @override
+    def windows_are_canvases(self, input_batch: InputBatch) -> bool:
+        return False
+
+    @override
+    def point_logits(self, input_batch: InputBatch, request_states: RequestState, unsure: bool) -> None:
+        super().point_logits(input_batch, request_states, unsure)
+        # Upstream's warm-up has windows that are canvases.
+        input_batch.logits_indices = (input_batch.logits_indices - 1).clamp_(min=0)
+
+    @override
+    def computed(
+        self,
+        input_batch: InputBatch,
+        request_states: RequestState,
+        window_end: torch.Tensor,
+        known: torch.Tensor,
+        start: torch.Tensor,
+        finished: torch.Tensor,
+    ) -> torch.Tensor:
+        whole = super().computed(input_batch, request_states, window_end, known, start, finished)
+        return (whole - 1).clamp(min=0)

@@ -56,7 +56,8 @@ class CanvasRows(RowLayout):
         # A window is the whole canvas or begins at the block. One that was planned for a block
         # that had finished is neither: it begins at 0 and is as long as the rest of the canvas.
         begin = request_states.num_computed_tokens.gpu[slots]
-        return (begin == self.canvases.start[slots]) | (window_end == self.canvases.end.gpu[slots])
+        start = self.canvases.start[slots]
+        return (begin == start) | (window_end == self.canvases.canvas_end(slots, start))
 
     @override
     def first_only(self, step: DenoisingStep) -> torch.Tensor | None:
@@ -106,12 +107,24 @@ class CanvasAttention(Attention):
         window_end = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
         # A dummy batch has rows of logits too, but no canvas.
         denoises = (row_counts(input_batch) > 0) & (input_batch.num_draft_tokens > 0)
-        ends = np.where(denoises, self.canvases.end.np[input_batch.idx_mapping_np], window_end)
+        ends = np.where(denoises, self._canvas_ends(input_batch, window_end), window_end)
         return Sequences(
             request=None,
             query_start_loc=input_batch.query_start_loc_np[: used + 1],
             seq_lens=ends.astype(np.int32),
         )
+
+    def _canvas_ends(self, input_batch: InputBatch, window_end: np.ndarray) -> np.ndarray:
+        """Where the canvases end that windows lie in: they begin with a block of it, or end with it."""
+        canvases, slots = self.canvases, input_batch.idx_mapping_np
+        ends: np.ndarray = canvases.end.np[slots]
+        length: np.ndarray = canvases.canvas.np[slots]
+        if not length.any():
+            return ends
+        origin, last = canvases.origin.np[slots], window_end - 1
+        end = last - (last - origin) % np.maximum(length, 1) + length
+        inside: np.ndarray = np.where(length > 0, np.minimum(end, ends), ends)
+        return inside
 
     @override
     def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:

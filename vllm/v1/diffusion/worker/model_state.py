@@ -24,6 +24,7 @@ from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.diffusion.sampling.rows import RowLayout
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.worker.pipeline_relay import CanvasRelay
+from vllm.v1.diffusion.worker.reloads import Reloads
 from vllm.v1.diffusion.worker.row_adapters import RowAdapters
 from vllm.v1.diffusion.worker.sequences import Attention, GraphSequences, padded
 from vllm.v1.generation_loop.interface import GenerationLoop
@@ -79,6 +80,7 @@ class DiffusionModelState(DefaultModelState):
         self.grammars = GrammarStates(vllm_config, self.canvases)
         self.relay = CanvasRelay(self.canvases, self._denoises) if pipelined else None
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
+        self.reloads = Reloads(model, vllm_config.model_config)
         self.attention.prefill_attention = apply_kernels(
             vllm_config, model, device, self.attention.block_causal
         )
@@ -148,6 +150,7 @@ class DiffusionModelState(DefaultModelState):
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Writes known tokens and canvases to ``input_batch.input_ids``."""
+        self.reloads.check()
         self.canvases.apply_added(req_states)
         self.rows.begin_step(input_batch, req_states)
         if self.relay is not None:

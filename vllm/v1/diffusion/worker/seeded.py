@@ -33,12 +33,12 @@ class Accepted(NamedTuple):
 
     Attributes:
         which: Which of the step's R requests they are of, int64 ``[n]``.
-        count: How many tokens leave, 0 where the draft is not complete, int64 ``[n]``.
-        tokens: What the rows predict, int64 ``[n, W]``: the first ``count`` leave.
+        leaving: How many tokens leave, 0 where the draft is not complete, int64 ``[n]``.
+        tokens: What the rows predict, int64 ``[n, W]``: the first ``leaving`` leave.
     """
 
     which: torch.Tensor
-    count: torch.Tensor
+    leaving: torch.Tensor
     tokens: torch.Tensor
 
 
@@ -125,14 +125,14 @@ class SeededRows(RowLayout):
         canvases = self.canvases
         if self._seeds.any():
             index = self._index(self._seeds)
-            emitted[index] = 1
-            slots = input_batch.idx_mapping[index]
+            emitted.index_fill_(0, index, 1)
+            slots = input_batch.idx_mapping[index].to(torch.int64)
             # Steps of a block are those that denoise it.
-            canvases.step[slots] = 0
+            canvases.step.index_fill_(0, slots, 0)
             start, length = canvases.start[slots], canvases.length[slots]
             canvases.next_block(request_states, slots, length == 1, start + length)
         if self._accepted is not None:
-            emitted[self._index(self._drafts)] = self._accepted.count.to(emitted.dtype)
+            emitted[self._index(self._drafts)] = self._accepted.leaving.to(emitted.dtype)
         return emitted
 
     @override
@@ -147,7 +147,7 @@ class SeededRows(RowLayout):
     ) -> torch.Tensor:
         if self._accepted is not None:
             index = self._index(self._drafts)
-            start = start.index_add(0, index, self._accepted.count)
+            start = start.index_add(0, index, self._accepted.leaving)
         computed = torch.minimum(window_end, start)
         decodings = [self._decoding(int(slot)) for slot in input_batch.idx_mapping_np]
         sees_itself = np.array([d is not None and not d.causal for d in decodings], dtype=bool)
@@ -186,7 +186,7 @@ class SeededRows(RowLayout):
         seed = predicted.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
         canvases.tokens[slots, 0] = torch.where(complete, seed, canvases.tokens[slots, 0])
         canvases.masked[slots, 0] &= ~complete
-        done[which] = False
+        done.index_fill_(0, which, False)
         return done
 
     def _decoding(self, slot: int) -> Decoding | None:

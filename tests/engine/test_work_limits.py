@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request may ask for is bounded, by the operator or by default; no engine is started."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.engine.test_callers_parameters import admitted
+from tests.engine.test_configuration import configured
+from vllm import SamplingParams
+from vllm.v1.diffusion.config import LIMITS
+from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
+from vllm.v1.diffusion.request.fields import ParameterError
+
+_CHOICES = [f"c{i}" for i in range(20000)]
+
+_ENUM = {"type": "string", "enum": _CHOICES}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"extra_args": {"diffusion_steps": 257}}, "diffusion_steps=257 must be at most 256.*steps_limit"),
+        (
+            {"extra_args": {"diffusion_algorithm": "edit", "diffusion_max_post_steps": 257}},
+            "diffusion_max_post_steps=257 must be at most 256.*post_steps_limit",
+        ),
+        ({"n": 17}, "n=17 must be at most 16 .*n_limit"),
+        ({"bad_words": ["t1 " * 65], "max_tokens": 200}, r"bad_words=.*65 tokens.*bad_word_limit"),
+        (
+            {"bad_words": [f"t{i}" + " t2" * 20 for i in range(60)], "max_tokens": 40},
+            "bad_words=.*bad_words_limit",
+        ),
+        (
+            {"structured_outputs": {"choice": _CHOICES}},
+            "structured_outputs: .* has [0-9]+ characters.*grammar_limit",
+        ),
+        ({"structured_outputs": {"regex": "a" * 65537}}, "regex has 65537 characters.*grammar_limit"),
+        (
+            {"structured_outputs": {"json": {"type": "string", "enum": _CHOICES}}},
+            "json has [0-9]+ characters.*grammar_limit",
+        ),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_work_is_bounded_by_default(given: dict[str, Any], message: str) -> None:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    given = dict(given)
+    if grammar := given.get("structured_outputs"):
+        given["structured_outputs"] = StructuredOutputsParams(**grammar)
+    with pytest.raises(ParameterError, match=message) as refused:
+        admitted("sdar", SamplingParams(**given))
+    assert refused.value.parameter
+    assert len(str(refused.value)) < 400
+
+
+def test_what_the_bounds_allow_is_admitted() -> None:
+    admitted("sdar", SamplingParams(n=16, extra_args={"diffusion_steps": 256}))
+    admitted("sdar", SamplingParams(bad_words=["t1 " * 64], max_tokens=200))
+    # A longer word than the answer is dropped, not refused.
+    admitted("sdar", SamplingParams(bad_words=["t1 " * 65], max_tokens=16))
+    # As many steps as a block has tokens.
+    admitted("llada", SamplingParams(max_tokens=30, extra_args={"diffusion_steps": 256}))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"structured_outputs": {"choice": _CHOICES}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "a", "schema": {"enum": _CHOICES}},
+            }
+        },
+        {"tools": [{"type": "function", "function": {"name": "a", "parameters": _ENUM}}]},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_the_server_refuses_a_grammar_by_the_client_s_field(given: dict[str, Any]) -> None:
+    """Before upstream has parsed it."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    asked = ChatCompletionRequest(messages=[{"role": "user", "content": "t1"}], **given)
+    (name,) = given
+    with pytest.raises(ParameterError, match=f"{name} has [0-9]+ characters.*grammar_limit"):
+        BlockDiffusionLoop().validate_request(asked, configured())
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_operator_sets_the_bounds(name: str) -> None:
+    """In both directions."""
+    ask: dict[str, Any] = {
+        "steps_limit": lambda n: {"extra_args": {"diffusion_steps": n}},
+        "post_steps_limit": lambda n: {
+            "extra_args": {"diffusion_algorithm": "edit", "diffusion_max_post_steps": n}
+        },
+        "bad_word_limit": lambda n: {"bad_words": ["x" * n]},
+        "bad_words_limit": lambda n: {"bad_words": ["x" * (n // 2), "y" * (n - n // 2)]},
+        "grammar_limit": lambda n: {"structured_outputs": _regex(n)},
+        "n_limit": lambda n: {"n": n},
+    }
+    from vllm.v1.diffusion import bundled_path
+
+    for limit in (40, LIMITS[name] + 300):
+        given = {name: limit, "bad_word_limit": 9999, "bad_words_limit": 9999} | {name: limit}
+        config = configured(bundled_path(), max_model_len=256, diffusion_config=given)
+        loop = BlockDiffusionLoop()
+        loop.validate_params(SamplingParams(max_tokens=None, **ask[name](limit)), config)
+        with pytest.raises(ParameterError, match=name):
+            loop.validate_params(SamplingParams(max_tokens=None, **ask[name](limit + 1)), config)
+
+
+def _regex(length: int) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(regex="a" * length)
+
+
+def test_a_default_beyond_its_bound() -> None:
+    """It raises the default bound, and contradicts one that was given."""
+    config = configured(diffusion_config={"steps": 500, "block_length": 8}).diffusion_config
+    assert config.steps_limit == 500
+    with pytest.raises(ValueError, match=r"steps=500 \(--diffusion-config\) must be at most steps_limit=300"):
+        configured(diffusion_config={"steps": 500, "block_length": 8, "steps_limit": 300})
+    for name in LIMITS:
+        for value in (0, -1, 2**70, "many"):
+            with pytest.raises(ValueError, match=name):
+                configured(diffusion_config=json.dumps({name: value}))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"repetition_penalty": 1e-50}, "repetition_penalty=1e-50 .*float32"),
+        ({"repetition_penalty": 1e-39}, "repetition_penalty=1e-39 .*float32"),
+        ({"repetition_penalty": 1e39}, "repetition_penalty=1e.39 .*float32"),
+        ({"logit_bias": {5: 1e39}}, "logit_bias=.5: 1e.39. .*float32"),
+        ({"logit_bias": {5: -1e300}}, "logit_bias=.5: -1e.300. .*float32"),
+        ({"top_p": 1e-50}, "top_p=1e-50 is 0 in float32"),
+        (
+            {"extra_args": {"diffusion_algorithm": "factor", "diffusion_factor": 1e-50}},
+            "diffusion_factor=1e-50 .*float32.* it is 0",
+        ),
+        (
+            {"extra_args": {"diffusion_algorithm": "entropy_bounded", "diffusion_entropy_bound": 1e-46}},
+            "diffusion_entropy_bound=1e-46 .*float32.* it is 0",
+        ),
+        (
+            {"extra_args": {"diffusion_algorithm": "origin", "diffusion_eps": 1e-46}},
+            "diffusion_eps=1e-46 .*float32.* it is 0",
+        ),
+    ],
+    ids=str,
+)
+def test_numbers_that_float32_does_not_have(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        admitted("sdar", SamplingParams(**given))
+    with pytest.raises(ValueError, match=r"entropy_bound=1e-46 .*float32"):
+        configured(diffusion_config={"entropy_bound": 1e-46})

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every request ends, however short the KV cache and the budget of a step are; without an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+class Engine:
+    """A scheduler, and a worker that finishes each block with its last step."""
+
+    def __init__(self, family: str, num_blocks: int, kv_block: int = 32, **options: Any) -> None:
+        block_length = options.pop("block_length", None)
+        config = EngineArgs(
+            model=str(GOLDEN / family),
+            dtype="float32",
+            async_scheduling=False,
+            block_size=kv_block,
+            num_gpu_blocks_override=num_blocks,
+            diffusion_config={"block_length": block_length} if block_length else None,
+            **options,
+        ).create_engine_config()
+        config.cache_config.num_gpu_blocks = num_blocks
+        spec = FullAttentionSpec(block_size=kv_block, num_kv_heads=1, head_size=32, dtype=torch.float32)
+        self.scheduler = DiffusionScheduler(
+            vllm_config=config,
+            kv_cache_config=KVCacheConfig(num_blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=kv_block,
+        )
+        self.steps = 0
+        self.preempted: list[str] = []
+        self._done: dict[str, int] = {}
+
+    def add(self, name: str, prompt: int, max_tokens: int, arrival: float, **diffusion: Any) -> Request:
+        """Admits a request."""
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=max_tokens,
+            ignore_eos=True,
+            extra_args=DiffusionParams(**diffusion).to_extra_args(),
+        )
+        request = Request(name, list(range(prompt)), params, None, arrival_time=arrival, block_hasher=None)
+        self.scheduler.add_request(request)
+        return request
+
+    def step(self) -> dict[str, int]:
+        """Runs a step; the tokens that each request of it emitted."""
+        scheduler = self.scheduler
+        output = scheduler.schedule()
+        self.steps += 1
+        self.preempted += output.preempted_req_ids or ()
+        begun = [data.req_id for data in output.scheduled_new_reqs]
+        for name in [*begun, *output.scheduled_cached_reqs.resumed_req_ids]:
+            self._done[name] = 0
+        emitted = dict.fromkeys(output.num_scheduled_tokens, 0)
+        for name in output.scheduled_spec_decode_tokens:
+            plan, request = scheduler._plans[name], scheduler.requests[name]
+            self._done[name] += 1
+            if self._done[name] == plan.steps:
+                self._done[name] = 0
+                emitted[name] = plan.grid.end(request.num_tokens) - request.num_tokens
+        names = list(emitted)
+        ran = ModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index={name: i for i, name in enumerate(names)},
+            sampled_token_ids=[[7] * emitted[name] for name in names],
+        )
+        scheduler.update_from_output(output, ran)
+        return emitted
+
+    def run(self, limit: int) -> int:
+        """Runs until every request has ended; how many steps that took."""
+        begin = self.steps
+        while self.scheduler.requests:
+            assert self.steps - begin < limit, f"no end after {limit} steps: {self.preempted}"
+            self.step()
+        return self.steps - begin
+
+
+def alone(family: str, num_blocks: int, prompt: int, max_tokens: int, diffusion: Any, **options: Any) -> int:
+    """Steps of a request that has the engine for itself."""
+    engine = Engine(family, num_blocks, **options)
+    engine.add("a", prompt, max_tokens, 0.0, **diffusion)
+    return engine.run(1000)
+
+
+TWO_CANVASES: dict[str, Any] = {"max_model_len": 64, "max_num_batched_tokens": 64, "max_num_seqs": 4}
+
+
+def test_two_canvases_in_a_cache_for_one() -> None:
+    """The second waits until the first has ended: none of their steps is lost."""
+    how = {"algorithm": "low_confidence_static", "steps": 16}
+    each = alone("llada", 4, 12, 40, how, **TWO_CANVASES)
+    engine = Engine("llada", 4, **TWO_CANVASES)
+    for i, name in enumerate("ab"):
+        engine.add(name, 12, 40, float(i), **how)
+    assert engine.run(3 * each) <= 2 * each + 2
+    assert engine.preempted == []
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_canvases_of_many_lengths(cache: str, count: int) -> None:
+    """In the time that they take one after another, and a step for each."""
+    how = {"algorithm": "low_confidence_static", "steps": 3, "cache": cache}
+    options: dict[str, Any] = {"max_model_len": 128, "max_num_batched_tokens": 128, "block_length": 8}
+    sizes = [(5 + 9 * i, 20 + 17 * (i % 3)) for i in range(count)]
+    total = sum(alone("llada", 6, *size, how, **options) for size in sizes)
+    engine = Engine("llada", 6, **options)
+    for i, size in enumerate(sizes):
+        engine.add(str(i), *size, arrival=0.0, **how)
+    assert engine.run(2 * total) <= total + count
+    assert engine.preempted == []
+
+
+@pytest.mark.parametrize("arrivals", ["in turn", "together"])
+@pytest.mark.parametrize("budget", [8, 16, 64])
+@pytest.mark.parametrize(
+    "sizes", [((12, 100), (12, 100)), ((40, 60), (9, 90), (3, 60)), ((90, 30), (5, 110))]
+)
+def test_blocks(budget: int, arrivals: str, sizes: tuple[tuple[int, int], ...]) -> None:
+    """The oldest is never preempted and advances at least every second step, so each becomes the oldest."""
+    how = {"algorithm": "low_confidence_static", "steps": 4}
+    options: dict[str, Any] = {"max_model_len": 128, "max_num_batched_tokens": budget, "max_num_seqs": 4}
+    options["enable_prefix_caching"] = False
+    total = sum(alone("sdar", 6, *size, how, **options) for size in sizes)
+    engine = Engine("sdar", 6, **options)
+    for i, size in enumerate(sizes):
+        engine.add(str(i), *size, arrival=float(i) if arrivals == "in turn" else 0.0, **how)
+    while before := list(engine.scheduler.requests):
+        assert engine.steps < 2 * total + 10, engine.preempted
+        gone = len(engine.preempted)
+        engine.step()
+        assert before[0] not in engine.preempted[gone:], "the oldest is preempted"
+
+
+def test_turns_are_fair_where_a_step_has_room_for_one() -> None:
+    """Requests with room for their keys and values advance in turn, whatever their age."""
+    how = {"algorithm": "low_confidence_static", "steps": 4}
+    engine = Engine("llada", 64, block_length=8, **TWO_CANVASES)
+    requests = [engine.add(name, 4, 40, float(i), **how) for i, name in enumerate("abc")]
+    for _ in range(50):
+        engine.step()
+        written = [request.num_output_tokens for request in requests]
+        assert max(written) - min(written) <= 8, written
+    assert min(written) >= 24, written
+
+
+def test_a_cache_that_cannot_hold_one_request_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"num_gpu_blocks_override=4 .* 96 tokens.*max_model_len=128"):
+        Engine("sdar", 4, max_model_len=128, enable_prefix_caching=False)

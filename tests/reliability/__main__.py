@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The long forms of the reliability tests: ``python -m tests.reliability COMMAND``.
+
+Each prints one line of JSON with its figures, which ``docs/reliability.md`` keeps, and fails where something
+that must hold did not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.reliability import faults, sanitize
+from tests.reliability.fuzz import COMPLETIONS, Fuzzer
+from tests.reliability.world import (
+    PUZZLES,
+    abort_some,
+    all_ids,
+    ask,
+    assert_empty,
+    fuzz,
+    longer,
+    memory,
+    mixed,
+    world,
+)
+from tests.server.conftest import MODEL
+
+SHORT_OF_BLOCKS = ("--block-size", "32", "--num-gpu-blocks-override", "10")
+
+
+def _model(name: str) -> str:
+    from vllm.v1.diffusion import bundled_path
+
+    return bundled_path(name) if name in ("sdar", "llada") else name
+
+
+def run_fuzz(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Cases of the seeded fuzzer over both endpoints."""
+    with world(folder / "log", *SHORT_OF_BLOCKS, model=_model(args.model)) as server:
+        fuzzer = Fuzzer(args.seed, MODEL)
+        cases = (fuzzer.case() for _ in range(args.requests))
+        findings = fuzz(server, cases, args.minutes)
+        assert_empty(server)
+        dead = server.process.poll() is not None
+        tracebacks = server.log.read_text().count("Traceback")
+    report = findings.report() | {"engine_deaths": int(dead), "tracebacks": tracebacks}
+    report["most_common_without_a_field"] = findings.unnamed.most_common(8)
+    return report | {"failed": dead or bool(findings.faults)}
+
+
+def run_pressure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Ids of mixed requests, alone and all at a time, with too few KV blocks."""
+    with world(folder / "log", *SHORT_OF_BLOCKS, model=_model(args.model)) as server:
+        bodies = [longer(mixed(n)) for n in range(args.requests)]
+        alone = all_ids(server, bodies, 1)
+        before = server.metrics().get("vllm:num_preemptions_total", 0)
+        batched = all_ids(server, bodies, 64)
+        preemptions = server.metrics()["vllm:num_preemptions_total"] - before
+        assert_empty(server)
+    different = sum(a != b for a, b in zip(alone, batched, strict=True))
+    return {
+        "requests": len(bodies),
+        "preemptions": int(preemptions),
+        "different_ids": different,
+        "failed": bool(different) or not preemptions,
+    }
+
+
+def run_aborts(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Disconnects in every phase."""
+    with world(folder / "log", *SHORT_OF_BLOCKS, model=_model(args.model)) as server:
+        before = all_ids(server, [mixed(n) for n in range(8)], 1)
+        abort_some(server, args.requests, random.Random(args.seed))
+        assert_empty(server)
+        same = all_ids(server, [mixed(n) for n in range(8)], 1) == before
+    return {"aborts": args.requests, "left_behind": 0, "same_ids_after": same, "failed": not same}
+
+
+def run_neighbours(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Twenty small requests alone and beside the costliest permitted one."""
+    from vllm.v1.diffusion.config import LIMITS
+
+    choices = [f"{i:012d}" for i in range(3000)]
+    steps = {"diffusion_algorithm": "maskgit_plus", "diffusion_steps": LIMITS["steps_limit"]}
+    costly: dict[str, dict[str, Any]] = {
+        "steps": {"vllm_xargs": steps, "ignore_eos": True, "max_tokens": 200},
+        "steps_and_n": {"vllm_xargs": steps, "ignore_eos": True, "max_tokens": 200, "n": 16},
+        "bad_words": {"bad_words": ["1" * 60 + str(i) for i in range(10, 18)], "max_tokens": 200, "n": 8},
+        "grammar": {"structured_outputs": {"choice": choices}},
+    }
+    small = [ask(PUZZLES[n % len(PUZZLES)], n, temperature=0.0, max_tokens=24) for n in range(20)]
+    figures: dict[str, Any] = {}
+    with world(folder / "log", "--max-num-seqs", "32", model=_model(args.model)) as server:
+        all_ids(server, small, 20)
+        alone = statistics.median(_seconds_of(server, small, None) for _ in range(3))
+        figures["alone_seconds"] = round(alone, 2)
+        for name, more in costly.items():
+            body = {**ask(PUZZLES[2], 7), **more}
+            figures[name] = round(_seconds_of(server, small, body) / alone, 2)
+    worst = max(figures[name] for name in costly)
+    return {"times_alone": figures, "worst": worst, "failed": worst > 3}
+
+
+def _seconds_of(server: Any, small: list[dict[str, Any]], beside: dict[str, Any] | None) -> float:
+    async def run() -> float:
+        async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
+            other = None
+            if beside is not None:
+                other = asyncio.create_task(client.post(COMPLETIONS, json=beside))
+                await asyncio.sleep(0.3)
+            begun = time.monotonic()
+            answers = await asyncio.gather(*(client.post(COMPLETIONS, json=body) for body in small))
+            seconds = time.monotonic() - begun
+            assert all(answer.status_code == 200 for answer in answers), [a.text[:200] for a in answers]
+            if other is not None:
+                if not other.done():
+                    other.cancel()
+                await asyncio.gather(other, return_exceptions=True)
+        return seconds
+
+    seconds = asyncio.run(run())
+    assert_empty(server, 120)
+    return seconds
+
+
+def run_soak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Changing load: streams, aborts, grammars, fuzz; memory after each round."""
+    with world(folder / "log", *SHORT_OF_BLOCKS, model=_model(args.model)) as server:
+        rng = random.Random(args.seed)
+        deadline = time.monotonic() + 60 * args.minutes
+        sizes: list[int] = []
+        faults_seen: list[str] = []
+        sent = 0
+        fuzzer = Fuzzer(args.seed, MODEL)
+        first = all_ids(server, [mixed(n) for n in range(8)], 1)
+        while time.monotonic() < deadline:
+            count = rng.choice([4, 16, 48])
+            all_ids(server, [mixed(rng.randrange(10**6)) for _ in range(count)], rng.choice([1, 8, 48]))
+            abort_some(server, 10, rng)
+            findings = fuzz(server, (fuzzer.case() for _ in range(40)))
+            faults_seen += findings.faults
+            sent += count + 50
+            assert_empty(server, 120)
+            sizes.append(memory(server))
+        same = all_ids(server, [mixed(n) for n in range(8)], 1) == first
+    third = max(1, len(sizes) // 3)
+    plateau, end = statistics.median(sizes[third : 2 * third] or sizes), statistics.median(sizes[-third:])
+    return {
+        "minutes": args.minutes,
+        "requests": sent,
+        "rounds": len(sizes),
+        "mib_after_first_round": sizes[0] >> 20,
+        "mib_second_third": int(plateau) >> 20,
+        "mib_last_third": int(end) >> 20,
+        "same_ids_after": same,
+        "faults": faults_seen[:5],
+        "failed": not same or bool(faults_seen) or end > 1.05 * plateau,
+    }
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
+    "fuzz": run_fuzz,
+    "pressure": run_pressure,
+    "aborts": run_aborts,
+    "neighbours": run_neighbours,
+    "soak": run_soak,
+    "faults": faults.run,
+    "sanitize": sanitize.run,
+}
+_REQUESTS = {"fuzz": 20000, "pressure": 500, "aborts": 600, "sanitize": 2000}
+
+
+def main() -> int:
+    """Runs a command; the exit status says whether all held."""
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--requests", type=int, help="requests, or cases of sanitize")
+    parser.add_argument("--minutes", type=float, help="at most; of soak, exactly (60)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", default="sdar", help="sdar, llada (bundled), or a folder")
+    args = parser.parse_args()
+    args.requests = args.requests or _REQUESTS.get(args.command, 0)
+    if args.command == "soak":
+        args.minutes = args.minutes or 60.0
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = COMMANDS[args.command](args, Path(folder))
+    report = {"command": args.command, "model": args.model, "seed": args.seed, **report}
+    print(json.dumps(report | {"seconds": round(time.monotonic() - begun)}))
+    return int(report["failed"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
