@@ -64,7 +64,12 @@ def main() -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        torch.multiprocessing.spawn(_rank, (ranks, port), nprocs=ranks)
+        context = torch.multiprocessing.get_context("spawn")
+        processes = [context.Process(target=_rank, args=(rank, ranks, port)) for rank in range(ranks)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
 
 
 if __name__ == "__main__":

@@ -266,8 +266,9 @@ def _wait_for_memory(gpus: list[int], seconds: int = 20) -> None:
 
 def expected_schedule(jobs: list[Job], gpus: int) -> list[tuple[int, int, Job]]:
     """Begin and end of every job, in seconds, if each takes as long as expected."""
-    waiting, running, schedule = list(jobs), [], []
-    now, free = 0, gpus
+    waiting, now, free = list(jobs), 0, gpus
+    running: list[tuple[int, Job]] = []
+    schedule: list[tuple[int, int, Job]] = []
     while waiting or running:
         for job in list(waiting):
             if job.gpus <= free:

@@ -32,6 +32,19 @@ def test_experts_ask_their_router() -> None:
     assert "FusedMoEFactory" in source("vllm.model_executor.models.bailing_moe:BailingMoE")
 
 
+def test_a_head_gives_its_share_where_nothing_is_gathered() -> None:
+    """The order of shares, padding at the end of each, and that only one method gathers them."""
+    head = source("vllm.model_executor.layers.logits_processor:LogitsProcessor")
+    assert head.count("self._gather_logits(") == 1
+    assert "logits = logits[..., :self.org_vocab_size]" in head
+    indices = load("vllm.model_executor.layers.vocab_parallel_embedding:VocabParallelEmbeddingShardIndices")
+    assert "org_vocab_start_index" in {field.name for field in dataclasses.fields(indices)}
+    assert isinstance(indices.num_org_elements, property)
+    embedding = source("vllm.model_executor.layers.vocab_parallel_embedding:VocabParallelEmbedding")
+    for name in ("tp_size", "num_embeddings", "org_vocab_size", "num_embeddings_per_partition"):
+        assert f"self.{name} = " in embedding
+
+
 def test_a_forward_knows_its_padding() -> None:
     context = load("vllm.forward_context:ForwardContext")
     assert "is_padding" in {field.name for field in dataclasses.fields(context)}

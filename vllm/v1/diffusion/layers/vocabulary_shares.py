@@ -77,9 +77,9 @@ def share_vocabulary(model: nn.Module) -> VocabularyShares | None:
         vocabulary that not every rank has two ids of.
     """
     processors = [module for module in model.modules() if isinstance(module, LogitsProcessor)]
-    heads = [module for module in model.modules() if isinstance(module, ParallelLMHead)]
-    if not heads:  # An embedding that no head stands beside is the head too.
-        heads = [module for module in model.modules() if isinstance(module, VocabParallelEmbedding)]
+    embeddings = [module for module in model.modules() if isinstance(module, VocabParallelEmbedding)]
+    # An embedding that no head stands beside is the head too.
+    heads = [module for module in embeddings if isinstance(module, ParallelLMHead)] or embeddings
     if len(processors) != 1 or len(heads) != 1 or type(processors[0]) is not LogitsProcessor:
         return None
     (processor,), (head,) = processors, heads

@@ -121,7 +121,7 @@ class LogitsPipeline:
 
     def _changed(self, step: DenoisingStep) -> np.ndarray:
         """Which of the step's requests do, bool ``[R]``."""
-        needed = self._needed[step.slots_np]
+        needed: np.ndarray = self._needed[step.slots_np]
         needed[self.policies.boosted] = True
         return needed
 
