@@ -20,7 +20,8 @@ from vllm.v1.generation_loop.registry import get_generation_loop
 if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreRequest
 
-_P, _T = ParamSpec("_P"), TypeVar("_T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _FORWARDED = (
     "lora_request", "tokenization_kwargs", "priority", "data_parallel_rank", "session_id", "kv_hints",
@@ -64,7 +65,7 @@ def admits_at_once(stream: Callable[_P, AsyncGenerator[_T, None]]) -> Callable[_
         rendered = isinstance(prompt, dict) and "type" in prompt
         waiting = isinstance(prompt, AdmittedPrompt) and prompt.request is not None
         if rendered and not waiting and _guarded(engine):
-            admitted = AdmittedPrompt(prompt)
+            admitted = AdmittedPrompt(prompt or {})
             admitted.request = _admit(engine, prompt, given)
             given[name] = admitted
         return stream(*bound.args, **bound.kwargs)  # type: ignore[arg-type]

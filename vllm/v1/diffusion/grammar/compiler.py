@@ -82,7 +82,7 @@ class GrammarCompiler:
             backend = self._xgrammar
             # Only what a compiler has compiled names its tokenizer.
             tokenizer_info = backend.compiler.compile_regex("a").tokenizer_info
-            compiled = CompiledGrammar.deserialize_json(text, tokenizer_info)
+            compiled = CompiledGrammar.deserialize_json(str(text), tokenizer_info)
             return matching(compiled, backend.vocab_size, stops)
 
         structured.grammar = manager.executor.submit(read)

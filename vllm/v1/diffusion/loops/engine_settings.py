@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 import psutil
@@ -140,7 +141,10 @@ def check_defaults(vllm_config: VllmConfig) -> None:
     """
     config = resolve_diffusion_config(vllm_config)
     size = vllm_config.model_config.get_vocab_size()
-    ids = {"end_think_token_id": [config.end_think_token_id], "end_token_ids": config.end_token_ids or []}
+    ids: dict[str, Iterable[int | None]] = {
+        "end_think_token_id": [config.end_think_token_id],
+        "end_token_ids": config.end_token_ids or [],
+    }
     for name, values in ids.items():
         if unfit := [i for i in values if i is not None and not 0 <= i < size]:
             raise ValueError(f"diffusion_config: {name} must be ids from 0 to {size - 1}, not {unfit[0]}.")

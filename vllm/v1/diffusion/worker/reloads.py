@@ -52,7 +52,7 @@ class Reloads:
         self._first = next(iter(_layers(model)), None)
         self._load: Any = getattr(model, "load_weights", None)
         if self._load is not None:
-            model.load_weights = self._watched
+            model.load_weights = self._watched  # type: ignore[assignment]
 
     def check(self) -> None:
         """Called before each step.
@@ -122,13 +122,13 @@ def _put_back(model: nn.Module) -> None:
         info = layerwise.LAYERWISE_INFO[layer]
         if info.kernel_tensors is not None:
             layerwise._place_kernel_tensors(layer, info)
-        info.reset()
+        info.reset()  # type: ignore[no-untyped-call]
     layerwise.LOADING_LAYERS.clear()
 
 
 def _agreed(failure: str | None) -> str | None:
     """A failure on whichever rank of the engine, all of which must call it."""
-    if not parallel_state.model_parallel_is_initialized():
+    if not parallel_state.model_parallel_is_initialized():  # type: ignore[no-untyped-call]
         return failure
     for group in (parallel_state.get_tp_group(), parallel_state.get_pp_group()):
         if group.world_size == 1:
