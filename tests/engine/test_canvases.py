@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,10 @@ from tests.engine.requests_ import Case, random_prompt
 from tests.reference.bidirectional import LladaReference
 
 CANVAS = 24
+POLICIES: list[dict[str, Any]] = [
+    {"algorithm": "low_confidence_static", "steps": 3},
+    {"algorithm": "threshold", "threshold": 0.02},
+]
 CASES = [
     Case(random_prompt(7 + 3 * i, 21), max_tokens, **how, block_length=block, cache=cache)
     for i, (max_tokens, block, cache) in enumerate(
@@ -25,10 +30,7 @@ CASES = [
             (10, 8, None),
         )
     )
-    for how in (
-        {"algorithm": "low_confidence_static", "steps": 3},
-        {"algorithm": "threshold", "threshold": 0.02},
-    )
+    for how in POLICIES
 ]
 
 

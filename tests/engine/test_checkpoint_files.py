@@ -213,7 +213,7 @@ def test_dream_on_is_told_by_the_id_that_expands(tmp_path: Path, file: str, entr
 
 
 def test_what_the_code_of_wedlm_and_dream_on_keeps_for_generation(tmp_path: Path) -> None:
-    keys = {"entropy_threshold": 0.6, "pos_penalty_factor": 0.1, "window_size": 8}
+    keys: dict[str, Any] = {"entropy_threshold": 0.6, "pos_penalty_factor": 0.1, "window_size": 8}
     found = described(describe=changed(tmp_path / "one", "wedlm", generation_config=keys))
     assert found["entropy_threshold"] == (0.6, "generation_config.json")
     assert found["position_penalty"] == (0.1, "generation_config.json")

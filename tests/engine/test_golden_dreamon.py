@@ -147,7 +147,8 @@ def test_other_models_have_no_budget() -> None:
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
     from vllm.v1.diffusion.request.resolve import resolve_decoding
 
-    config = MaskedDiffusionConfig(block_length=4, algorithm="threshold", threshold=0.5, mask_token_id=9)
+    own: dict[str, Any] = {"threshold": 0.5}
+    config = MaskedDiffusionConfig(block_length=4, algorithm="threshold", mask_token_id=9, **own)
     how = SamplingParams(extra_args={"diffusion_expand_budget": 4})
     with pytest.raises(ValueError, match="diffusion_expand_budget=4 has no effect on this model, but on Dre"):
         resolve_decoding(how, config)

@@ -176,7 +176,7 @@ def test_drafts_are_verified_as_often_as_in_the_published_code(nemotron: Any) ->
 def test_long_prompts_in_chunks_and_from_the_cache(nemotron: Any) -> None:
     """A prompt longer than a step; the same prefix is then read by every mode."""
     prompt = list(random_prompt(300, 4))
-    block = {"block_length": 8, "threshold": 0.4}
+    block: dict[str, Any] = {"block_length": 8, "threshold": 0.4}
     requests = [
         (prompt, asked(20, **block)),
         (prompt[:270], asked(12, mode="autoregressive")),
@@ -198,7 +198,7 @@ def test_long_prompts_in_chunks_and_from_the_cache(nemotron: Any) -> None:
 def test_where_the_context_ends(nemotron: Any) -> None:
     """Blocks and drafts end with it; nothing is written behind it."""
     prompt = list(random_prompt(1024 - 21, 6))
-    ways = [
+    ways: list[dict[str, Any]] = [
         {"block_length": 16, "threshold": 0.3},
         {"mode": "autoregressive"},
         {"mode": "self_speculation", "block_length": 16},
@@ -320,7 +320,8 @@ def test_other_families_have_no_modes() -> None:
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
     from vllm.v1.diffusion.request.resolve import resolve_decoding
 
-    config = MaskedDiffusionConfig(block_length=4, algorithm="threshold", threshold=0.5, mask_token_id=9)
+    own: dict[str, Any] = {"threshold": 0.5}
+    config = MaskedDiffusionConfig(block_length=4, algorithm="threshold", mask_token_id=9, **own)
     how = SamplingParams(extra_args={"diffusion_mode": "autoregressive"})
     with pytest.raises(ValueError, match="diffusion_mode='autoregressive' has no effect on this model"):
         resolve_decoding(how, config)

@@ -43,7 +43,7 @@ def test_a_scheduler_that_plans_no_canvas_is_refused() -> None:
     name = "vllm.v1.core.sched.scheduler.Scheduler"
     for given in (name, Scheduler):
         with pytest.raises(ValueError, match=r"scheduler_cls=.* is not supported with diffusion models"):
-            EngineArgs(model=bundled_path(), scheduler_cls=given).create_engine_config()  # type: ignore[arg-type]
+            EngineArgs(model=bundled_path(), scheduler_cls=given).create_engine_config()
     own = "vllm.v1.diffusion.core.scheduler.DiffusionScheduler"
     config = EngineArgs(model=bundled_path(), scheduler_cls=own).create_engine_config()
     assert config.scheduler_config.scheduler_cls == own

@@ -51,7 +51,7 @@ def reload(model: Model, weights: Callable[[], Any], config: Any) -> None:
     config.model, config.revision = "new", None
     initialize_layerwise_reload(model)
     model.load_weights(weights())
-    finalize_layerwise_reload(model, config)
+    finalize_layerwise_reload(model, config)  # type: ignore[no-untyped-call]
 
 
 def whole() -> Any:
@@ -108,6 +108,6 @@ def test_requests_are_refused_while_weights_are_updated(served: Any) -> None:
     with pytest.raises(GenerationLoopError, match="being updated"):
         reloads.check()
     model.load_weights(weights)
-    finalize_layerwise_reload(model, config)
+    finalize_layerwise_reload(model, config)  # type: ignore[no-untyped-call]
     reloads.check()
     assert torch.equal(model.first.weight, torch.ones(3, 3))

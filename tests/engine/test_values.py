@@ -70,7 +70,7 @@ def test_a_chat_s_text_is_found_wherever_it_stands() -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
     content = [{"type": "text", "text": "hi \ud800"}]
-    request = ChatCompletionRequest(messages=[{"role": "user", "content": content}])
+    request = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": content}]})
     with pytest.raises(ParameterError, match=r"messages\[0\].content\[0\].text has half"):
         BlockDiffusionLoop().validate_request(request, configured())
 

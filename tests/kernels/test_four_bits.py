@@ -30,6 +30,6 @@ def test_a_layer_is_taken_where_its_operator_is() -> None:
 
 
 def test_a_cpu_without_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels.torch, "ops", SimpleNamespace(_C=SimpleNamespace()))
+    monkeypatch.setattr(torch, "ops", SimpleNamespace(_C=SimpleNamespace()))
     takes, why = kernels.CPUWNA16LinearKernel.can_implement(LAYER)
     assert not takes and why is not None and "AVX-512" in why

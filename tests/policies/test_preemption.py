@@ -104,7 +104,7 @@ TWO_CANVASES: dict[str, Any] = {"max_model_len": 64, "max_num_batched_tokens": 6
 
 def test_two_canvases_in_a_cache_for_one() -> None:
     """The second waits until the first has ended: none of their steps is lost."""
-    how = {"algorithm": "low_confidence_static", "steps": 16}
+    how: dict[str, Any] = {"algorithm": "low_confidence_static", "steps": 16}
     each = alone("llada", 4, 12, 40, how, **TWO_CANVASES)
     engine = Engine("llada", 4, **TWO_CANVASES)
     for i, name in enumerate("ab"):
@@ -117,7 +117,7 @@ def test_two_canvases_in_a_cache_for_one() -> None:
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 def test_canvases_of_many_lengths(cache: str, count: int) -> None:
     """In the time that they take one after another, and a step for each."""
-    how = {"algorithm": "low_confidence_static", "steps": 3, "cache": cache}
+    how: dict[str, Any] = {"algorithm": "low_confidence_static", "steps": 3, "cache": cache}
     options: dict[str, Any] = {"max_model_len": 128, "max_num_batched_tokens": 128, "block_length": 8}
     sizes = [(5 + 9 * i, 20 + 17 * (i % 3)) for i in range(count)]
     total = sum(alone("llada", 6, *size, how, **options) for size in sizes)
@@ -135,7 +135,7 @@ def test_canvases_of_many_lengths(cache: str, count: int) -> None:
 )
 def test_blocks(budget: int, arrivals: str, sizes: tuple[tuple[int, int], ...]) -> None:
     """The oldest is never preempted and advances at least every second step, so each becomes the oldest."""
-    how = {"algorithm": "low_confidence_static", "steps": 4}
+    how: dict[str, Any] = {"algorithm": "low_confidence_static", "steps": 4}
     options: dict[str, Any] = {"max_model_len": 128, "max_num_batched_tokens": budget, "max_num_seqs": 4}
     options["enable_prefix_caching"] = False
     total = sum(alone("sdar", 6, *size, how, **options) for size in sizes)
@@ -151,7 +151,7 @@ def test_blocks(budget: int, arrivals: str, sizes: tuple[tuple[int, int], ...]) 
 
 def test_turns_are_fair_where_a_step_has_room_for_one() -> None:
     """Requests with room for their keys and values advance in turn, whatever their age."""
-    how = {"algorithm": "low_confidence_static", "steps": 4}
+    how: dict[str, Any] = {"algorithm": "low_confidence_static", "steps": 4}
     engine = Engine("llada", 64, block_length=8, **TWO_CANVASES)
     requests = [engine.add(name, 4, 40, float(i), **how) for i, name in enumerate("abc")]
     for _ in range(50):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,7 @@ class Fuzzer:
         return Case(CHAT if chat else COMPLETIONS, body, tuple(changed))
 
     def _value(self, name: str) -> Any:
-        special = {
+        special: dict[str, Callable[[], Any]] = {
             "vllm_xargs": self._xargs,
             "structured_outputs": self._structured,
             "response_format": self._format,
@@ -196,14 +197,15 @@ class Fuzzer:
         rng = self.random
         made: dict[str, Any] = {}
         for kind in rng.sample(["json", "regex", "choice", "grammar", "json_object", "structural_tag"], 1):
-            made[kind] = {
+            makers: dict[str, Callable[[], Any]] = {
                 "json": self._schema,
                 "regex": lambda: rng.choice(REGEXES),
                 "choice": lambda: self._some(TEXTS),
                 "grammar": lambda: rng.choice(GRAMMARS),
                 "json_object": lambda: rng.choice([True, False]),
                 "structural_tag": lambda: json.dumps(self._anything(2)),
-            }[kind]()
+            }
+            made[kind] = makers[kind]()
         if rng.random() < 0.1:
             made["regex"] = rng.choice(REGEXES)
         return made

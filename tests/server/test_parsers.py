@@ -154,7 +154,7 @@ class Parsed:
 
         self.tokenizer = tokenizer
         self.parser_cls: Any = ParserManager.get_parser(tool_parser, reasoning_parser, enable_auto_tools=True)
-        messages = [{"role": "user", "content": "?"}]
+        messages: Any = [{"role": "user", "content": "?"}]
         self.request: Any = ChatCompletionRequest(model="m", messages=messages, **asked)
         self.prompt = tokenizer.encode("?")
         self.ids = tokenizer.encode(text, add_special_tokens=False)
@@ -178,7 +178,8 @@ class Parsed:
         detokenizer = IncrementalDetokenizer.from_new_request(
             self.tokenizer, engine_request(self.prompt, **more)
         )
-        parser, parts = self.parser(), {"reasoning": "", "content": "", "calls": {}, "last": None}
+        parser = self.parser()
+        parts: dict[str, Any] = {"reasoning": "", "content": "", "calls": {}, "last": None}
         for begin in range(0, len(ids), length):
             sent = detokenizer.num_output_tokens()
             stopped = detokenizer.update(list(ids[begin : begin + length]), False)

@@ -112,7 +112,7 @@ class StepLogits:
             int64 ``[n]``.
         """
         most = max(1, MOST_BYTES // (4 * self.raw.shape[1]))
-        parts = zip(rows.split(most), excluded.split(most), strict=True)
+        parts = zip(rows.split(most), excluded.split(most), strict=True)  # type: ignore[no-untyped-call]
         return torch.cat([self._best(*part) for part in parts])
 
     def _best(self, rows: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:
