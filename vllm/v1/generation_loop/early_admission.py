@@ -68,7 +68,7 @@ def admits_at_once(stream: Callable[_P, AsyncGenerator[_T, None]]) -> Callable[_
             admitted = AdmittedPrompt(prompt or {})
             admitted.request = _admit(engine, prompt, given)
             given[name] = admitted
-        return stream(*bound.args, **bound.kwargs)  # type: ignore[arg-type]
+        return stream(*bound.args, **bound.kwargs)
 
     return call
 
