@@ -99,14 +99,18 @@ def reads_one_token(read: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable
     """Makes a function that scores the token behind a prompt ask the engine's loop whether there is one.
 
     Args:
-        read: Takes the engine's client first.
+        read: Takes ``engine_client`` and ``sampling_params``, a list.
     """
+    signature = inspect.signature(read)
 
     @functools.wraps(read)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_T]:
-        config = getattr(args[0] if args else kwargs.get("engine_client"), "vllm_config", None)
+        given = signature.bind(*args, **kwargs).arguments
+        config = getattr(given.get("engine_client"), "vllm_config", None)
         loop = get_generation_loop(config) if config is not None else None
-        if loop is not None and not getattr(loop, "loop", loop).reads_next_token:
+        # Who gives parameters of the loop's own (a canvas) knows what is read.
+        plain = not all(getattr(one, "extra_args", None) for one in given.get("sampling_params", (None,)))
+        if loop is not None and plain and not getattr(loop, "loop", loop).reads_next_token:
             raise RequestRefusedError(
                 "Scoring by the probability of the next token is not supported with diffusion models: the "
                 "token behind a prompt is one of a canvas, and its probability depends on what is unmasked "

@@ -28,11 +28,11 @@ def name_length(request: Any, vllm_config: VllmConfig) -> None:
         request: The request's body, parsed; changed.
         vllm_config: The engine's configuration.
     """
-    length = resolve_diffusion_config(vllm_config).default_max_tokens
     names = [name for name in _NAMES if name in type(request).model_fields]
-    if length is None or not names or any(getattr(request, name) is not None for name in names):
+    if not names or any(getattr(request, name) is not None for name in names):
         return
-    if not _has_template(getattr(request, "vllm_xargs", None)):
+    length = resolve_diffusion_config(vllm_config).default_max_tokens
+    if length is not None and not _has_template(getattr(request, "vllm_xargs", None)):
         setattr(request, names[0], length)
 
 
