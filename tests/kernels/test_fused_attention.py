@@ -56,7 +56,10 @@ def sdar_model(built: Builder) -> tuple[Any, Any]:
 def sdar(sdar_model: tuple[Any, Any]) -> Any:
     """An attention layer of SDAR's, upstream's ``Qwen3Attention``, on FlashAttention's implementation."""
     config, model = sdar_model
-    return on_flash_attention(config, copy.deepcopy(attention_layers(model)[0]))
+    layer = attention_layers(model)[0]
+    # Upstream's own kind of parameter has no copies; it is there where no kernel packs the weights.
+    plain = {id(p): nn.Parameter(p.data.clone(), requires_grad=False) for p in layer.parameters()}
+    return on_flash_attention(config, copy.deepcopy(layer, plain))
 
 
 def on_flash_attention(config: Any, layer: Any, **changes: Any) -> Any:
