@@ -15,10 +15,17 @@ from vllm.config.utils import config
 from vllm.logger import init_logger
 from vllm.v1.diffusion.checkpoint.files import checkpoint_files
 from vllm.v1.diffusion.checkpoint.generation_defaults import generation_settings
-from vllm.v1.diffusion.families import ELASTIC, IN_TOKENIZER, SEEDED, Family, family_of_architectures
+from vllm.v1.diffusion.families import (
+    ELASTIC,
+    IN_TOKENIZER,
+    SEEDED,
+    Family,
+    family_of_architectures,
+    is_scored,
+)
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
-from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Parameter, PositiveCount
+from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Estimator, Parameter, PositiveCount
 from vllm.v1.diffusion.policies.registry import built_in_numbers, built_in_policies
 
 if TYPE_CHECKING:
@@ -59,6 +66,9 @@ class MaskedDiffusionConfig(DiffusionConfig):
     cache: CacheMode | None = None
     """What bidirectional families reuse between the steps of a block: nothing, the
     keys and values before it, or those before and after it (Fast-dLLM's names)."""
+
+    likelihood: Estimator | None = None
+    """How a prompt's log probabilities are estimated for a request that does not say."""
 
     mask_token_id: int | None = Field(default=None, ge=0)
     """Id of the mask token; none where an open position holds a random token."""
@@ -321,6 +331,7 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         },
         "cache": cache,
         "attention": _kind(family, given.attention, "bidirectional"),
+        "likelihood": _likelihood(family, given),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
         "mask_token_id": _mask_token_id(model_config, family, given, masked.get("mask_token_id")),
         "delete_token_id": _delete_token_id(hf_config, given, family),
@@ -355,6 +366,18 @@ def _limits(given: MaskedDiffusionConfig, found: dict[str, Setting]) -> dict[str
             )
         limits[limit] = Setting(value, found[name].source)
     return limits
+
+
+def _likelihood(family: Family, given: MaskedDiffusionConfig) -> Setting:
+    """The estimator of a prompt's log probabilities, of a family that has any."""
+    if is_scored(family):
+        return _first((given.likelihood, GIVEN), ("left_to_right", DEFAULT))
+    if given.likelihood is not None:
+        raise ValueError(
+            f"diffusion_config: likelihood={given.likelihood!r} has no effect on {family.name} models, which "
+            "give no log probabilities of a prompt."
+        )
+    return Setting(None, "the family has no such setting")
 
 
 def _kind(family: Family, given: Any, otherwise: Any) -> Setting:

@@ -335,6 +335,20 @@ WITHOUT_TIMETABLE = {
 SEEDED = tuple(f.name for f in FAMILIES if f.loop == "seeded_block_diffusion")
 """Names of the families whose checkpoints write causally too."""
 
+_SCORED_LOOPS = (
+    *("block_diffusion", "full_diffusion", "exact_block_diffusion"),
+    *("prompt_block_diffusion", "shifted_prompt_block_diffusion"),
+)
+
+
+def is_scored(family: Family) -> bool:
+    """Whether the tokens of a text have log probabilities: masks alone, one per token, are predicted."""
+    return family.loop in _SCORED_LOOPS and family.algorithm != "insert_delete"
+
+
+SCORED = tuple(f.name for f in FAMILIES if is_scored(f))
+"""Names of the families whose prompts have log probabilities."""
+
 END_OF_TURN = tuple(f.name for f in FAMILIES if f.end_of_turn)
 """Names of the families that tell the end of a turn from the end of the text."""
 

@@ -41,8 +41,9 @@ class CanvasStates:
             of all open blocks, ``end``, where the last block ends, ``cached`` (bool),
             whether the steps of a block after its first begin at the block, ``floating`` (bool), whether
             its blocks are drafts, each from the last token on, and
-            ``template_end``, where the request's template ends, 0 for none, and ``canvas``, tokens of a
-            canvas, 0 where the answer is one.
+            ``template_end``, where the request's template ends, 0 for none, ``target_end``, where the
+            tokens end that are scored, 0 for none, and ``canvas``, tokens of a canvas, 0 where the answer
+            is one.
         grid: By slot, where the request's blocks lie.
     """
 
@@ -90,6 +91,7 @@ class CanvasStates:
         self.threshold = UvaBackedTensor(num_slots, dtype=torch.float32)
         self.cached = UvaBackedTensor(num_slots, dtype=torch.bool)
         self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
+        self.target_end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.floating = UvaBackedTensor(num_slots, dtype=torch.bool)
         self.canvas = UvaBackedTensor(num_slots, dtype=torch.int64)
         self._reset_parameters(slice(None))
@@ -139,8 +141,9 @@ class CanvasStates:
         if policy.rule is Rule.GIVEN or policy.boosts:
             self.policies[slot] = policy
         self.flags.add(slot, decoding)
-        template = decoding.template
+        template, targets = decoding.template, decoding.targets
         self.template_end.np[slot] = prompt_len + len(template) if template else 0
+        self.target_end.np[slot] = prompt_len + len(targets) if targets else 0
         self._added.append(slot)
 
     def remove(self, slot: int) -> None:
@@ -271,7 +274,7 @@ class CanvasStates:
         tables.unmasked_at.index_fill_(0, turned, -1)
         if self.flags.graded.any():
             tables.confidence.index_fill_(0, turned, 1.0)
-        templates = self.template_end.np.any()
+        templates = self._given
         if whole and not self._cut and not templates:
             self.noise.renew(tables.tokens, turned, slots, start)
             tables.masked.index_fill_(0, turned, True)
@@ -331,20 +334,42 @@ class CanvasStates:
         before = self._known_tokens(requests, slot, positions)
         ids = torch.where(offset < 0, before, on_canvas)
         behind = offset >= self.length.index_select(0, slot)
-        given = self.template_end.np.any()
+        given = self._given
         ahead = self._ahead(requests, slot, positions)[0] if given else self.noise.ahead(slot, positions)
         return torch.where(behind, ahead, ids)
 
     def _stage_templates(self, requests: RequestState) -> None:
-        """Writes new requests' templates where the tokens of their answers will stand."""
+        """Writes new requests' templates, and targets, where the tokens of their answers will stand."""
         for slot in self._added:
-            if not (template := self.decoding[slot].template):
+            decoding = self.decoding[slot]
+            if not (given := decoding.targets or decoding.template):
                 continue
-            begin = int(self.template_end.np[slot]) - len(template)
-            known = int(requests.prefill_len.np[slot])
+            end = int((self.target_end if decoding.targets else self.template_end).np[slot])
+            begin, known = end - len(given), int(requests.prefill_len.np[slot])
             room = requests.all_token_ids.gpu.shape[1] - begin
-            requests.all_token_ids.stage_write(slot, known, template[known - begin : room])
+            requests.all_token_ids.stage_write(slot, known, given[known - begin : room])
         requests.all_token_ids.apply_write()
+
+    @property
+    def _given(self) -> bool:
+        """Whether a request has a template or targets."""
+        return bool(self.template_end.np.any() or self.target_end.np.any())
+
+    def targets(
+        self, requests: RequestState, slots: torch.Tensor, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is to be written at some positions of canvases.
+
+        Args:
+            requests: The runner's request state.
+            slots: Slot of each, int64 ``[N]``.
+            columns: Column of each, int64 ``[N]``.
+
+        Returns:
+            The tokens, int64 ``[N]``, and whether there are any, bool ``[N]``.
+        """
+        positions = self.start[slots] + columns
+        return self._known_tokens(requests, slots, positions), positions < self.target_end.gpu[slots]
 
     def _ahead(
         self, requests: RequestState, slots: torch.Tensor, positions: torch.Tensor
@@ -358,16 +383,18 @@ class CanvasStates:
 
         Returns:
             Of the shape of ``positions``: tokens, int64, masks or what a template gives;
-            and whether they are to be written, bool.
+            and whether they are to be written, bool. Behind the last target none are.
         """
         noise = self.noise.ahead(slots, positions)
-        if not self.template_end.np.any():
+        if not self._given:
             noise = torch.full_like(positions, noise) if isinstance(noise, int) else noise
             return noise, torch.ones_like(positions, dtype=torch.bool)
         given = self._known_tokens(requests, slots, positions)
-        end = self.template_end.gpu[slots]
-        open_ = (given == HOLE) | (positions >= (end[:, None] if positions.dim() > 1 else end))
-        return torch.where(open_, noise, given), open_
+        ends = self.template_end.gpu[slots], self.target_end.gpu[slots]
+        end, target_end = (end[:, None] for end in ends) if positions.dim() > 1 else ends
+        holes = (given == HOLE) | (positions >= end)
+        open_ = torch.where(target_end > 0, positions < target_end, holes)
+        return torch.where(holes, noise, given), open_
 
     @staticmethod
     def _known_tokens(requests: RequestState, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -381,7 +408,7 @@ class CanvasStates:
         """Parameters of slots without a request; in a warm-up batch they hold a block."""
         for table in (
             *(self.origin, self.stepwise, self.threshold, self.cached, self.template_end, self.floating),
-            self.canvas,
+            *(self.target_end, self.canvas),
         ):
             table.np[slots] = 0
         self.block_length.np[slots] = self.span.np[slots] = self.steps.np[slots] = self.width

@@ -48,10 +48,12 @@ class SlotFlags:
         traced: The request asks which step unmasked a position.
         graded: Somebody reads how sure the step was that unmasked it.
         late: End tokens are unmasked last.
+        scored: What is written is given: targets.
     """
 
     def __init__(self, num_slots: int) -> None:
-        self.unforeseen, self.traced, self.graded, self.late = np.zeros((4, num_slots), dtype=bool)
+        flags = np.zeros((5, num_slots), dtype=bool)
+        self.unforeseen, self.traced, self.graded, self.late, self.scored = flags
 
     def add(self, slot: int, decoding: Decoding) -> None:
         """Notes how a slot's request is denoised."""
@@ -59,6 +61,7 @@ class SlotFlags:
         self.traced[slot] = decoding.trace
         self.graded[slot] = decoding.trace or decoding.vetoes or decoding.constrained
         self.late[slot] = bool(decoding.late_ids)
+        self.scored[slot] = decoding.targets is not None
 
     def remove(self, slot: int) -> None:
         """Forgets what was noted."""

@@ -87,7 +87,7 @@ class DenoisingRecord:
     def ended(self, request: Request, plan: RequestPlan) -> None:
         """Notes that a request has ended, and its tokens per forward."""
         self._ended.append(request.request_id)
-        if plan.denoised and self._log_stats:
+        if plan.denoised and self._log_stats and plan.scoring is None:
             self._sums.tokens_per_forward.append(request.num_output_tokens / plan.denoised)
 
     def take(self) -> SpecDecodingStats | None:

@@ -17,6 +17,7 @@ from vllm.v1.diffusion.request.decoding import Decoding, foreseen_steps
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.diffusion.core.scores import Scoring
 
 DRAFT = -1
 """Stands for a canvas position in upstream's draft tokens."""
@@ -67,6 +68,8 @@ class RequestPlan:
     """Denoising steps of the request whose output was processed."""
     block_denoised: int = 0
     """Those of them since a block finished."""
+    scoring: Scoring | None = None
+    """What is scored of the request's prompt before it is answered; None for nothing, or no more."""
     held: tuple[int, int] | None = None
     """KV blocks that were asked for last, and how many of them were full; see ``held_blocks.py``."""
 

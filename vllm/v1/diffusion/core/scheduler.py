@@ -8,6 +8,7 @@ computed yet, and draft tokens in the place of positions that are not known.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +21,17 @@ from vllm.v1.diffusion.core.failed_requests import failed_requests
 from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, set_window
 from vllm.v1.diffusion.core.planner import WindowPlanner
+from vllm.v1.diffusion.core.scores import Scoring
 from vllm.v1.diffusion.message.compiled_grammar import serialised
-from vllm.v1.diffusion.message.request_data import described
+from vllm.v1.diffusion.message.report import DenoisingReport, Likelihood
+from vllm.v1.diffusion.message.request_data import DiffusionRequestData, described
+from vllm.v1.diffusion.message.scores import joined_scores
 from vllm.v1.diffusion.modes import mode_of
+from vllm.v1.diffusion.request.likelihood import scoring, targets_of
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import SchedulerStats
-from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, LogprobsTensors, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
@@ -67,6 +72,9 @@ class DiffusionScheduler(Scheduler):
         backend = self.parallel_config.distributed_executor_backend
         self._workers_elsewhere = self.parallel_config.world_size > 1 or backend not in (None, "uni")
         self._stages = self.parallel_config.pipeline_parallel_size
+        self._scores: dict[str, tuple[LogprobsTensors, Likelihood]] = {}
+        """Log probabilities of prompts whose requests have not been answered yet."""
+        self._runner_output: ModelRunnerOutput | None = None
         self._record = DenoisingRecord(self.num_spec_tokens, self.log_stats)
 
     def _check_cache(self) -> None:
@@ -86,9 +94,15 @@ class DiffusionScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         """Admits a request; see upstream."""
+        params, config = request.sampling_params, self.diffusion_config
+        decoding = resolve_decoding(params, config)
+        targets = targets_of(request.prompt_token_ids or [], params, decoding, config) if params else None
+        scored = None if targets is None else Scoring.begin(request, targets)
         self.planner.admit(request)
-        decoding = resolve_decoding(request.sampling_params, self.diffusion_config)
+        if targets is not None:
+            decoding = scoring(targets, config)
         plan = self._plans[request.request_id] = self.planner.plan(request, decoding)
+        plan.scoring = scored
         if (structured := request.structured_output_request) is not None:
             plan.reasoning_ended = structured.reasoning_ended
             structured._grammar = serialised(structured._grammar, self._workers_elsewhere)
@@ -100,6 +114,26 @@ class DiffusionScheduler(Scheduler):
         arrival = max(request.arrival_time, math.nextafter(self._last_arrival, math.inf))
         self._last_arrival = request.arrival_time = arrival
         super().add_request(request)
+
+    def _begin_answer(self, request: Request, plan: RequestPlan) -> None:
+        """Takes a request up again whose prompt has been scored, to answer it."""
+        scored, request_id = plan.scoring, request.request_id
+        assert scored is not None
+        if request.status == RequestStatus.RUNNING:
+            self.running.remove(request)
+            self._preempt_request(request, time.monotonic(), drop_stale_output=True)
+            # None that says anything of the engine's load.
+            request.num_preemptions -= 1
+            if self.log_stats:
+                request.events.pop()
+        request.drop_stale_output = True
+        scored.end(request)
+        self._scores[request_id] = joined_scores(scored.parts), scored.likelihood(plan.denoised)
+        self.planner.admit(request)
+        decoding = resolve_decoding(request.sampling_params, self.diffusion_config)
+        self._plans[request_id] = self.planner.plan(request, decoding)
+        self._plans[request_id].windows = plan.windows
+        self._plans[request_id].reasoning_ended = plan.reasoning_ended
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         plan = self._plans.pop(request.request_id, None)
@@ -169,8 +203,11 @@ class DiffusionScheduler(Scheduler):
         return bool(plan.windows) or self.current_step + 1 < request.next_decode_eligible_step
 
     def _described(self, data: NewRequestData) -> NewRequestData:
+        plan = self._plans[data.req_id]
+        if plan.scoring is not None:
+            return DiffusionRequestData(**vars(data), targets=plan.scoring.targets)
         structured = self.requests[data.req_id].structured_output_request
-        return described(data, structured, self._plans[data.req_id].reasoning_ended)
+        return described(data, structured, plan.reasoning_ended)
 
     def _plan_window(self, request: Request) -> int | None:
         """Sets a running request's draft tokens.
@@ -240,6 +277,7 @@ class DiffusionScheduler(Scheduler):
         model_runner_output: ModelRunnerOutput,
     ) -> dict[int, EngineCoreOutputs]:
         """Processes a step's tokens; see upstream."""
+        self._runner_output = model_runner_output
         failed = self._fail_requests(model_runner_output)
         self._observe(scheduler_output, model_runner_output)
         # Computed tokens were set when the window was scheduled: no draft token
@@ -256,17 +294,27 @@ class DiffusionScheduler(Scheduler):
             computed = plan.pop(request.num_tokens)
             if computed is not None:
                 request.num_computed_tokens = computed
+            if plan.scoring is not None and plan.scoring.is_done(request):
+                self._begin_answer(request, plan)
         for output in (o for client in outputs.values() for o in client.outputs):
             if output.request_id in failed:
                 output.stop_reason = failed[output.request_id]
             # What is new, with every block: the front end finds a stop string without asking again.
             output.diffusion = self._record.report(output.request_id, len(output.new_token_ids))
+            if output.new_token_ids and output.request_id in self._scores:
+                output.new_prompt_logprobs_tensors, likelihood = self._scores.pop(output.request_id)
+                output.diffusion = replace(output.diffusion or DenoisingReport(), likelihood=likelihood)
         self._record.drop_ended()
+        if self._scores:
+            self._scores = {i: scores for i, scores in self._scores.items() if i in self.requests}
         return outputs
 
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], *args: Any, **kwargs: Any
     ) -> tuple[list[int], bool]:
+        if (scored := self._plans[request.request_id].scoring) is not None:
+            scored.take(request, new_token_ids, self._runner_output)
+            return [], False
         new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, *args, **kwargs)
         if new_token_ids and not stopped:
             stopped = self.planner.has_answered(request, self._plans[request.request_id])
@@ -294,6 +342,11 @@ class DiffusionScheduler(Scheduler):
             if request is None or plan is None:
                 continue
             window, known = plan.windows[0], request.num_tokens
+            if window.stale and request.drop_stale_output:
+                continue  # Upstream drops what it has made.
+            if plan.scoring is not None:
+                plan.denoised += 1  # No step that the client's answer takes.
+                continue
             index = runner_output.req_id_to_index[request_id]
             self.planner.emits(request, len(runner_output.sampled_token_ids[index]))
             if self.planner.is_anchor(plan, window, known):

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
 
-_NO_PROMPT_LOGPROBS = (
-    "is not supported: a diffusion model predicts masked positions, and none of a prompt's is masked"
+_BY_ID = (
+    "is not supported with diffusion models: log probabilities of a prompt (prompt_logprobs, "
+    "diffusion_score_from) are those of its own tokens and the likeliest ones"
 )
 _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "prompt_logprob_start": ((None,), _NO_PROMPT_LOGPROBS),
-    "prompt_logprob_token_ids": ((None,), _NO_PROMPT_LOGPROBS),
-    "prompt_logprobs": ((None,), _NO_PROMPT_LOGPROBS),
+    "prompt_logprob_start": ((None,), _BY_ID),
+    "prompt_logprob_token_ids": ((None,), _BY_ID),
     "routed_experts_prompt_start": ((0,), "is not supported with diffusion models"),
     "thinking_token_budget": (
         (None, -1),

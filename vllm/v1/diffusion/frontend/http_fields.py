@@ -80,7 +80,7 @@ RULES = {
     "echo": Rule(
         (False,),
         lambda request, config: not hasattr(request, "messages"),
-        "is not supported in a chat: with it upstream asks for the prompt's log probabilities",
+        "is not supported in a chat, where it asks for the prompt's log probabilities: use prompt_logprobs",
     ),
     "length_penalty": Rule(
         (1.0,), _never, "has no effect without beam search, which diffusion models do not have"
@@ -130,13 +130,6 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
     _check_unknown(request, "")
     if isinstance(options := getattr(request, "stream_options", None), BaseModel):
         _check_unknown(options, "stream_options.")
-    if getattr(request, "echo", False) and getattr(request, "logprobs", None) is not None:
-        raise ParameterError(
-            f"logprobs={request.logprobs!r} beside echo=True asks for the prompt's log probabilities, "  # type: ignore[attr-defined]
-            "which diffusion models do not have: none of a prompt's positions is masked.",
-            parameter="echo",
-            value=True,
-        )
     for name in ("structured_outputs", "response_format", "text", "tools"):
         if value := getattr(request, name, None):
             if isinstance(value, list):

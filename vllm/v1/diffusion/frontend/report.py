@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.frontend.closed_calls import ClosedCalls, OpenCalls
@@ -38,6 +39,8 @@ def report_denoising(
         return
     asked = (request.vllm_xargs or {}).get("diffusion_stats") and output.finished()
     said = {name: getattr(report, name) for name in _COUNTS} if asked else {}
+    if asked and report.likelihood is not None:
+        said["likelihood"] = asdict(report.likelihood)
     if report.trace is not None:
         said["trace"] = report.trace
     if said:

@@ -13,6 +13,7 @@ from vllm.v1.diffusion.frontend.admission import admit_reading, check_policy, ch
 from vllm.v1.diffusion.frontend.http_fields import check_request
 from vllm.v1.diffusion.loops.engine_settings import check_defaults, refuse_unsupported
 from vllm.v1.diffusion.modes import Mode
+from vllm.v1.diffusion.request.likelihood import check_likelihood, check_score_from
 from vllm.v1.diffusion.request.params import check_extra_args
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.diffusion.request.template import admit_template, check_room
@@ -61,6 +62,8 @@ class DiffusionLoop(GenerationLoop):
         config = resolve_diffusion_config(vllm_config)
         check_extra_args(params.extra_args, self.own_parameters, config)
         resolve_decoding(params, config)
+        stages = vllm_config.parallel_config.pipeline_parallel_size
+        check_likelihood(params, self.mode, config, stages)
         admit_template(params, vllm_config, grows=self.mode.blocks.elastic)
         decoding = resolve_decoding(params, config)
         check_policy(decoding, vllm_config)
@@ -69,6 +72,7 @@ class DiffusionLoop(GenerationLoop):
 
     @override
     def validate_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        check_score_from(params, prompt_len)
         check_room(params, prompt_len, vllm_config.model_config.max_model_len)
         self._settings().check_prompt(prompt_len, params, vllm_config)
 

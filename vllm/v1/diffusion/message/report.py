@@ -4,6 +4,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How the log probabilities of a prompt were estimated.
+
+    Attributes:
+        estimator: ``left_to_right`` or ``one_step``.
+        score_from: Index of the first token of the prompt that has one.
+        steps: Forward passes that they took.
+    """
+
+    estimator: str
+    score_from: int
+    steps: int
 
 
 @dataclass
@@ -20,12 +36,15 @@ class DenoisingReport:
         trace: Of each token of the output, the step that unmasked it, from 0, and its probability in
             that step; -1 for a token that a template gave. Only if the request asks, by
             ``diffusion_trace``. In a stream of deltas, of the tokens that are new.
+        likelihood: How the prompt's log probabilities were estimated; their steps are not in ``steps``.
+            None where none were asked for.
     """
 
     steps: int = 0
     tokens_per_forward: float | None = None
     steps_per_block: list[int] = field(default_factory=list)
     trace: list[tuple[int, float]] | None = None
+    likelihood: Likelihood | None = None
 
     def of_output(self, tokens: int, new: int) -> DenoisingReport:
         """What one output says.
@@ -40,6 +59,19 @@ class DenoisingReport:
             steps_per_block=list(self.steps_per_block),
             trace=self.trace and (self.trace[tokens - new : tokens] or None),
         )
+
+
+def take_report(state: Any, output: Any) -> None:
+    """Notes what the engine core reports with an output, before its log probabilities are read.
+
+    Args:
+        state: Upstream's ``RequestState`` of the output processor, changed.
+        output: Upstream's ``EngineCoreOutput``.
+    """
+    new: DenoisingReport | None = output.diffusion
+    if new is not None and new.likelihood is not None:
+        _leave_out(state, new.likelihood)
+    state.diffusion = added(state.diffusion, new)
 
 
 def added(so_far: DenoisingReport | None, new: DenoisingReport | None) -> DenoisingReport | None:
@@ -63,3 +95,16 @@ def joined(before: DenoisingReport | None, later: DenoisingReport | None) -> Den
 
 def _traces(*reports: DenoisingReport) -> list[tuple[int, float]] | None:
     return [entry for report in reports for entry in report.trace or ()] or None
+
+
+def _leave_out(state: Any, likelihood: Likelihood) -> None:
+    """Gives the tokens of a prompt that were not scored no log probabilities.
+
+    Args:
+        state: Upstream's ``RequestState`` of the output processor, which has no log probabilities yet but
+            that of the first token, which is None.
+        likelihood: How those of the others were estimated.
+    """
+    scores = state.logprobs_processor.prompt_logprobs
+    for _ in range(1, likelihood.score_from):
+        scores.append(None)

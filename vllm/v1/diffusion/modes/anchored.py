@@ -11,4 +11,5 @@ ANCHORED = Mode(
     rows=Part("vllm.v1.diffusion.worker.anchored.AnchoredRows"),
     attention=Part("vllm.v1.diffusion.worker.causal.BlockAttention"),
     settings=Part("vllm.v1.diffusion.loops.settings.AnchoredSettings"),
+    unscored="a causal pass predicts a block's first token and a bidirectional one the others",
 )

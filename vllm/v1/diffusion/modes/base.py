@@ -46,6 +46,8 @@ class Mode:
             must be, and what a request may ask for.
         noise: ``canvas.noise.MaskNoise``, in the worker: what stands at a position that is not
             unmasked.
+        unscored: Why the tokens of a text have no log probabilities, in words that end a sentence; None
+            where they have: then ``request/likelihood.py`` denoises them as targets.
 
     What a new kind of decoding changes, and where:
 
@@ -90,6 +92,7 @@ class Mode:
     settings: Part
     blocks: BlockRule = field(default_factory=BlockRule)
     noise: Part = Part("vllm.v1.diffusion.canvas.noise.MaskNoise")
+    unscored: str | None = "this kind of decoding gives no log probabilities of a prompt"
 
 
 def mode_of(vllm_config: VllmConfig) -> Mode:

@@ -18,4 +18,5 @@ BIDIRECTIONAL = Mode(
     rows=Part("vllm.v1.diffusion.worker.bidirectional.CanvasRows"),
     attention=Part("vllm.v1.diffusion.worker.bidirectional.CanvasAttention"),
     settings=Part("vllm.v1.diffusion.loops.settings.CanvasSettings"),
+    unscored=None,
 )

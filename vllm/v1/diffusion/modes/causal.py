@@ -11,4 +11,5 @@ CAUSAL = Mode(
     rows=Part("vllm.v1.diffusion.sampling.rows.RowLayout"),
     attention=Part("vllm.v1.diffusion.worker.causal.BlockAttention"),
     settings=Part("vllm.v1.diffusion.loops.settings.BlockSettings"),
+    unscored=None,
 )

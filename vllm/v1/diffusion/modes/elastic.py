@@ -21,4 +21,5 @@ ELASTIC = replace(
     rows=Part("vllm.v1.diffusion.worker.elastic.ElasticRows"),
     attention=Part("vllm.v1.diffusion.worker.elastic.ElasticAttention"),
     settings=Part("vllm.v1.diffusion.loops.elastic.ElasticSettings"),
+    unscored="tokens are inserted and deleted, so the likelihood of a text is no product over its tokens",
 )

@@ -14,4 +14,5 @@ RENOISING = Mode(
     attention=Part("vllm.v1.diffusion.worker.renoising.CanvasAttention"),
     settings=Part("vllm.v1.diffusion.loops.renoising.RenoisingSettings"),
     noise=Part("vllm.v1.diffusion.canvas.renoising.UniformNoise"),
+    unscored="open positions hold random tokens, which tell no position from another as masks do",
 )

@@ -18,4 +18,5 @@ REORDERED = Mode(
     rows=Part("vllm.v1.diffusion.worker.reordered.ReorderedRows"),
     attention=Part("vllm.v1.diffusion.worker.reordered.CausalAttention"),
     settings=Part("vllm.v1.diffusion.loops.reordered.ReorderedSettings"),
+    unscored="a mask sees what is unmasked behind it, so no order of masks gives a chain rule of its own",
 )

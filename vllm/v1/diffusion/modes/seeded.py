@@ -19,4 +19,5 @@ SEEDED = Mode(
     rows=Part("vllm.v1.diffusion.worker.seeded.SeededRows"),
     attention=Part("vllm.v1.diffusion.worker.token_causal.TokenCausalAttention"),
     settings=Part("vllm.v1.diffusion.loops.settings.SeededSettings"),
+    unscored="a causal pass predicts a block's first token and a bidirectional one the others",
 )

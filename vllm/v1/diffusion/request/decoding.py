@@ -39,6 +39,8 @@ class Decoding:
             the answer is one canvas.
         budget: Tokens of the answer before the end of the thinking is written, and the id that
             ends it; None for no limit.
+        targets: Tokens that are given behind the prompt: each step writes those of the positions that it
+            unmasks, whatever it draws, and nothing is written behind them; None for a request of its own.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
     """
 
@@ -65,11 +67,14 @@ class Decoding:
     budget: tuple[int, int] | None = None
     canvas: int | None = None
     expand_budget: int | None = None
+    targets: tuple[int, ...] | None = None
 
     @property
     def foreseeable(self) -> bool:
         """Whether only the algorithm and ``max_steps`` decide when a block ends."""
         changed = self.vetoes or self.constrained or self.template is not None
+        # The last block of the targets may end before the block does, unless it is cut there.
+        changed |= self.targets is not None and self.cache is None
         return not changed and self.exit_threshold is None and not self.stop_ids
 
     @property

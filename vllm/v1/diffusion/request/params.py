@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, SEEDED
+from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, SCORED, SEEDED
 from vllm.v1.diffusion.policies.parameter import (
     PREFIX,
     BlockLength,
     CacheMode,
     Count,
+    Estimator,
     Flag,
     Parameter,
     PositiveCount,
@@ -217,6 +218,25 @@ class DiffusionParams(BaseModel):
             otherwise="false",
         ),
     ] = None
+    likelihood: Annotated[
+        Estimator | None,
+        Parameter(
+            "How the prompt's log probabilities are estimated, for `prompt_logprobs` or `echo` with "
+            "`logprobs`: each position with all later ones of its block masked (of its canvas, where the "
+            "model is bidirectional), which is a chain rule; or all of a block masked at once, in one step.",
+            otherwise="`--diffusion-config`, else `left_to_right`",
+            families=SCORED,
+        ),
+    ] = None
+    score_from: Annotated[
+        Count | None,
+        Parameter(
+            "Index of the first token of the prompt that is scored; the tokens before it have no log "
+            "probabilities and cost no steps. Only with `prompt_logprobs`, or `echo` with `logprobs`.",
+            otherwise="the prompt's second token, 1",
+            families=SCORED,
+        ),
+    ] = None
     infill: Annotated[
         _Template | None,
         Parameter(
@@ -270,6 +290,8 @@ class DiffusionParams(BaseModel):
             constrained: bool | None = None,
             trace: bool | None = None,
             stats: bool | None = None,
+            likelihood: Estimator | None = None,
+            score_from: int | None = None,
             infill: str | None = None,
             infill_ids: Sequence[int] | None = None,
             seed_canvas: Sequence[int] | None = None,

@@ -201,6 +201,13 @@ class DenoisingSampler:
             or self.logprobs.wants(step)
         )
 
+    def _give_targets(self, stats: RowStats, step: DenoisingStep) -> None:
+        """Puts the tokens of texts that are scored in the place of what their rows predict."""
+        canvases = self.canvases
+        if canvases.flags.scored[step.slots_np].any():
+            tokens, given = canvases.targets(self.req_states, step.row_slot, step.row_column)
+            stats.sample.copy_(torch.where(given, tokens, stats.sample))
+
     def _denoise(
         self,
         logits: torch.Tensor,
@@ -237,6 +244,7 @@ class DenoisingSampler:
         else:
             assert isinstance(self.statistics, StepStatistics)
             stats = self.statistics.of_share(logits, shares, step)
+        self._give_targets(stats, step)
         self.policies.propose(processed, step, cast(StepStatistics, self.statistics))
         before = self.logprobs.snapshot(step)
         done = self.unmasking(stats, step, overlaps)

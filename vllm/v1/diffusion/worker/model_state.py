@@ -19,8 +19,10 @@ from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.layers.apply import apply_kernels
 from vllm.v1.diffusion.layers.compiled import compile_for_this_cpu
 from vllm.v1.diffusion.layers.vocabulary_shares import share_vocabulary
+from vllm.v1.diffusion.message.scores import Targets
 from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.blocks import placed
+from vllm.v1.diffusion.request.likelihood import scoring
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.diffusion.sampling.rows import RowLayout
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
@@ -124,8 +126,11 @@ class DiffusionModelState(DefaultModelState):
         super().add_request(req_index, new_req_data)
         params, prompt_len = new_req_data.sampling_params, new_req_data.prompt_len
         assert params is not None and params.max_tokens is not None
+        targets: Targets | None = getattr(new_req_data, "targets", None)
         decoding, grid = placed(
-            resolve_decoding(params, self.diffusion_config),
+            scoring(targets, self.diffusion_config)
+            if targets
+            else resolve_decoding(params, self.diffusion_config),
             self.mode.blocks,
             prompt_len,
             params.max_tokens,

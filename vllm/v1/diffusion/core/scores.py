@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests whose prompt is scored before they are answered.
+
+Such a request is two in a row, with one object and one number. At first its prompt is what comes before the
+targets, and the targets are its answer. The worker writes them and says how probable they were. Then the
+request becomes what the client has sent: it is preempted, and taken up again with its own prompt. So the
+answer is the same as without scores, whatever the request asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vllm.sampling_params import SamplingParams
+from vllm.v1.diffusion.message.report import Likelihood
+from vllm.v1.diffusion.message.scores import Targets
+from vllm.v1.metrics.stats import PrefillStats
+from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
+from vllm.v1.request import Request
+
+
+@dataclass
+class Scoring:
+    """A request whose prompt is being scored.
+
+    Attributes:
+        targets: What is scored.
+        prompt: The request's own prompt.
+        params: Its own parameters.
+        parts: Log probabilities of the targets that have been written, block by block.
+    """
+
+    targets: Targets
+    prompt: list[int]
+    params: SamplingParams
+    parts: list[LogprobsLists] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, request: Request, targets: Targets) -> Scoring:
+        """Makes targets a request's answer.
+
+        Args:
+            request: The request, changed.
+            targets: The last tokens of its prompt.
+        """
+        params, prompt = request.sampling_params, request.prompt_token_ids
+        assert params is not None and prompt is not None
+        scoring = cls(targets, list(prompt), params)
+        asked = SamplingParams(
+            temperature=0.0,
+            max_tokens=len(targets.ids),
+            logprobs=params.prompt_logprobs,
+            ignore_eos=True,
+            detokenize=False,
+        )
+        _become(request, scoring.prompt[: len(prompt) - len(targets.ids)], asked)
+        return scoring
+
+    def take(self, request: Request, tokens: list[int], output: ModelRunnerOutput | None) -> None:
+        """Takes what a step has emitted of the targets.
+
+        Args:
+            request: The request, which is given the tokens.
+            tokens: The tokens; masks, behind the last target.
+            output: The step's output.
+        """
+        tokens = tokens[: len(self.targets.ids) - request.num_output_tokens]
+        if not tokens:
+            return
+        assert output is not None and output.logprobs is not None
+        index = output.req_id_to_index[request.request_id]
+        self.parts.append(output.logprobs.slice_request(index, len(tokens)))
+        request.append_output_token_ids(tokens)
+
+    def is_done(self, request: Request) -> bool:
+        """Whether all targets are written."""
+        return request.num_output_tokens >= len(self.targets.ids)
+
+    def end(self, request: Request) -> None:
+        """Makes the request what the client has sent, but for the log probabilities of its prompt.
+
+        Args:
+            request: The request, changed.
+        """
+        params = self.params.clone()
+        params.prompt_logprobs = None
+        params.skip_reading_prefix_cache = None
+        _become(request, self.prompt, params)
+        request.prefill_stats = PrefillStats()
+
+    def likelihood(self, steps: int) -> Likelihood:
+        """What the request's report says of it.
+
+        Args:
+            steps: Denoising steps that were made.
+        """
+        return Likelihood(self.targets.estimator, len(self.prompt) - len(self.targets.ids), steps)
+
+
+def _become(request: Request, prompt: list[int], params: SamplingParams) -> None:
+    """Gives a request another prompt and other parameters, and takes its output away."""
+    assert params.max_tokens is not None
+    request.prompt_token_ids = list(prompt)
+    request.num_prompt_tokens = len(prompt)
+    request._output_token_ids.clear()
+    request._all_token_ids[:] = prompt
+    request.sampling_params = params
+    request.max_tokens = params.max_tokens
+    request.skip_reading_prefix_cache = bool(params.skip_reading_prefix_cache)
+    request.block_hashes.clear()
+    request.update_block_hashes()
