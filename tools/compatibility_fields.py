@@ -56,7 +56,10 @@ SAMPLING = {
     "min_tokens": Entry("no end or stop token before it", {"min_tokens": 5}),
     "n": Entry("at temperature 0 one, as upstream", {"n": 2, "temperature": 0.0}, partly=True),
     "presence_penalty": Entry(f"counts the tokens {_SETTLED}", {"presence_penalty": 1.0}),
-    "prompt_logprobs": Entry(_UPSTREAM, {"prompt_logprobs": 1}),
+    "prompt_logprobs": Entry(
+        "estimated as `diffusion_likelihood` says, from index `diffusion_score_from` on; not with all families",
+        {"prompt_logprobs": 1},
+    ),
     "repetition_detection": Entry(
         _UPSTREAM, {"repetition_detection": {"max_pattern_size": 2, "min_count": 3}}
     ),
@@ -107,7 +110,7 @@ PYTHON_ONLY = {
 
 REQUEST = {
     "model": Entry(_UPSTREAM),
-    "echo": Entry("as upstream; refused beside `logprobs`, which asks for those of the prompt"),
+    "echo": Entry("as upstream; with `logprobs` those of the prompt too, see `prompt_logprobs`"),
     "stream": Entry("a block at a time"),
     "stream_options": Entry("`include_usage` and `continuous_usage_stats`, as upstream"),
     "user": Entry(_LABEL),

@@ -6,7 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from tests.engine.requests_ import random_prompt
+from tests.reference.likelihood import scores
+
+ESTIMATORS = ("left_to_right", "one_step")
 TOLERANCE = 2e-4
 """Of a log probability in float32, whatever shares the batch."""
 
@@ -39,3 +44,36 @@ def values_of(output: Any, text: list[int], begin: int = 1) -> list[float]:
 def assert_scores(output: Any, text: list[int], want: list[float], begin: int = 1) -> None:
     """Compares with the plain reference."""
     assert values_of(output, text, begin) == pytest.approx(want, abs=TOLERANCE)
+
+
+def check_bidirectional(llm: Any, reference: Any, block: int) -> None:
+    """Both estimators of a bidirectional model, in one batch with ordinary requests.
+
+    Args:
+        llm: The engine.
+        reference: A ``BidirectionalReference`` of its checkpoint.
+        block: Tokens of its blocks.
+    """
+
+    def logits(ids: list[int]) -> torch.Tensor:
+        rows: torch.Tensor = reference.forward(ids, range(len(ids)), [])
+        return torch.cat((rows[:1], rows[:-1])) if reference.shifted else rows
+
+    cases = [
+        (list(random_prompt(length, 81 + i)), begin, estimator)
+        for i, (length, begin) in enumerate(((2, 1), (30, 1), (90, 60), (17, 3)))
+        for estimator in ESTIMATORS
+    ]
+    asked = [params_of(likelihood=estimator, score_from=begin, max_tokens=9) for _, begin, estimator in cases]
+    texts = [text for text, _, _ in cases]
+    plain = [params_of(prompt_logprobs=None, max_tokens=9) for _ in cases]
+    outputs = scored(llm, texts + texts, asked + plain)
+    for (text, begin, estimator), output, other in zip(cases, outputs, outputs[len(cases) :], strict=False):
+        at_once = estimator == "one_step"
+        want = scores(
+            logits, text, reference.mask_id, begin, block, origin=begin, canvas_end=len(text), at_once=at_once
+        )
+        assert_scores(output, text, want, begin)
+        assert output.outputs[0].token_ids == other.outputs[0].token_ids
+        steps = len(range(begin, len(text), block)) if at_once else len(text) - begin
+        assert output.outputs[0].diffusion.likelihood.steps == steps

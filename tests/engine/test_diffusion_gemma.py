@@ -235,7 +235,7 @@ def test_a_cached_prefix_changes_nothing(llm: Any) -> None:
         ({"eos_early_stop": True}, {}, "diffusion_eos_early_stop=True has no effect"),
         ({"cache": "dual"}, {}, "diffusion_cache='dual' has no effect"),
         ({"constrained": True}, {}, "diffusion_constrained=True needs logprob_token_ids"),
-        ({}, {"prompt_logprobs": 1}, "prompt_logprobs=1 is not supported"),
+        ({}, {"prompt_logprobs": 1}, "prompt_logprobs=1 is not supported: open positions hold random"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -14,6 +14,7 @@ import torch
 from tests.engine import checkpoints
 from tests.engine.conftest import GOLDEN, SETTINGS
 from tests.engine.layouts import DREAM_GENERATION
+from tests.engine.likelihoods import check_bidirectional
 from tests.engine.requests_ import Case, forced, random_prompt, run
 from tests.engine.vocabularies import MERGES
 from tests.reference.bidirectional import DreamReference
@@ -44,6 +45,11 @@ def dream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def reference() -> DreamReference:
     """The golden checkpoint in the plain reference."""
     return DreamReference(FOLDER)
+
+
+def test_likelihood(dream: Any) -> None:
+    """A block is as long as the context, so one step scores a text."""
+    check_bidirectional(dream, reference(), 2048)
 
 
 def of_golden(case: dict[str, Any]) -> Case:

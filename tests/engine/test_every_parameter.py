@@ -22,13 +22,12 @@ EFFECTIVE = {
     "stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output",
     "detokenize", "skip_special_tokens", "spaces_between_special_tokens",
     "output_kind", "stream_interval", "output_text_buffer_length",
-    "skip_clone", "skip_reading_prefix_cache", "structured_outputs",
+    "prompt_logprobs", "skip_clone", "skip_reading_prefix_cache", "structured_outputs",
 }  # fmt: skip
 
 ASKED_FOR: dict[str, Any] = {
     "prompt_logprob_start": 0,
     "prompt_logprob_token_ids": [1],
-    "prompt_logprobs": 0,
     "routed_experts_prompt_start": 3,
     "thinking_token_budget": 0,
     "trace_decode_token_ids": [1],

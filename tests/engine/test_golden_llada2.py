@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
+from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored
 from tests.engine.requests_ import Case, random_prompt, run
 from tests.policies.odd import install
+from tests.reference.likelihood import scores
 from tests.reference.moe import Llada2Reference
 
 FOLDER = GOLDEN / "llada2"
@@ -68,6 +70,17 @@ def check(result: dict[str, Any], case: dict[str, Any]) -> None:
     if case["unmask_conf"] is not None:
         assert result["probabilities"] == pytest.approx(case["unmask_conf"][:count], abs=1e-4)
     assert result["steps"] == case["num_forward"]
+
+
+def test_likelihood(llada2: Any) -> None:
+    reference = Llada2Reference(FOLDER)
+    texts = [list(random_prompt(length, 85)) for length in (9, 45)] * 2
+    ways = [estimator for estimator in ESTIMATORS for _ in range(2)]
+    outputs = scored(llada2, texts, [params_of(likelihood=way, max_tokens=3) for way in ways])
+    for text, way, output in zip(texts, ways, outputs, strict=True):
+        at_once = way == "one_step"
+        want = scores(lambda ids: reference.logits(ids, 32), text, reference.mask_id, 1, 32, at_once=at_once)
+        assert_scores(output, text, want)
 
 
 def test_alone(llada2: Any) -> None:

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.engine.likelihoods import assert_scores, params_of, scored, values_of
+from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored, values_of
 from tests.engine.requests_ import random_prompt, reference
 from tests.reference.likelihood import scores
 
 BLOCK = 16
-ESTIMATORS = ("left_to_right", "one_step")
 
 
 def want(text: list[int], estimator: str, begin: int = 1, block: int = BLOCK) -> list[float]:
@@ -50,11 +49,10 @@ def test_a_mixed_batch_is_as_each_alone(engine: Any) -> None:
     texts, given = mixed()
     together = scored(engine, texts, [params_of(**own) for own in given])
     for text, own, output in zip(texts, given, together, strict=True):
-        (plain,) = scored(
-            engine,
-            [text],
-            [params_of(max_tokens=own["max_tokens"], block_length=own["block_length"], prompt_logprobs=None)],
+        alone = params_of(
+            max_tokens=own["max_tokens"], block_length=own["block_length"], prompt_logprobs=None
         )
+        (plain,) = scored(engine, [text], [alone])
         assert output.outputs[0].token_ids == plain.outputs[0].token_ids
         if own.get("prompt_logprobs", 0) is None:
             assert output.prompt_logprobs is None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
+from tests.engine.likelihoods import check_bidirectional
 from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.bidirectional import LladaReference
 from tests.reference.sdar import Decoded
@@ -129,6 +130,10 @@ def test_a_canvas_is_read_as_upstream_s_decisions_do(llada: Any) -> None:
     for token in listed:
         assert plain.logprobs[0][token].logprob == pytest.approx(float(want[token]), abs=1e-3)
         assert among.logprobs[0][token].logprob == pytest.approx(float(want[token] - mass), abs=1e-3)
+
+
+def test_likelihood(llada: Any) -> None:
+    check_bidirectional(llada, reference(), 64)
 
 
 def test_golden_alone(llada: Any) -> None:

@@ -42,7 +42,7 @@ def test_bad_diffusion_parameter(engine: Any, extra_args: dict[str, Any], named:
 @pytest.mark.parametrize(
     ("params", "named"),
     [
-        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"prompt_logprob_token_ids": [[1, 2]]}, "prompt_logprob_token_ids"),
         ({"seed": 2**63}, "seed"),
         ({"logit_bias": {508: 1.0}}, "logit_bias"),
         ({"logit_bias": {5: float("nan")}}, "logit_bias"),

@@ -36,6 +36,18 @@ def post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return error.code, json.loads(error.read())
 
 
+def stream(server: Server, path: str, body: dict[str, Any]) -> list[Any]:
+    """The chunks of a streamed answer."""
+    request = urllib.request.Request(
+        server.url + path,
+        json.dumps({"model": MODEL, "stream": True, **body}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as response:
+        lines = response.read().decode().splitlines()
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
 @pytest.mark.parametrize("logprobs", [0, 1])
 def test_trl_generate(server: Server, logprobs: int) -> None:
     """TRL 1.16: ``VLLMClient.generate`` against an OpenAI server; zero log probabilities are not none."""
@@ -179,21 +191,89 @@ def test_responses_refuse_what_they_would_drop(server: Server, fields: dict[str,
     assert named in answer["error"]["message"]
 
 
-def test_echo_with_logprobs_is_refused_in_its_own_name(server: Server) -> None:
-    """lm-eval 0.4.13's body for a multiple-choice task."""
-    body = {
-        "prompt": [[5, 6, 7]],
-        "temperature": 0,
-        "max_tokens": 1,
-        "logprobs": 1,
-        "seed": 1234,
-        "echo": True,
-    }
-    status, answer = post(server, "/v1/completions", body)
-    assert status == 400
-    assert "echo=True" in answer["error"]["message"]
-    assert "prompt_logprobs" not in answer["error"]["message"]
-    assert answer["error"]["param"] == "echo"
+# lm-eval 0.4.13's body for a multiple-choice task: texts and continuations as ids, some at a time.
+LM_EVAL = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+
+
+def test_lm_eval_s_multiple_choice_is_answered(server: Server) -> None:
+    """Its client sums the log probabilities behind the context, and asks which tokens were the likeliest."""
+    context = "sudoku 1003/0300/3210/4132="
+    status, ids = post(server, "/tokenize", {"prompt": context, "add_special_tokens": False})
+    assert status == 200
+    choices = ["1423/2341/3214/4132", "1423/2341/3214/4123", "1423/2314/3214/4132"]
+    prompts = []
+    for choice in choices:
+        _, answer = post(server, "/tokenize", {"prompt": choice, "add_special_tokens": False})
+        prompts.append(ids["tokens"] + answer["tokens"])
+    status, answer = post(server, "/v1/completions", {"prompt": prompts, **LM_EVAL})
+    assert status == 200, answer
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    sums = []
+    for choice, text, prompt in zip(answer["choices"], choices, prompts, strict=True):
+        scores = choice["logprobs"]
+        count = len(prompt) + 1
+        assert {len(scores[name]) for name in scores} == {count}
+        assert choice["text"].startswith(context + text)
+        assert (scores["token_logprobs"][0], scores["top_logprobs"][0]) == (None, None)
+        assert "".join(scores["tokens"][:-1]) == context + text
+        assert scores["text_offset"][:3] == [0, 1, 2]
+        for token, value, best in zip(
+            scores["tokens"][1:], scores["token_logprobs"][1:], scores["top_logprobs"][1:], strict=True
+        ):
+            assert value <= 0
+            assert best[token] == value  # Beside the likeliest one, where that is another.
+            assert len(best) <= 2
+        sums.append(sum(scores["token_logprobs"][len(ids["tokens"]) : -1]))
+    assert max(sums) == sums[0] > -1
+    assert max(sums[1:]) < -3
+    used = sum(map(len, prompts))
+    assert answer["usage"]["prompt_tokens"] == used
+    assert answer["usage"]["completion_tokens"] == len(prompts)
+
+
+def test_a_continuation_is_scored_alone(server: Server) -> None:
+    body = {"prompt": SUDOKU, **LM_EVAL}
+    whole, part, none = (
+        post(server, "/v1/completions", body | more)[1]["choices"][0]
+        for more in (
+            {},
+            {"vllm_xargs": {"diffusion_score_from": 20, "diffusion_stats": True}},
+            {"max_tokens": 0},
+        )
+    )
+    assert part["logprobs"]["token_logprobs"][:20] == [None] * 20
+    assert part["logprobs"]["token_logprobs"][20:] == pytest.approx(
+        whole["logprobs"]["token_logprobs"][20:], abs=1e-3
+    )
+    said = part["diffusion"]["likelihood"]
+    assert said == {"estimator": "left_to_right", "score_from": 20, "steps": len(SUDOKU) - 20}
+    # Without tokens of its own the request gives the prompt back, as upstream.
+    assert none["text"] == SUDOKU
+    assert none["logprobs"]["token_logprobs"] == pytest.approx(
+        whole["logprobs"]["token_logprobs"][:-1], abs=1e-3
+    )
+
+
+def test_a_stream_echoes_its_log_probabilities(server: Server) -> None:
+    body = {"prompt": SUDOKU, **LM_EVAL, "max_tokens": 8}
+    status, whole = post(server, "/v1/completions", body)
+    assert status == 200
+    chunks = stream(server, "/v1/completions", body)
+    values = [v for chunk in chunks for v in chunk["choices"][0]["logprobs"]["token_logprobs"]]
+    want = whole["choices"][0]["logprobs"]["token_logprobs"]
+    assert values[0] is want[0] is None
+    assert values[1:] == pytest.approx(want[1:], abs=1e-3)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
+
+
+def test_a_chat_s_prompt_has_log_probabilities(server: Server) -> None:
+    body = {"messages": [{"role": "user", "content": "add 1+2="}], "max_tokens": 2, "prompt_logprobs": 2}
+    status, answer = post(server, "/v1/chat/completions", body)
+    assert status == 200, answer
+    entries = answer["prompt_logprobs"]
+    assert len(entries) == answer["usage"]["prompt_tokens"]
+    assert entries[0] is None
+    assert all(2 <= len(entry) <= 3 for entry in entries[1:])
 
 
 def test_all_log_probabilities_leave_the_mask_token_out(server: Server) -> None:

@@ -21,7 +21,7 @@ from vllm.v1.diffusion.core.failed_requests import failed_requests
 from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, set_window
 from vllm.v1.diffusion.core.planner import WindowPlanner
-from vllm.v1.diffusion.core.scores import Scoring
+from vllm.v1.diffusion.core.scores import Scoring, unscored
 from vllm.v1.diffusion.message.compiled_grammar import serialised
 from vllm.v1.diffusion.message.report import DenoisingReport, Likelihood
 from vllm.v1.diffusion.message.request_data import DiffusionRequestData, described
@@ -98,6 +98,8 @@ class DiffusionScheduler(Scheduler):
         decoding = resolve_decoding(params, config)
         targets = targets_of(request.prompt_token_ids or [], params, decoding, config) if params else None
         scored = None if targets is None else Scoring.begin(request, targets)
+        if params is not None and params.prompt_logprobs is not None and scored is None:
+            request.sampling_params = unscored(params)
         self.planner.admit(request)
         if targets is not None:
             decoding = scoring(targets, config)

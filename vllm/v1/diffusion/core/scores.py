@@ -82,10 +82,7 @@ class Scoring:
         Args:
             request: The request, changed.
         """
-        params = self.params.clone()
-        params.prompt_logprobs = None
-        params.skip_reading_prefix_cache = None
-        _become(request, self.prompt, params)
+        _become(request, self.prompt, unscored(self.params))
         request.prefill_stats = PrefillStats()
 
     def likelihood(self, steps: int) -> Likelihood:
@@ -95,6 +92,14 @@ class Scoring:
             steps: Denoising steps that were made.
         """
         return Likelihood(self.targets.estimator, len(self.prompt) - len(self.targets.ids), steps)
+
+
+def unscored(params: SamplingParams) -> SamplingParams:
+    """Parameters of a request as they are where it asks for no log probabilities of its prompt."""
+    params = params.clone()
+    params.prompt_logprobs = None
+    params.skip_reading_prefix_cache = None  # Upstream's own, of one that asks for them.
+    return params
 
 
 def _become(request: Request, prompt: list[int], params: SamplingParams) -> None:
