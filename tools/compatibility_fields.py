@@ -57,7 +57,7 @@ SAMPLING = {
     "n": Entry("at temperature 0 one, as upstream", {"n": 2, "temperature": 0.0}, partly=True),
     "presence_penalty": Entry(f"counts the tokens {_SETTLED}", {"presence_penalty": 1.0}),
     "prompt_logprobs": Entry(
-        "estimated as `diffusion_likelihood` says, from index `diffusion_score_from` on; not with all families",
+        "by the estimator `diffusion_likelihood`, from index `diffusion_score_from` on; not on all families",
         {"prompt_logprobs": 1},
     ),
     "repetition_detection": Entry(
