@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import random
+import string
+from itertools import permutations, product
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 
 from tests.engine.requests_ import random_prompt
 from tests.reference.likelihood import scores
+from vllm.v1.diffusion.demo.puzzles import Puzzle
 
 ESTIMATORS = ("left_to_right", "one_step")
 TOLERANCE = 2e-4
@@ -77,3 +81,48 @@ def check_bidirectional(llm: Any, reference: Any, block: int) -> None:
         assert output.outputs[0].token_ids == other.outputs[0].token_ids
         steps = len(range(begin, len(text), block)) if at_once else len(text) - begin
         assert output.outputs[0].diffusion.likelihood.steps == steps
+
+
+def choices_of(puzzle: Puzzle, rng: random.Random) -> list[str]:
+    """Four answers of a puzzle, of one length: the right one, and others that differ in a place or two."""
+    right = solution(puzzle)
+    choices = [right]
+    while len(choices) < 4:
+        wrong = list(right)
+        alphabet = string.ascii_lowercase if puzzle.task == "reverse" else "0123456789"
+        alphabet = "1234" if puzzle.task == "sudoku" else alphabet
+        places = [i for i, character in enumerate(right) if character in alphabet]
+        for place in rng.sample(places, min(len(places), rng.choice((1, 2)))):
+            wrong[place] = rng.choice(alphabet)
+        answer = "".join(wrong)
+        if answer not in choices and not puzzle.is_right(answer):
+            choices.append(answer)
+    return choices
+
+
+def solution(puzzle: Puzzle) -> str:
+    """The right answer of a puzzle, computed."""
+    question = puzzle.prompt.removeprefix(f"{puzzle.task} ").removesuffix("=")
+    if puzzle.task == "add":
+        return str(sum(map(int, question.split("+"))))
+    if puzzle.task == "sort":
+        return "".join(sorted(question))
+    if puzzle.task == "reverse":
+        return question[::-1]
+    rows = ["".join(row) for row in permutations("1234")]
+    grids = ("/".join(four) for four in product(rows, repeat=4))
+    return next(grid for grid in grids if puzzle.is_right(grid))
+
+
+def ranked_right(llm: Any, puzzles: list[Puzzle], estimator: str) -> float:
+    """The share of puzzles whose right answer is the likeliest of four."""
+    rng, tokenizer = random.Random(7), llm.get_tokenizer()
+    texts, begins = [], []
+    for puzzle in puzzles:
+        context = tokenizer.encode(puzzle.prompt)
+        for choice in choices_of(puzzle, rng):
+            texts.append(context + tokenizer.encode(choice, add_special_tokens=False))
+            begins.append(len(context))
+    outputs = scored(llm, texts, [params_of(likelihood=estimator, score_from=begin) for begin in begins])
+    sums = [sum(values_of(*one)) for one in zip(outputs, texts, begins, strict=True)]
+    return sum(sums[i] == max(sums[i : i + 4]) for i in range(0, len(sums), 4)) / len(puzzles)

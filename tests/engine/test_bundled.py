@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from models.tinydlm.problems import check, is_reserved
+from tests.engine.likelihoods import ranked_right
 from vllm.v1.diffusion.demo.puzzles import TASKS, Puzzle, make_puzzle
 
 COUNT = 500
@@ -70,3 +71,17 @@ def test_more_than_one_token_a_forward(bundled: Any) -> None:
     tokens = sum(len(o.outputs[0].token_ids) for o in outputs)
     forwards = sum(o.outputs[0].diffusion.steps for o in outputs)
     assert tokens / forwards >= 2
+
+
+LEAST_RANKED_RIGHT = {
+    "left_to_right": {"sudoku": 0.9, "add": 0.9, "sort": 0.9, "reverse": 0.9},
+    "one_step": {"sudoku": 0.9, "add": 0.9, "sort": 0.9, "reverse": 0.9},
+}
+
+
+@pytest.mark.parametrize("estimator", LEAST_RANKED_RIGHT)
+@pytest.mark.parametrize("task", TASKS)
+def test_the_likeliest_of_four_answers_is_right(bundled: Any, task: str, estimator: str) -> None:
+    """As an evaluator ranks choices; a small sample of docs/serving.md's table."""
+    share = ranked_right(bundled, puzzles_of(task)[:50], estimator)
+    assert share >= LEAST_RANKED_RIGHT[estimator][task]
