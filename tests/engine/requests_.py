@@ -44,6 +44,8 @@ class Case:
     eos_early_stop: bool | None = None
     own: tuple[tuple[str, float], ...] = ()
     """Parameters of an algorithm's own, with their prefix."""
+    likelihood: str | None = None
+    """The estimator of the prompt's log probabilities, if they are asked for."""
     template: tuple[int, ...] | None = None
     """The answer's tokens that are given, -1 for the others."""
 
@@ -59,6 +61,7 @@ class Case:
             max_tokens=self.max_tokens,
             ignore_eos=not self.stop_token_ids,
             stop_token_ids=list(self.stop_token_ids),
+            prompt_logprobs=None if self.likelihood is None else 0,
             detokenize=False,
             extra_args=DiffusionParams(
                 **self._canvas(),
@@ -79,6 +82,7 @@ class Case:
                 exit_threshold=self.exit_threshold,
                 eos_early_stop=self.eos_early_stop,
                 trace=True,
+                likelihood=self.likelihood,
             ).to_extra_args()
             | dict(self.own),
         )
@@ -160,6 +164,9 @@ def run(llm: Any, cases: list[Case]) -> list[dict[str, Any]]:
                 "finish_reason": completion.finish_reason,
                 "stop_reason": completion.stop_reason,
                 "cached": output.num_cached_tokens,
+                "scores": [
+                    next(iter(entry.values())).logprob for entry in (output.prompt_logprobs or ())[1:]
+                ],
             }
         )
     return results

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import Case, run
+from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored
+from tests.engine.requests_ import Case, random_prompt, run
+from tests.reference.likelihood import scores
 from tests.reference.sdar import SdarReference
 
 OWN = ("cfg_scale", "right_shift_logits", "suppress_tokens")
@@ -104,6 +106,30 @@ def test_bd3lm(bd3lm: tuple[str, Any]) -> None:
     check(llm, published(folder, "cases_bd3lm.json"))
 
 
+def check_likelihood(llm: Any, folder: str, shifted: bool = False) -> None:
+    """Blocks count from the first token that is scored, and the last one ends with the text."""
+    reference = SdarReference(GOLDEN / folder)
+
+    def logits(ids: list[int]) -> torch.Tensor:
+        rows = reference.logits(ids, 4)
+        return torch.cat((rows[:1], rows[:-1])) if shifted else rows
+
+    text = list(random_prompt(21, 95))
+    for estimator in ESTIMATORS:
+        params = params_of(likelihood=estimator, score_from=8, block_length=4, max_tokens=6)
+        plain = params_of(prompt_logprobs=None, block_length=4, max_tokens=6)
+        output, other = scored(llm, [text] * 2, [params, plain])
+        at_once = estimator == "one_step"
+        want = scores(logits, text, reference.mask_id, 8, 4, text_end=True, at_once=at_once)
+        assert_scores(output, text, want, 8)
+        assert output.outputs[0].token_ids == other.outputs[0].token_ids
+
+
+def test_likelihood(bd3lm: tuple[str, Any]) -> None:
+    folder, llm = bd3lm
+    check_likelihood(llm, folder)
+
+
 def test_prompts_in_chunks_and_end_tokens(bd3lm: tuple[str, Any]) -> None:
     """Blocks end where they end whatever a prompt is cut into; an answer ends behind its end token."""
     folder, llm = bd3lm
@@ -119,5 +145,7 @@ def test_shifted_logits(attention: str | None, file: str) -> None:
     llm = start("a2d-qwen3", right_shift_logits=True, attention=attention)
     try:
         check(llm, published("a2d-qwen3", file, "right_shift_logits"))
+        if attention is not None:
+            check_likelihood(llm, "a2d-qwen3", shifted=True)
     finally:
         llm.llm_engine.engine_core.shutdown()

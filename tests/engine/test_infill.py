@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import GOLDEN, run_elsewhere
+from tests.engine.likelihoods import ESTIMATORS, TOLERANCE
 from tests.engine.requests_ import VOCABULARY, Case, random_prompt, reference, run
 from tests.reference.bidirectional import LladaReference
+from tests.reference.likelihood import scores
 from vllm import SamplingParams
 
 PROMPT = {"prompt_token_ids": list(random_prompt(9, 12))}
@@ -72,8 +74,12 @@ def test_block_causal(engine: Any) -> None:
 
 
 def test_block_causal_asynchronous_and_preempted() -> None:
+    """Requests whose prompts are scored among them: preempted while they are scored, or answered."""
+    asked = [
+        replace(case, likelihood=ESTIMATORS[i % 2] if i % 3 else None) for i, case in enumerate(BLOCK_CAUSAL)
+    ]
     (results,) = run_elsewhere(
-        [BLOCK_CAUSAL],
+        [asked],
         env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         async_scheduling=True,
         max_model_len=256,
@@ -81,7 +87,18 @@ def test_block_causal_asynchronous_and_preempted() -> None:
         num_gpu_blocks_override=16,
         enable_prefix_caching=False,
     )
+    assert results[-1]["vllm:num_preemptions"] > 0
     check_block_causal(results[:-1])
+    sdar = reference()
+    for result, case in zip(results[:-1], asked, strict=True):
+        block, text = case.block_length, list(case.prompt)
+        assert block is not None
+        want = []
+        if case.likelihood is not None:
+            at_once = case.likelihood == "one_step"
+            logits = partial(sdar.logits, block_length=block)
+            want = scores(logits, text, sdar.mask_id, 1, block, at_once=at_once)
+        assert result["scores"] == pytest.approx(want, abs=TOLERANCE)
 
 
 def test_bidirectional_asynchronous_and_short_of_cache() -> None:

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import Case, run
+from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored
+from tests.engine.requests_ import Case, random_prompt, run
+from tests.reference.likelihood import scores
 from tests.reference.sdar import StableDiffcoderReference
 
 FOLDER = GOLDEN / "stable-diffcoder"
@@ -63,6 +65,28 @@ def test_the_reference_network_is_the_published_one() -> None:
     ids = published["input_ids"].tolist()
     got = StableDiffcoderReference(FOLDER).logits(ids, 4)
     torch.testing.assert_close(got, torch.from_numpy(published["logits"]), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_likelihood(engine: Any, estimator: str) -> None:
+    """Steps are planned ahead. The last block ends with the text, as that of an answer does."""
+    reference = StableDiffcoderReference(FOLDER)
+    texts = [list(random_prompt(length, 91)) for length in (6, 16, 45)]
+    plain = [params_of(max_tokens=8, prompt_logprobs=None) for _ in texts]
+    asked = [params_of(max_tokens=8, likelihood=estimator) for _ in texts]
+    outputs = scored(engine, texts + texts, asked + plain)
+    for text, output, other in zip(texts, outputs, outputs[3:], strict=False):
+        want = scores(
+            lambda ids: reference.logits(ids, 16),
+            text,
+            reference.mask_id,
+            1,
+            16,
+            text_end=True,
+            at_once=estimator == "one_step",
+        )
+        assert_scores(output, text, want)
+        assert output.outputs[0].token_ids == other.outputs[0].token_ids
 
 
 def test_golden_alone(engine: Any) -> None:
