@@ -75,7 +75,7 @@ def check_bidirectional(llm: Any, reference: Any, block: int) -> None:
     for (text, begin, estimator), output, other in zip(cases, outputs, outputs[len(cases) :], strict=False):
         at_once = estimator == "one_step"
         want = scores(
-            logits, text, reference.mask_id, begin, block, origin=begin, canvas_end=len(text), at_once=at_once
+            logits, text, reference.mask_id, begin, block, origin=begin, canvas=len(text), at_once=at_once
         )
         assert_scores(output, text, want, begin)
         assert output.outputs[0].token_ids == other.outputs[0].token_ids

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import GOLDEN, run_elsewhere
+from tests.engine.likelihoods import ESTIMATORS, TOLERANCE
 from tests.engine.requests_ import Case, random_prompt
 from tests.reference.bidirectional import LladaReference
+from tests.reference.likelihood import scores
 
 CANVAS = 24
 POLICIES: list[dict[str, Any]] = [
@@ -34,6 +36,12 @@ CASES = [
 ]
 
 
+SCORED = [
+    Case(random_prompt(55, 22 + i), 30, "low_confidence_static", 8, steps=3, likelihood=estimator)
+    for i, estimator in enumerate(ESTIMATORS)
+]
+
+
 def by_canvases(model: LladaReference, case: Case) -> list[int]:
     """What the published code writes where it is asked for one canvas after the other."""
     assert case.block_length is not None
@@ -54,7 +62,7 @@ def by_canvases(model: LladaReference, case: Case) -> list[int]:
 def test_canvases_follow_each_other(async_scheduling: bool) -> None:
     """In the same batch, with every cache mode, blocks that fill a canvas and blocks that do not."""
     (results,) = run_elsewhere(
-        [CASES],
+        [CASES + SCORED],
         env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         async_scheduling=async_scheduling,
         model=str(GOLDEN / "llada"),
@@ -63,9 +71,21 @@ def test_canvases_follow_each_other(async_scheduling: bool) -> None:
         diffusion_config={"block_length": 24, "max_canvas_length": CANVAS},
     )
     llada = LladaReference(GOLDEN / "llada")
-    for result, case in zip(results[:-1], CASES, strict=True):
+    for result, case in zip(results[:-1], CASES + SCORED, strict=True):
         assert result["token_ids"] == by_canvases(llada, case), case
         assert len(result["token_ids"]) == case.max_tokens
+    for result, case in zip(results[len(CASES) : -1], SCORED, strict=True):
+        want = scores(
+            lambda ids: llada.forward(ids, range(len(ids)), []),
+            list(case.prompt),
+            llada.mask_id,
+            1,
+            8,
+            origin=1,
+            canvas=CANVAS,
+            at_once=case.likelihood == "one_step",
+        )
+        assert result["scores"] == pytest.approx(want, abs=TOLERANCE)
 
 
 def test_one_canvas_without_a_limit() -> None:

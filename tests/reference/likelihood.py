@@ -19,7 +19,7 @@ def scores(
     width: int,
     *,
     origin: int = 0,
-    canvas_end: int | None = None,
+    canvas: int | None = None,
     text_end: bool = False,
     at_once: bool = False,
 ) -> list[float]:
@@ -32,8 +32,8 @@ def scores(
         begin: Index of the first token that is scored.
         width: Tokens of a block.
         origin: A position at which a block begins.
-        canvas_end: Where the sequence ends, of which a bidirectional model sees all; None: it ends with the
-            block, which is all that a block-causal model sees.
+        canvas: Tokens of a canvas, counted from ``begin``, of which a bidirectional model sees all; the last
+            one ends with the text. None: the sequence ends with the block, as a block-causal model sees it.
         text_end: Whether the last block ends with the text.
         at_once: Whether a pass scores what is left of a block; else it scores one token.
     """
@@ -42,7 +42,9 @@ def scores(
         block_end = origin + ((known - origin) // width + 1) * width
         if text_end:
             block_end = min(block_end, len(text))
-        end = block_end if canvas_end is None else canvas_end
+        end = block_end
+        if canvas is not None:
+            end = min(begin + ((known - begin) // canvas + 1) * canvas, len(text))
         rows = logits(text[:known] + [mask_id] * (end - known)).double().log_softmax(-1)
         until = min(block_end, len(text)) if at_once else known + 1
         found += [float(rows[i, text[i]]) for i in range(known, until)]

@@ -254,6 +254,16 @@ def test_a_continuation_is_scored_alone(server: Server) -> None:
     )
 
 
+def test_a_grammar_s_answer_is_the_same_with_scores(server: Server) -> None:
+    body = {"prompt": SUDOKU, "max_tokens": 6, "structured_outputs": {"regex": "[a-c]{4}"}}
+    (status, plain), (_, asked) = (
+        post(server, "/v1/completions", body | more) for more in ({}, {"prompt_logprobs": 0})
+    )
+    assert status == 200, plain
+    assert asked["choices"][0]["text"] == plain["choices"][0]["text"]
+    assert len(asked["choices"][0]["prompt_logprobs"]) == len(SUDOKU)
+
+
 def test_a_stream_echoes_its_log_probabilities(server: Server) -> None:
     body = {"prompt": SUDOKU, **LM_EVAL, "max_tokens": 8}
     status, whole = post(server, "/v1/completions", body)

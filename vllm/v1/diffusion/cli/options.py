@@ -9,8 +9,8 @@ from typing import Any
 from vllm.v1.diffusion.policies.parameter import Parameter
 from vllm.v1.diffusion.request.params import DiffusionParams, parameters
 
-_OF_THE_COMMAND = ("trace", "stats")
-"""What the command itself asks for."""
+_OF_THE_COMMAND = ("trace", "stats", "likelihood", "score_from")
+"""What the command itself asks for, or never does."""
 
 
 def add_decoding_options(group: argparse._ArgumentGroup) -> None:

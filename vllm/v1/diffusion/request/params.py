@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _Name = Annotated[str, Field(description="the name of an unmasking policy")]
 _Mode = Literal["diffusion", "autoregressive", "self_speculation"]
 _Budget = Annotated[int, Field(ge=0, le=999999)]
+_Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Template = Annotated[str, Field(description="a text with holes")]
 _Ids = Annotated[
     Sequence[Annotated[int, Field(ge=-1)]],
@@ -229,7 +230,7 @@ class DiffusionParams(BaseModel):
         ),
     ] = None
     score_from: Annotated[
-        Count | None,
+        _Index | None,
         Parameter(
             "Index of the first token of the prompt that is scored; the tokens before it have no log "
             "probabilities and cost no steps. Only with `prompt_logprobs`, or `echo` with `logprobs`.",
