@@ -18,6 +18,7 @@ from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.likelihood import scores
 from tests.reference.sdar import SdarReference
 
+MASK = 508
 OWN = ("cfg_scale", "right_shift_logits", "suppress_tokens")
 """Published parameters that no request has; those that are served have tests of their own."""
 
@@ -93,8 +94,8 @@ def test_tokens_that_are_never_written(mdlm: tuple[str, Any]) -> None:
     if folder != "a2d-qwen3":
         pytest.skip("no golden case")
     for case in published(folder, "cases.json", "suppress_tokens"):
-        mask = 508  # Never generated, so it may not be named.
-        allowed = sorted(set(range(512)) - {mask, *case["params"]["suppress_tokens"]})
+        # The mask is never generated, so it may not be named.
+        allowed = sorted(set(range(512)) - {MASK, *case["params"]["suppress_tokens"]})
         params = of_golden(case).sampling_params()
         params.allowed_token_ids = allowed
         (output,) = llm.generate({"prompt_token_ids": case["prompt_ids"]}, params, use_tqdm=False)
@@ -120,7 +121,7 @@ def check_likelihood(llm: Any, folder: str, shifted: bool = False) -> None:
         plain = params_of(prompt_logprobs=None, block_length=4, max_tokens=6)
         output, other = scored(llm, [text] * 2, [params, plain])
         at_once = estimator == "one_step"
-        want = scores(logits, text, reference.mask_id, 8, 4, text_end=True, at_once=at_once)
+        want = scores(logits, text, MASK, 8, 4, text_end=True, at_once=at_once)
         assert_scores(output, text, want, 8)
         assert output.outputs[0].token_ids == other.outputs[0].token_ids
 

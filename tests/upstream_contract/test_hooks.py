@@ -113,6 +113,27 @@ def test_upstream_ends_requests_that_have_no_grammar() -> None:
     assert "self.finish_requests(error_req_ids, RequestStatus.FINISHED_ERROR)" in text
 
 
+def test_a_request_that_becomes_another_is_preempted_as_at_a_reset() -> None:
+    """What its steps in flight emit is dropped, and its log probabilities wait for an output."""
+    scheduler = load("vllm.v1.core.sched.scheduler:Scheduler")
+    preempt = inspect.signature(scheduler._preempt_request)
+    preempt.bind(None, "request", 0.0, drop_stale_output=True)
+    text = inspect.getsource(scheduler._preempt_request)
+    assert "request.record_event(EngineCoreEventType.PREEMPTED" in text  # Taken back by us.
+    assert "request.num_preemptions += 1" in text  # Likewise.
+    assert "self.reset_preempted_req_ids.add(request.request_id)" in text
+    update = inspect.getsource(scheduler.update_from_output)
+    assert "if output_is_stale and request.drop_stale_output:" in update
+    assert "new_token_ids or pooler_output is not None or stopped" in update
+    assert "new_prompt_logprobs_tensors" in load("vllm.v1.engine:EngineCoreOutput").__struct_fields__
+
+
+def test_a_report_is_taken_before_log_probabilities() -> None:
+    """It says how many tokens of the prompt have none."""
+    source = inspect.getsource(load("vllm.v1.engine.output_processor:OutputProcessor").process_outputs)
+    assert source.index("take_report(req_state") < source.index("logprobs_processor.update_from_output(")
+
+
 def test_schedule_counts_the_step_before_it_looks_at_requests() -> None:
     """A request is skipped for one step by its next_decode_eligible_step."""
     scheduler = load("vllm.v1.core.sched.scheduler:Scheduler")

@@ -23,6 +23,8 @@ OBJECTS = {
         "vllm.model_executor.model_loader.reload.types:LayerReloadingInfo"
     ),
     ("request", "vllm.v1.diffusion.core.scheduler"): "vllm.v1.request:Request",
+    ("request", "vllm.v1.diffusion.core.scores"): "vllm.v1.request:Request",
+    ("state", "vllm.v1.diffusion.message.report"): "vllm.v1.engine.output_processor:RequestState",
     ("scheduler_output", "vllm"): "vllm.v1.core.sched.output:SchedulerOutput",
     ("new_req_data", "vllm"): "vllm.v1.core.sched.output:NewRequestData",
     ("runner_output", "vllm"): "vllm.v1.outputs:ModelRunnerOutput",
@@ -95,6 +97,7 @@ FUNCTIONS = (
     "vllm.utils.torch_utils:async_tensor_h2d",
     "vllm.v1.core.kv_cache_manager:KVCacheManager.allocate_slots",
     "vllm.v1.metrics.stats:RequestSpecDecodeMetrics.observe",
+    "vllm.v1.outputs:LogprobsLists.slice_request",
     "vllm.v1.metrics.utils:create_metric_per_engine",
     "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p",
     "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",
