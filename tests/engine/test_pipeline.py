@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from tests.engine import checkpoints, test_fast_dllm_v2, test_llada
 from tests.engine.conftest import run_elsewhere
-from tests.engine.requests_ import Case, assert_as_reference, expected, of_golden, random_prompt
+from tests.engine.likelihoods import ESTIMATORS, TOLERANCE
+from tests.engine.requests_ import Case, assert_as_reference, expected, of_golden, random_prompt, reference
 from tests.engine.test_golden_sdar import check
 from tests.engine.test_reference import mixed_batch
+from tests.reference.likelihood import scores
 
 TWO_STAGES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 
@@ -28,7 +31,14 @@ def test_block_causal(golden_cases: list[dict[str, Any]], async_scheduling: bool
     mixed = [case for case in mixed_batch() if len(case.prompt) < 200]
     short = [Case(random_prompt(n, 11), 1, "low_confidence_static", 16, steps=4) for n in (1, 33)]
     crowd = [
-        Case(random_prompt(33 + 8 * i, 5), 60, "low_confidence_dynamic", (4, 8, 16)[i % 3], threshold=0.3)
+        Case(
+            random_prompt(33 + 8 * i, 5),
+            60,
+            "low_confidence_dynamic",
+            (4, 8, 16)[i % 3],
+            threshold=0.3,
+            likelihood=ESTIMATORS[i % 2] if i < 4 else None,
+        )
         for i in range(12)
     ]
     alone, *batches = run_in_two(
@@ -42,6 +52,13 @@ def test_block_causal(golden_cases: list[dict[str, Any]], async_scheduling: bool
     )
     check(alone[0], golden_cases[1])
     assert batches[1][-1]["vllm:num_preemptions"] > 0
+    sdar = reference()
+    for result, case in zip(batches[1][:4], crowd[:4], strict=True):
+        logits, block = partial(sdar.logits, block_length=case.block_length), case.block_length
+        assert block is not None
+        at_once = case.likelihood == "one_step"
+        want = scores(logits, list(case.prompt), sdar.mask_id, 1, block, at_once=at_once)
+        assert result["scores"] == pytest.approx(want, abs=TOLERANCE)
     for results, cases in zip(batches, (mixed + short, crowd), strict=True):
         # A preempted block is denoised once more: its ids are the same, its steps are not.
         if results.pop()["vllm:num_preemptions"]:

@@ -26,24 +26,22 @@ def params(**extra: Any) -> SamplingParams:
 @pytest.mark.parametrize("name", MODES)
 def test_a_mode_scores_or_says_why_not(name: str) -> None:
     if name in SCORED:
-        check_likelihood(params(likelihood="one_step"), MODES[name], CONFIG, 1)
+        check_likelihood(params(likelihood="one_step"), MODES[name], CONFIG)
         return
     with pytest.raises(ParameterError, match=r"^prompt_logprobs=1 is not supported: \w.{20,}\."):
-        check_likelihood(params(), MODES[name], CONFIG, 1)
-    check_likelihood(SamplingParams(), MODES[name], CONFIG, 1)
+        check_likelihood(params(), MODES[name], CONFIG)
+    check_likelihood(SamplingParams(), MODES[name], CONFIG)
 
 
 def test_what_else_cannot_be_scored() -> None:
     causal = MODES["causal"]
-    with pytest.raises(ParameterError, match="pipeline_parallel_size=1, not 2"):
-        check_likelihood(params(), causal, CONFIG, 2)
     edits = MaskedDiffusionConfig(block_length=4, mask_token_id=9, delete_token_id=1, split_token_id=2)
     with pytest.raises(ParameterError, match="deletes and inserts"):
-        check_likelihood(params(), causal, edits, 1)
+        check_likelihood(params(), causal, edits)
     for name, value in (("likelihood", "one_step"), ("score_from", 0)):
         alone = SamplingParams(extra_args={f"diffusion_{name}": value})
         with pytest.raises(ParameterError, match=f"^diffusion_{name}={value!r} has no effect without"):
-            check_likelihood(alone, causal, CONFIG, 1)
+            check_likelihood(alone, causal, CONFIG)
 
 
 def test_the_first_token_that_is_scored_is_one_of_the_prompt_s() -> None:

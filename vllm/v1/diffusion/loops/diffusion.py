@@ -62,8 +62,7 @@ class DiffusionLoop(GenerationLoop):
         config = resolve_diffusion_config(vllm_config)
         check_extra_args(params.extra_args, self.own_parameters, config)
         resolve_decoding(params, config)
-        stages = vllm_config.parallel_config.pipeline_parallel_size
-        check_likelihood(params, self.mode, config, stages)
+        check_likelihood(params, self.mode, config)
         admit_template(params, vllm_config, grows=self.mode.blocks.elastic)
         decoding = resolve_decoding(params, config)
         check_policy(decoding, vllm_config)

@@ -84,16 +84,13 @@ def scoring(targets: Targets, config: MaskedDiffusionConfig) -> Decoding:
     )
 
 
-def check_likelihood(
-    params: SamplingParams, mode: Mode, config: MaskedDiffusionConfig, pipeline_stages: int
-) -> None:
-    """Refuses what has no effect without scores, and scores that a model or engine cannot give.
+def check_likelihood(params: SamplingParams, mode: Mode, config: MaskedDiffusionConfig) -> None:
+    """Refuses what has no effect without scores, and scores that a model cannot give.
 
     Args:
         params: A request's parameters.
         mode: The engine's mode.
         config: The engine's resolved configuration.
-        pipeline_stages: Stages of the engine's pipeline.
 
     Raises:
         ParameterError: Names the parameter.
@@ -109,8 +106,6 @@ def check_likelihood(
     reason = mode.unscored
     if config.edit_ids is not None:
         reason = "this model deletes and inserts tokens: a text's likelihood is no product over its tokens"
-    elif reason is None and pipeline_stages > 1:
-        reason = f"scores need an engine with pipeline_parallel_size=1, not {pipeline_stages}"
     if reason is not None:
         raise ParameterError(
             f"prompt_logprobs={params.prompt_logprobs!r} is not supported: {reason}.",
