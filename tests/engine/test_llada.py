@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
 from tests.engine.requests_ import Case, random_prompt, run
-from tests.reference.bidirectional import LladaReference
+from tests.reference.bidirectional import GuidedReference, LladaReference
 from tests.reference.sdar import Decoded
+from vllm.sampling_params import StructuredOutputsParams
 
 FOLDER = GOLDEN / "llada"
 LENGTHS = (1, 7, 33, 130)
@@ -184,7 +187,11 @@ def test_synchronous() -> None:
 
 def check_mixed(results: list[dict[str, Any]]) -> None:
     """Ids, order of unmasking and number of steps are the reference's."""
-    cases = mixed()
+    check_results(results, mixed())
+
+
+def check_results(results: list[dict[str, Any]], cases: list[Case]) -> None:
+    """The same for some requests."""
     for result, case in zip(results, cases, strict=True):
         want = expected(case)
         assert result["token_ids"] == want.output_ids, case
@@ -219,3 +226,71 @@ def test_a_mask_token_in_the_prompt_is_text(llada: Any) -> None:
     ]
     for result, case in zip(run(llada, cases), cases, strict=True):
         assert result["token_ids"] == expected(case).output_ids, case
+
+
+def guided(length: int, scale: float, **how: Any) -> Case:
+    """A request with guidance."""
+    own = (("diffusion_cfg_scale", scale),)
+    settings: dict[str, Any] = {"algorithm": "low_confidence_static", "block_length": 8, "steps": 3}
+    return Case(random_prompt(length, 91), 21, **settings | {"cache": "none", "own": own} | how)
+
+
+def test_guidance(llada: Any) -> None:
+    """As in the published code, whatever shares the batch; some canvases end with a KV block, some do not."""
+    scales = (0.5, 1.5, 4.0, 0.5)
+    cases = [guided(n, s) for n, s in zip((1, 9, 107, 130), scales, strict=True)]
+    cases.append(guided(20, 2.0, algorithm="threshold", steps=None, threshold=0.5))
+    plain = mixed()[:7]
+    batch = [case for pair in zip(cases, plain, strict=False) for case in pair] + plain[5:]
+    results = run(llada, batch)
+    check_results(results[1:10:2] + results[10:], plain)
+    changed = 0
+    for result, case in zip(results[:10:2], cases, strict=True):
+        scale = case.own[0][1]
+        model = GuidedReference(reference(), scale, len(case.prompt))
+        how = (case.block_length, case.steps, case.algorithm, case.threshold)
+        want = model.generate(list(case.prompt), case.max_tokens, *how)
+        assert result["token_ids"] == want.output_ids, case
+        assert result["unmask_steps"] == want.unmask_step, case
+        assert run(llada, [case])[0] == result
+        changed += want.output_ids != expected(replace(case, own=())).output_ids
+    assert changed >= 4
+
+
+def test_guidance_and_other_parameters(llada: Any) -> None:
+    """Draws, grammars, templates, log probabilities: all read the guided logits."""
+    warm: dict[str, Any] = {"temperature": 0.8, "seed": 3}
+    cases = [
+        guided(20, 2.0, **warm),
+        guided(20, 0.0, **warm),
+        guided(20, 2.0, own=(), **warm),
+        guided(20, 2.0, template=(7, *[-1] * 9, 30)),
+    ]
+    alone, zero, without, kept = (run(llada, [case])[0] for case in cases)
+    assert alone != zero == without
+    assert run(llada, [*mixed()[:3], cases[0]])[-1] == alone
+    assert (kept["token_ids"][0], kept["token_ids"][-1], len(kept["token_ids"])) == (7, 30, 11)
+
+    case = guided(33, 1.5, steps=1, block_length=21)
+    params, regular = case.sampling_params(), case.sampling_params()
+    params.logprobs = 2
+    regular.structured_outputs = StructuredOutputsParams(regex="[0-9]{4}")
+    regular.detokenize, regular.ignore_eos = True, False
+    prompt = {"prompt_token_ids": list(case.prompt)}
+    scored, matching = (o.outputs[0] for o in llada.generate([prompt] * 2, [params, regular], use_tqdm=False))
+    ids = [*case.prompt, *[reference().mask_id] * 21]
+    logits = GuidedReference(reference(), 1.5, 33).forward(ids, range(len(ids)), [])[33:]
+    want = logits.log_softmax(-1)
+    for i, (token, scores) in enumerate(zip(scored.token_ids, scored.logprobs, strict=True)):
+        assert scores[token].logprob == pytest.approx(float(want[i, token]), abs=2e-3)
+    assert re.fullmatch("[0-9]{4}", matching.text)
+
+
+def test_guidance_is_refused_by_name(llada: Any) -> None:
+    for case, message in (
+        (guided(9, -1.0), r"diffusion_cfg_scale=-1.0 must be a number from 0 to 100"),
+        (guided(9, 2.0, cache=None), r"diffusion_cfg_scale=2.0 is not supported with diffusion_cache='dual'"),
+        (guided(300, 2.0), r"diffusion_cfg_scale=2.0 computes prompt and answer, 321 tokens, twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(llada, [case])

@@ -41,8 +41,9 @@ class CanvasStates:
             of all open blocks, ``end``, where the last block ends, ``cached`` (bool),
             whether the steps of a block after its first begin at the block, ``floating`` (bool), whether
             its blocks are drafts, each from the last token on, and
-            ``template_end``, where the request's template ends, 0 for none, and ``canvas``, tokens of a
-            canvas, 0 where the answer is one.
+            ``template_end``, where the request's template ends, 0 for none, ``canvas``, tokens of a
+            canvas, 0 where the answer is one, and ``guidance`` (float32), the scale of classifier-free
+            guidance, 0 for none.
         grid: By slot, where the request's blocks lie.
     """
 
@@ -92,6 +93,7 @@ class CanvasStates:
         self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.floating = UvaBackedTensor(num_slots, dtype=torch.bool)
         self.canvas = UvaBackedTensor(num_slots, dtype=torch.int64)
+        self.guidance = UvaBackedTensor(num_slots, dtype=torch.float32)
         self._reset_parameters(slice(None))
         self._copy_parameters()
         self.grid: dict[int, BlockGrid] = {}
@@ -125,6 +127,7 @@ class CanvasStates:
         self.origin.np[slot] = grid.origin
         self.end.np[slot] = grid.limit
         self.canvas.np[slot] = grid.canvas or 0
+        self.guidance.np[slot] = decoding.guidance
         self.steps.np[slot] = decoding.steps
         self.stepwise.np[slot] = decoding.stepwise
         self.rule.np[slot] = policy.rule
@@ -381,7 +384,7 @@ class CanvasStates:
         """Parameters of slots without a request; in a warm-up batch they hold a block."""
         for table in (
             *(self.origin, self.stepwise, self.threshold, self.cached, self.template_end, self.floating),
-            self.canvas,
+            *(self.canvas, self.guidance),
         ):
             table.np[slots] = 0
         self.block_length.np[slots] = self.span.np[slots] = self.steps.np[slots] = self.width

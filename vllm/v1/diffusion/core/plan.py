@@ -50,6 +50,10 @@ class RequestPlan:
     grid: BlockGrid
     reserved: int = 0
     """Positions whose KV blocks the request is admitted with, if they are more than upstream asks for."""
+    copy: int = 0
+    """Positions from a canvas to its copy, which guidance computes with the prompt masked; 0 for none."""
+    more_sequences: int = 0
+    """Sequences of its window beside the first."""
     ends: frozenset[int] = frozenset()
     """Tokens that end the answer with the canvas that holds them."""
     first_alone: bool = False

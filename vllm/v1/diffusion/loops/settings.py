@@ -19,6 +19,7 @@ from vllm.v1.diffusion.loops.engine_settings import (
     fit_warm_up,
     refuse_parts_of_prompts,
 )
+from vllm.v1.diffusion.request.blocks import copy_begin
 from vllm.v1.diffusion.request.fields import require
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.generation_loop.interface import GenerationLoop
@@ -202,6 +203,27 @@ class CanvasSettings(Settings):
         check_one_block(params, vllm_config)
         if params.stop_token_ids and params.structured_outputs is None:
             keep_stop_tokens(params, vllm_config)
+        decoding = resolve_decoding(params, resolve_diffusion_config(vllm_config))
+        require(
+            not (decoding.guidance and decoding.canvas) or (params.max_tokens or 0) <= decoding.canvas,
+            "cfg_scale",
+            decoding.guidance,
+            f"is not supported for an answer of more than one canvas (max_canvas_length={decoding.canvas})",
+        )
+
+    @override
+    def check_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        decoding = resolve_decoding(params, resolve_diffusion_config(vllm_config))
+        longest = vllm_config.model_config.max_model_len
+        end = min(prompt_len + (params.max_tokens or 0), longest)
+        needed = copy_begin(end, vllm_config.cache_config.block_size) + end
+        require(
+            not decoding.guidance or needed <= longest,
+            "cfg_scale",
+            decoding.guidance,
+            f"computes prompt and answer, {end} tokens, twice in a step: that takes max_model_len={needed} "
+            f"with KV blocks of {vllm_config.cache_config.block_size}, and the engine has {longest}",
+        )
 
 
 def one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:

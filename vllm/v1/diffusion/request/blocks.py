@@ -7,6 +7,16 @@ from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
 from vllm.v1.diffusion.request.decoding import Decoding
 
 
+def copy_begin(end: int, kv_block: int) -> int:
+    """Where the copy of a guided request's canvas begins: with a KV block, so that its cache is its own.
+
+    Args:
+        end: Where the canvas ends.
+        kv_block: Tokens of a KV block.
+    """
+    return -(-end // kv_block) * kv_block
+
+
 def placed(
     decoding: Decoding, rule: BlockRule, prompt_len: int, max_tokens: int, max_model_len: int
 ) -> tuple[Decoding, BlockGrid]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.families import ELASTIC, END_OF_TURN, WITHOUT_TIMETABLE
+from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, WITHOUT_TIMETABLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.adaptive.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
@@ -50,6 +50,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     block_length = 1 if way.writes else _block_length(given, config)
     _check_model(given, config)
     _check_growth(given, config)
+    _check_guidance(given, config)
     _check_noise(algorithm, policy, config)
     _check_read(given, extra, algorithm, policy)
     steps = given.steps or config.steps or policy.default_steps
@@ -102,6 +103,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         drops_mask=way.mode == "diffusion" and way.causal and not way.seeded,
         budget=way.budget,
         expand_budget=given.expand_budget,
+        guidance=given.cfg_scale or 0.0,
         # A template is the whole answer, and seen as a whole.
         canvas=config.max_canvas_length if template is None else None,
     )
@@ -176,6 +178,25 @@ def _check_growth(given: DiffusionParams, config: MaskedDiffusionConfig) -> None
         "expand_budget",
         given.expand_budget,
         f"has no effect on this model, but on {', '.join(ELASTIC)}",
+    )
+
+
+def _check_guidance(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
+    """Refuses guidance where a step does not compute the whole canvas."""
+    name, scale = "cfg_scale", given.cfg_scale
+    whole = config.cache is not None and config.expand_token_id is None
+    require(
+        scale is None or whole,
+        name,
+        scale,
+        f"is not supported by this model, but by bidirectional ones: {', '.join(BIDIRECTIONAL)}",
+    )
+    cache = given.cache or config.cache
+    require(
+        not scale or cache == "none",
+        name,
+        scale,
+        f"is not supported with {PREFIX}cache={cache!r}, which keeps what the prompt said; use 'none'",
     )
 
 

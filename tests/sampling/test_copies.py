@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of guided canvases: their rows, sequences and block tables, without an engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from vllm.v1.diffusion.canvas.copies import Copies
+from vllm.v1.diffusion.canvas.states import CanvasStates
+from vllm.v1.diffusion.families import FAMILIES
+from vllm.v1.diffusion.modes import BIDIRECTIONAL
+from vllm.v1.diffusion.request.blocks import copy_begin
+from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.worker.bidirectional import CanvasAttention, CanvasRows
+from vllm.v1.diffusion.worker.sequences import GraphSequences
+
+CPU = torch.device("cpu")
+MASK, WIDTH, KV = 39, 4, 16
+PROMPTS, ANSWERS, SCALES = (5, 20, 12, 9), (8, 6, 4, 8), (0.0, 2.0, 1.0, 3.0)
+"""The third canvas ends with a KV block; the fourth request waits for room: one token, no logits."""
+
+
+def batch() -> tuple[CanvasStates, Any, list[int]]:
+    """Canvases of four requests in the slots 3 to 0, and a step of theirs."""
+    canvases = CanvasStates(4, WIDTH, MASK, CPU, BIDIRECTIONAL.blocks)
+    ends = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    lengths = []
+    for i, (prompt, end, scale) in enumerate(zip(PROMPTS, ends, SCALES, strict=True)):
+        decoding = Decoding("low_confidence_static", 4, WIDTH, 0.0, False, guidance=scale)
+        canvases.add(3 - i, decoding, BIDIRECTIONAL.blocks.grid(WIDTH, prompt, end), prompt)
+        lengths.append(end + copy_begin(end, KV) if scale else end)
+    lengths[3] = 1
+    counts = np.array([4, 4, 4, 0])
+    slots = np.array([3, 2, 1, 0])
+    canvases.guidance.copy_to_uva()
+    start = np.concatenate(([0], np.cumsum(lengths)))
+    step: Any = SimpleNamespace(
+        num_reqs=4,
+        num_reqs_after_padding=4,
+        num_tokens=int(start[-1]),
+        num_tokens_after_padding=int(start[-1]),
+        num_draft_tokens=12,
+        idx_mapping_np=slots,
+        num_computed_tokens_np=np.zeros(4, dtype=np.int64),
+        num_scheduled_tokens=np.array(lengths),
+        query_start_loc_np=start.astype(np.int32),
+        query_start_loc=torch.from_numpy(start.astype(np.int32)),
+        cu_num_logits_np=np.concatenate(([0], np.cumsum(counts))),
+        positions=torch.cat([torch.arange(n) for n in lengths]),
+        input_ids=torch.full((int(start[-1]),), 7),
+        expanded_idx_mapping=torch.from_numpy(np.repeat(slots, counts)),
+        expanded_local_pos=torch.arange(4).repeat(3),
+    )
+    for i, prompt in enumerate(PROMPTS):
+        canvases.start[3 - i] = prompt
+    return canvases, step, ends
+
+
+def requests() -> Any:
+    """What is read of the runner's request state."""
+    lengths = np.array(PROMPTS[::-1])
+    computed = torch.zeros(4, dtype=torch.int64)
+    return SimpleNamespace(
+        prompt_len=SimpleNamespace(np=lengths), num_computed_tokens=SimpleNamespace(gpu=computed)
+    )
+
+
+def test_rows_of_copies() -> None:
+    canvases, step, ends = batch()
+    rows = CanvasRows(canvases, FAMILIES[6])
+    rows.begin_step(step, requests())
+    rows.inputs(step)
+    first = step.query_start_loc_np
+    for i in (1, 2):
+        copy = slice(first[i] + copy_begin(ends[i], KV), first[i + 1])
+        assert step.positions[copy].tolist() == list(range(ends[i]))
+        blank = [MASK] * PROMPTS[i] + [7] * (ends[i] - PROMPTS[i])
+        assert step.input_ids[copy].tolist() == blank
+        assert step.input_ids[first[i] : first[i] + ends[i]].eq(7).all()
+    rows.point_logits(step, requests(), unsure=False)
+    own, copies = step.logits_indices[:12], step.logits_indices[12:]
+    assert own.tolist() == [first[i] + PROMPTS[i] + j for i in range(3) for j in range(4)]
+    assert (copies - own[4:]).tolist() == [32] * 4 + [16] * 4
+    assert rows.row_requests(step).tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [1] * 4 + [2] * 4
+
+
+def test_sequences_of_copies() -> None:
+    """Every row has a sequence, none has more queries than keys, and a copy has KV blocks of its own."""
+    canvases, step, _ = batch()
+    config: Any = SimpleNamespace()
+    attention = CanvasAttention(config, canvases, CPU)
+    attention.block_sizes = sizes = (KV, KV // 2)
+    tables = tuple(torch.arange(4)[:, None] * 100 + torch.arange(128 // size) for size in sizes)
+    for captured in (False, True):
+        sequences = attention.sequences(step, captured)
+        assert sequences.request is not None
+        assert sequences.request.tolist() == [0, 1, 1, 1, 2, 2, 3]
+        queries = np.diff(sequences.query_start_loc)
+        assert queries.tolist() == [13, 26, 6, 26, 16, 16, 1]
+        assert queries.sum() == step.num_tokens
+        assert sequences.seq_lens.tolist() == queries.tolist()
+        if captured:
+            count, longest = attention.graph_shape(step)
+            assert len(queries) <= count <= step.num_tokens
+            assert queries.max() <= longest
+            staged = GraphSequences(128, tables, CPU).fill(sequences, count, tables)
+        else:
+            staged = sequences.staged(step, tables)
+        attention.adjust(staged, step)
+        for table, size in zip(staged.block_tables, attention.block_sizes, strict=True):
+            begins = [0, 100, 100, 100 + 32 // size, 200, 200 + 16 // size, 300]
+            assert table[:7, 0].tolist() == begins
+            assert table[3, : 26 // size].tolist() == list(range(begins[3], begins[3] + 26 // size))
+
+
+def test_a_step_without_guidance_is_as_it_was() -> None:
+    canvases, step, ends = batch()
+    canvases.guidance.np[:] = 0
+    assert Copies.of(step, canvases) is None
+    attention = CanvasAttention(SimpleNamespace(), canvases, CPU)  # type: ignore[arg-type]
+    sequences = attention.sequences(step, captured=False)
+    assert sequences.request is None
+    assert sequences.seq_lens.tolist() == [*ends[:3], 1]
