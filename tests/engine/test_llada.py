@@ -228,6 +228,67 @@ def test_a_mask_token_in_the_prompt_is_text(llada: Any) -> None:
         assert result["token_ids"] == expected(case).output_ids, case
 
 
+LEAPS: list[dict[str, Any]] = json.loads((GOLDEN / "localleap" / "cases.json").read_text())["cases"]
+
+
+def leaping(case: dict[str, Any]) -> Case:
+    """A case of LocalLeap's as a request."""
+    params = case["params"]
+    block, names = params["block_length"], ("anchor_threshold", "neighbor_threshold", "radius")
+    return Case(
+        tuple(case["prompt_ids"]),
+        params["gen_length"],
+        "local_leap",
+        block,
+        steps=params["steps"] * block // params["gen_length"],
+        cache="none",
+        own=tuple((f"diffusion_{name}", params[name]) for name in names),
+    )
+
+
+def check_leaps(results: list[dict[str, Any]], cases: list[dict[str, Any]]) -> None:
+    """Ids, order of unmasking and forward passes are the published ones."""
+    for result, case in zip(results, cases, strict=True):
+        assert result["token_ids"] == case["output_ids"], case["name"]
+        assert result["unmask_steps"] == case["unmask_step"], case["name"]
+        assert result["steps"] == case["num_forward"], case["name"]
+
+
+def test_local_leap(llada: Any) -> None:
+    """Alone and in one batch with other policies."""
+    for case in LEAPS[::3]:
+        check_leaps(run(llada, [leaping(case)]), [case])
+    plain = mixed()[:6]
+    results = run(llada, [*plain, *map(leaping, LEAPS)])
+    check_results(results[:6], plain)
+    check_leaps(results[6:], LEAPS)
+
+
+def test_local_leap_and_other_parameters(llada: Any) -> None:
+    """Draws follow the seed whatever shares the batch; grammars and templates hold."""
+    case = replace(leaping(LEAPS[3]), temperature=0.7, seed=5)
+    kept = replace(leaping(LEAPS[3]), template=(7, *[-1] * 9, 30))
+    alone, template = (run(llada, [one])[0] for one in (case, kept))
+    assert run(llada, [*mixed()[:3], case])[-1] == alone
+    assert (template["token_ids"][0], template["token_ids"][-1]) == (7, 30)
+    params = leaping(LEAPS[3]).sampling_params()
+    params.structured_outputs = StructuredOutputsParams(regex="[0-9]{4}")
+    params.detokenize, params.ignore_eos, params.logprobs = True, False, 1
+    (output,) = llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
+    assert re.fullmatch("[0-9]{4}", output.outputs[0].text)
+    assert len(output.outputs[0].logprobs) == len(output.outputs[0].token_ids)
+
+
+def test_local_leap_is_refused_by_name(llada: Any) -> None:
+    for name, value, message in (
+        ("radius", -1, "diffusion_radius=-1 must be an integer from 0 to 32768"),
+        ("anchor_threshold", 1.5, "diffusion_anchor_threshold=1.5 must be a number from 0 to 1"),
+        ("factor", 0.5, "diffusion_factor=0.5 has no effect with diffusion_algorithm='local_leap'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(llada, [replace(leaping(LEAPS[0]), own=((f"diffusion_{name}", value),))])
+
+
 def guided(length: int, scale: float, **how: Any) -> Case:
     """A request with guidance."""
     own = (("diffusion_cfg_scale", scale),)

@@ -22,6 +22,7 @@ SELECT = {
     "entropy_distance": 15,
     "hierarchical": 18,
     "least_entropy": 15,
+    "local_leap": 28,
     "low_confidence_linear": 46,
     "low_confidence_spread": 15,
     "maskgit_plus": 13,

@@ -19,6 +19,7 @@ from vllm.v1.diffusion.policies.adaptive.entropy_distance import EntropyDistance
 from vllm.v1.diffusion.policies.adaptive.factor import Factor
 from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
 from vllm.v1.diffusion.policies.adaptive.insert_delete import InsertDelete
+from vllm.v1.diffusion.policies.adaptive.local_leap import LocalLeap
 from vllm.v1.diffusion.policies.adaptive.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.adaptive.p2 import P2
 from vllm.v1.diffusion.policies.adaptive.renoise import Renoise
@@ -59,6 +60,7 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "factor": Factor,
     "hierarchical": Hierarchical,
     "insert_delete": InsertDelete,
+    "local_leap": LocalLeap,
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
     "entropy_distance": EntropyDistance,
