@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -228,6 +227,18 @@ def test_a_mask_token_in_the_prompt_is_text(llada: Any) -> None:
         assert result["token_ids"] == expected(case).output_ids, case
 
 
+REGEX = "t7t(8|9)t[1-3]"
+"""Tokens of the golden checkpoint's vocabulary."""
+
+
+def check_regex(ids: Sequence[int]) -> None:
+    """Three tokens that the regular expression wants, and the end."""
+    assert ids[0] == 7
+    assert ids[1] in (8, 9)
+    assert ids[2] in (1, 2, 3)
+    assert len(ids) <= 4
+
+
 LEAPS: list[dict[str, Any]] = json.loads((GOLDEN / "localleap" / "cases.json").read_text())["cases"]
 
 
@@ -272,10 +283,10 @@ def test_local_leap_and_other_parameters(llada: Any) -> None:
     assert run(llada, [*mixed()[:3], case])[-1] == alone
     assert (template["token_ids"][0], template["token_ids"][-1]) == (7, 30)
     params = leaping(LEAPS[3]).sampling_params()
-    params.structured_outputs = StructuredOutputsParams(regex="[0-9]{4}")
-    params.detokenize, params.ignore_eos, params.logprobs = True, False, 1
+    params.structured_outputs = StructuredOutputsParams(regex=REGEX)
+    params.ignore_eos, params.logprobs = False, 1
     (output,) = llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
-    assert re.fullmatch("[0-9]{4}", output.outputs[0].text)
+    check_regex(output.outputs[0].token_ids)
     assert len(output.outputs[0].logprobs) == len(output.outputs[0].token_ids)
 
 
@@ -335,8 +346,8 @@ def test_guidance_and_other_parameters(llada: Any) -> None:
     case = guided(33, 1.5, steps=1, block_length=21)
     params, regular = case.sampling_params(), case.sampling_params()
     params.logprobs = 2
-    regular.structured_outputs = StructuredOutputsParams(regex="[0-9]{4}")
-    regular.detokenize, regular.ignore_eos = True, False
+    regular.structured_outputs = StructuredOutputsParams(regex=REGEX)
+    regular.ignore_eos = False
     prompt = {"prompt_token_ids": list(case.prompt)}
     scored, matching = (o.outputs[0] for o in llada.generate([prompt] * 2, [params, regular], use_tqdm=False))
     ids = [*case.prompt, *[reference().mask_id] * 21]
@@ -344,7 +355,7 @@ def test_guidance_and_other_parameters(llada: Any) -> None:
     want = logits.log_softmax(-1)
     for i, (token, scores) in enumerate(zip(scored.token_ids, scored.logprobs, strict=True)):
         assert scores[token].logprob == pytest.approx(float(want[i, token]), abs=2e-3)
-    assert re.fullmatch("[0-9]{4}", matching.text)
+    check_regex(matching.token_ids)
 
 
 def test_guidance_is_refused_by_name(llada: Any) -> None:
@@ -355,3 +366,96 @@ def test_guidance_is_refused_by_name(llada: Any) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             run(llada, [case])
+
+
+GROWING: list[dict[str, Any]] = json.loads((GOLDEN / "daedal" / "cases.json").read_text())["cases"]
+PUBLISHED_AS = {
+    "initial_length": "initial_gen_length",
+    "expansion_factor": "expansion_factor",
+    "window_length": "block_length",
+    "end_check_tokens": "eos_check_tokens",
+    "end_threshold": "eos_confidence_threshold",
+    "insert_end_threshold": "expand_eos_confidence_threshold",
+    "insert_threshold": "low_conf_threshold",
+    "end_token_id": "eos_token_id",
+}
+
+
+def growing(case: dict[str, Any], **how: Any) -> Case:
+    """A case of DAEDAL's as a request: ``max_tokens`` bounds the answer."""
+    params = case["params"]
+    settings: dict[str, Any] = {
+        "threshold": params["high_conf_threshold"],
+        "cache": "none",
+        "own": tuple((f"diffusion_{name}", params[key]) for name, key in PUBLISHED_AS.items()),
+    }
+    return Case(tuple(case["prompt_ids"]), params["max_gen_length"], "daedal", None, **settings | how)
+
+
+def check_growing(results: list[dict[str, Any]]) -> None:
+    """Ids, and so lengths, and forward passes are the published ones."""
+    for result, case in zip(results, GROWING, strict=True):
+        assert result["token_ids"] == case["output_ids"], case["name"]
+        assert result["steps"] == case["num_forward"], case["name"]
+
+
+def test_answers_that_grow(llada: Any) -> None:
+    """DAEDAL's published cases, alone, and in one batch with other policies and guided requests."""
+    check_growing([run(llada, [growing(case)])[0] for case in GROWING])
+    plain, beside = mixed()[:6], guided(9, 1.5)
+    results = run(llada, [*plain, *map(growing, GROWING), beside])
+    check_results(results[:6], plain)
+    check_growing(results[6:-1])
+    assert results[-1] == run(llada, [beside])[0]
+    assert len({len(result["token_ids"]) for result in results[6:-1]}) > 2
+
+
+def test_growth_follows_the_seed(llada: Any) -> None:
+    case = growing(GROWING[3], temperature=0.7, seed=5)
+    alone = run(llada, [case])[0]
+    assert run(llada, [*mixed()[:3], growing(GROWING[0]), case])[-1] == alone
+    assert run(llada, [replace(case, seed=6)])[0] != alone
+
+
+def test_growth_is_refused_by_name(llada: Any) -> None:
+    case, why = growing(GROWING[0]), "is not supported with diffusion_algorithm='daedal'"
+
+    def own(name: str, value: float) -> Case:
+        return replace(case, own=((f"diffusion_{name}", value),))
+
+    short = replace(own("initial_length", 1), prompt=(5,))
+    for wrong, message in (
+        (replace(case, max_tokens=65), "max_tokens=65 must be at most 64, the block length"),
+        (
+            replace(case, cache=None),
+            f"diffusion_cache='dual' {why}",
+        ),
+        (
+            replace(case, template=(7, -1)),
+            f"diffusion_seed_canvas=.* {why}",
+        ),
+        (
+            replace(case, max_steps=9),
+            f"diffusion_max_steps=9 {why}",
+        ),
+        (
+            replace(case, own=(("diffusion_initial_length", 0),)),
+            "diffusion_initial_length=0 must be an integer",
+        ),
+        (replace(short, max_tokens=64), "diffusion_initial_length=1 must be more"),
+        (
+            replace(case, own=(("diffusion_end_token_id", 512),)),
+            "diffusion_end_token_id=512 must be below 512",
+        ),
+        (own("cfg_scale", 1.0), f"diffusion_cfg_scale=1.0 {why}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(llada, [wrong])
+    params = case.sampling_params()
+    params.structured_outputs = StructuredOutputsParams(regex=REGEX)
+    with pytest.raises(ValueError, match="diffusion_algorithm='daedal' is not supported with struct"):
+        llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
+    params = case.sampling_params()
+    params.logprobs = 1
+    with pytest.raises(ValueError, match=f"logprobs=1 {why}"):
+        llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)

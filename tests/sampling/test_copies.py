@@ -7,14 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from tests.sampling.no_sync import no_waiting
 from vllm.v1.diffusion.canvas.copies import Copies
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.families import FAMILIES
 from vllm.v1.diffusion.modes import BIDIRECTIONAL
 from vllm.v1.diffusion.request.blocks import copy_begin
 from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.sampling import step_logits
 from vllm.v1.diffusion.worker.bidirectional import CanvasAttention, CanvasRows
 from vllm.v1.diffusion.worker.sequences import GraphSequences
 
@@ -125,3 +128,55 @@ def test_a_step_without_guidance_is_as_it_was() -> None:
     sequences = attention.sequences(step, captured=False)
     assert sequences.request is None
     assert sequences.seq_lens.tolist() == [*ends[:3], 1]
+
+
+def test_sequences_of_answers_that_grow() -> None:
+    """A window holds the longest answer; no sequence has more queries than the shortest one has keys."""
+    canvases, step, ends = batch()
+    canvases.guidance.np[:] = 0
+    step.num_scheduled_tokens = np.array([*ends[:3], 1])
+    step.query_start_loc_np = np.concatenate(([0], np.cumsum(step.num_scheduled_tokens))).astype(np.int32)
+    canvases.initial.np[2] = 2  # The second request: 22 of 26 positions are there from the first step on.
+    canvases.initial.np[3] = 1
+    attention = CanvasAttention(SimpleNamespace(), canvases, CPU)  # type: ignore[arg-type]
+    sequences = attention.sequences(step, captured=False)
+    assert sequences.request is not None
+    assert sequences.request.tolist() == [0, 0, 0, 1, 1, 2, 3]
+    assert np.diff(sequences.query_start_loc).tolist() == [6, 6, 1, 22, 4, 16, 1]
+    # All are new: the device does not have their lengths yet.
+    assert sequences.seq_lens.tolist() == [6, 6, 6, 22, 22, 16, 1]
+    canvases._added.clear()
+    canvases.start[3], canvases.length[3] = PROMPTS[0], 4
+    canvases.start[2], canvases.length[2] = PROMPTS[1], 3
+    sequences = attention.sequences(step, captured=False)
+    step.positions = torch.zeros(1)
+    staged = sequences.staged(step, (torch.zeros(4, 8, dtype=torch.int64),))
+    attention.block_sizes = (KV,)
+    attention.adjust(staged, step)
+    assert staged.seq_lens.tolist() == [9, 9, 9, 23, 23, 16, 1]
+
+
+def test_copies_are_folded_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published formula, part by part, in the logits' own type; other rows stay as they are."""
+    monkeypatch.setattr(step_logits, "MOST_BYTES", 4 * 10 * 3)
+    canvases, step, _ = batch()
+    rows = CanvasRows(canvases, FAMILIES[6])
+    generator = torch.Generator().manual_seed(1)
+    given = torch.randn(20, 10, generator=generator)
+
+    def rows_of(which: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(np.repeat(which, 4))
+
+    denoising: Any = SimpleNamespace(
+        row_slot=step.expanded_idx_mapping, slots_np=step.idx_mapping_np[:3], rows_of=rows_of
+    )
+    for dtype in (torch.float32, torch.bfloat16):
+        logits = given.to(dtype)
+        own, without = logits[:12].float(), logits[12:].float()
+        scale = torch.tensor([2.0] * 4 + [1.0] * 4)[:, None]
+        want = torch.cat((own[:4], without + (scale + 1) * (own[4:] - without))).to(dtype)
+        with no_waiting(monkeypatch):
+            folded = rows.folded(logits, denoising)
+        assert torch.equal(folded, want)
+    alone = given[:12]
+    assert rows.folded(alone, denoising) is alone

@@ -34,6 +34,23 @@ class Split(NamedTuple):
     seq_lens: np.ndarray
     copies: np.ndarray
 
+    def in_parts(self, most: np.ndarray) -> Split:
+        """Splits sequences that are longer than they may be.
+
+        Args:
+            most: Rows of a sequence of each request, at most, int64 ``[R]``; 0 for any number. Copies are not
+                split.
+        """
+        size = np.diff(self.query_start_loc)
+        longest = np.where(most > 0, most, size.max())[self.request]
+        counts = -(-size // longest)
+        first = np.cumsum(counts) - counts
+        index = np.repeat(np.arange(len(size)), counts)
+        nth = np.arange(len(index)) - first[index]
+        query_start_loc = np.zeros(len(index) + 1, dtype=np.int32)
+        query_start_loc[1:] = np.cumsum(np.minimum(longest[index], size[index] - nth * longest[index]))
+        return Split(self.request[index], query_start_loc, self.seq_lens[index], first[self.copies])
+
 
 class Copies(NamedTuple):
     """The n copies of a step, on the host.

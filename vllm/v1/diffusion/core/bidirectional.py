@@ -21,7 +21,7 @@ from vllm.v1.diffusion.config import end_tokens, family_of
 from vllm.v1.diffusion.core.plan import InFlight, RequestPlan
 from vllm.v1.diffusion.core.planner import Share, Window, WindowPlanner
 from vllm.v1.diffusion.modes.bidirectional import MORE_SEQUENCES
-from vllm.v1.diffusion.request.blocks import copy_begin
+from vllm.v1.diffusion.request.blocks import copy_begin, more_parts
 from vllm.v1.diffusion.request.decoding import CACHED, Decoding
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class CanvasPlanner(WindowPlanner):
         if decoding.guidance:
             plan.copy = copy_begin(plan.grid.limit, self.scheduler.vllm_config.cache_config.block_size)
             plan.more_sequences = 2
+        if plan.elastic:
+            plan.more_sequences = more_parts(decoding, plan.grid)
         plan.reserved = plan.copy + plan.grid.limit
         if plan.grid.canvas and request.request_id not in self._ignoring:
             plan.ends = self._ends
@@ -111,6 +113,11 @@ class CanvasPlanner(WindowPlanner):
             end = canvas_end if room else 1
         known = plan.next_known(request.num_tokens)
         return Share(end, grid.end(known) - known if end > 1 else 0)
+
+    @override
+    def emits(self, request: Request, plan: RequestPlan, count: int) -> None:
+        if plan.elastic and count:  # The answer is as long as it has become.
+            request.max_tokens = request.num_output_tokens + count
 
     def _takes_sequences(self, plan: RequestPlan) -> bool:
         """Whether a step has room for the sequences of a request's window, which it takes then."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, WITHOUT_TIMETABLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
-from vllm.v1.diffusion.policies.adaptive.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
 from vllm.v1.diffusion.policies.parameter import PREFIX
+from vllm.v1.diffusion.policies.redrawing.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.request.causal import causal_way
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError, naming, require
@@ -245,7 +245,9 @@ def _check_edits(
     values: Mapping[str, float],
 ) -> None:
     """Refuses what does not go with insertions and deletions, or goes with nothing else."""
-    if not policy.redraws:
+    if policy.elastic:
+        _check_elastic(given, algorithm, config)
+    elif not policy.redraws:
         require(
             config.edit_ids is None or config.expand_token_id is not None,
             "algorithm",
@@ -253,19 +255,20 @@ def _check_edits(
             "would write this model's delete and split tokens as text; only insert_delete reads them",
         )
         return
-    require(
-        config.edit_ids is not None and config.expand_token_id is None,
-        "algorithm",
-        algorithm,
-        "needs a model with a delete_token_id and a split_token_id in its config.json",
-    )
-    most, post_steps = MOST_POST_STEPS, int(values["max_post_steps"])
-    require(
-        post_steps <= most,
-        "max_post_steps",
-        post_steps,
-        f"must be at most {most} with diffusion_algorithm={algorithm!r}",
-    )
+    else:
+        require(
+            config.edit_ids is not None and config.expand_token_id is None,
+            "algorithm",
+            algorithm,
+            "needs a model with a delete_token_id and a split_token_id in its config.json",
+        )
+        most, post_steps = MOST_POST_STEPS, int(values["max_post_steps"])
+        require(
+            post_steps <= most,
+            "max_post_steps",
+            post_steps,
+            f"must be at most {most} with diffusion_algorithm={algorithm!r}",
+        )
     for name in ("max_steps", "exit_threshold", "infill", "infill_ids", "seed_canvas"):
         value = getattr(given, name)
         require(value is None, name, value, f"is not supported with diffusion_algorithm={algorithm!r}")
@@ -278,6 +281,20 @@ def _check_edits(
             why = "tokens move after the step that wrote them"
             message = f"{name}={value!r} is not supported with diffusion_algorithm={algorithm!r}: {why}."
             raise ParameterError(message, parameter=name, value=value)
+
+
+def _check_elastic(given: DiffusionParams, algorithm: str, config: MaskedDiffusionConfig) -> None:
+    """Refuses what does not go with an answer whose length the policy decides."""
+    require(
+        config.cache is not None and config.expand_token_id is None,
+        "algorithm",
+        algorithm,
+        f"is not for this model, but for bidirectional ones: {', '.join(BIDIRECTIONAL)}",
+    )
+    cache = given.cache or config.cache
+    require(cache == "none", "cache", cache, f"is not supported with diffusion_algorithm={algorithm!r}")
+    scale = given.cfg_scale
+    require(not scale, "cfg_scale", scale, f"is not supported with diffusion_algorithm={algorithm!r}")
 
 
 def _values(

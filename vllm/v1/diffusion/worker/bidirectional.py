@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.diffusion.canvas.copies import Copies
+from vllm.v1.diffusion.canvas.copies import Copies, Split
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.families import Family
@@ -74,12 +74,13 @@ class CanvasRows(RowLayout):
         if self.family.shifted:
             offset = (offset - 1).clamp(min=0)
         # Upstream's warm-up schedules windows that end before the canvas.
-        rows = (first + offset).clamp_(max=input_batch.num_tokens - 1)
+        rows = first + offset
         if self._copies is not None:
             twice, further = self._copies.rows(super().row_requests(input_batch))
             staged = async_tensor_h2d(np.stack((twice, further)), device=rows.device)
             rows = torch.cat((rows, rows[staged[0]] + staged[1]))
-        input_batch.logits_indices = rows
+        # A window that was planned before it was known how short its block is has rows behind the canvas.
+        input_batch.logits_indices = rows.clamp_(max=input_batch.num_tokens - 1)
 
     @override
     def row_requests(self, input_batch: InputBatch) -> np.ndarray:
@@ -164,6 +165,8 @@ class CanvasAttention(Attention):
         super().__init__(vllm_config, canvases, device)
         self._moved: tuple[np.ndarray, np.ndarray] | None = None
         """Sequences that are copies, and by how many tokens their block tables are moved."""
+        self._open_ended: tuple[np.ndarray, np.ndarray] | None = None
+        """Sequences whose end only the device knows, and the slots of their requests."""
 
     @override
     def begin(self, attn_groups: list[list[AttentionGroup]]) -> None:
@@ -178,17 +181,51 @@ class CanvasAttention(Attention):
         denoises = (row_counts(input_batch) > 0) & (input_batch.num_draft_tokens > 0)
         ends = np.where(denoises, self._canvas_ends(input_batch, window_end), window_end)
         copies = Copies.of(input_batch, self.canvases)
-        self._moved = None
-        if copies is not None:
-            split = copies.split(input_batch.num_scheduled_tokens, ends)
-            self._moved = split.copies, copies.offset
-            return Sequences(split.request, split.query_start_loc, split.seq_lens)
+        self._moved = self._open_ended = None
+        initial = np.where(denoises, self.canvases.initial.np[input_batch.idx_mapping_np], 0)
+        if copies is not None or initial.any():
+            return self._parts(input_batch, ends, copies, initial)
         return Sequences(
             # A graph reads block tables of its own, as many as it has sequences.
             request=np.arange(used) if captured else None,
             query_start_loc=input_batch.query_start_loc_np[: used + 1],
             seq_lens=ends.astype(np.int32),
         )
+
+    def _parts(
+        self, input_batch: InputBatch, ends: np.ndarray, copies: Copies | None, initial: np.ndarray
+    ) -> Sequences:
+        """The sequences where requests have several.
+
+        Args:
+            input_batch: The step's batch.
+            ends: Where each request's canvas ends, at most.
+            copies: The copies of guided canvases.
+            initial: Tokens with which an answer begins that grows, 0 for others.
+        """
+        if copies is not None:
+            split = copies.split(input_batch.num_scheduled_tokens, ends)
+            self._moved = split.copies, copies.offset
+        else:
+            used = input_batch.num_reqs
+            starts = input_batch.query_start_loc_np[: used + 1]
+            split = Split(np.arange(used), starts, ends.astype(np.int32), np.zeros(0, dtype=np.int64))
+        if initial.any():
+            canvases, slots = self.canvases, input_batch.idx_mapping_np
+            # Backends want no sequence with more queries than keys, of which there are so many at least.
+            shortest = np.minimum(canvases.origin.np[slots] + initial, ends)
+            split = split.in_parts(np.where(initial > 0, shortest, 0))
+            if copies is not None:
+                self._moved = split.copies, copies.offset
+            begins = np.isin(slots, canvases.added)
+            keys = np.where((initial > 0) & begins, shortest, ends).astype(np.int32)
+            grows = initial[split.request] > 0
+            seq_lens = np.where(grows, keys[split.request], split.seq_lens)
+            split = split._replace(seq_lens=seq_lens)
+            # Before their first step requests are not on the device.
+            open_ended = np.flatnonzero(grows & ~begins[split.request])
+            self._open_ended = open_ended, slots[split.request[open_ended]]
+        return Sequences(split.request, split.query_start_loc, split.seq_lens)
 
     def _canvas_ends(self, input_batch: InputBatch, window_end: np.ndarray) -> np.ndarray:
         """Where the canvases end that windows lie in: they begin with a block of it, or end with it."""
@@ -204,6 +241,12 @@ class CanvasAttention(Attention):
 
     @override
     def adjust(self, staged: StagedSequences, input_batch: InputBatch) -> None:
+        if self._open_ended is not None:
+            ended, slots = (
+                async_tensor_h2d(x, dtype=torch.int64, device=self.device) for x in self._open_ended
+            )
+            end = self.canvases.start[slots] + self.canvases.length[slots]
+            staged.seq_lens.index_copy_(0, ended, end.to(staged.seq_lens.dtype))
         if self._moved is None:
             return
         rows, offset = (
