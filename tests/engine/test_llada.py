@@ -470,3 +470,22 @@ def test_growth_is_refused_by_name(llada: Any) -> None:
     params.logprobs = 1
     with pytest.raises(ValueError, match=f"logprobs=1 {why}"):
         llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
+
+
+@pytest.mark.every_mode
+def test_methods_on_two_ranks() -> None:
+    """Each rank has a share of the vocabulary, of a copy's logits too."""
+    cases = guided_cases()
+    requests = [*cases, *map(leaping, LEAPS), *map(growing, GROWING)]
+    (results,) = run_elsewhere(
+        [requests],
+        env={"VLLM_CPU_OMP_THREADS_BIND": "0|1"},
+        model=str(FOLDER),
+        max_model_len=512,
+        diffusion_config={"block_length": 64, "cache": OWN_MODE},
+        tensor_parallel_size=2,
+    )
+    for result, case in zip(results, cases, strict=False):
+        assert result["token_ids"] == expected_guided(case).output_ids, case
+    check_leaps(results[5:14], LEAPS)
+    check_growing(results[14:-1])
