@@ -128,6 +128,11 @@ def test_a_step_without_guidance_is_as_it_was() -> None:
     sequences = attention.sequences(step, captured=False)
     assert sequences.request is None
     assert sequences.seq_lens.tolist() == [*ends[:3], 1]
+    # A graph's block tables are its own, for as many sequences as a step with copies has.
+    captured = attention.sequences(step, captured=True)
+    assert captured.request is not None
+    assert captured.request.tolist() == [0, 1, 2, 3]
+    assert captured.seq_lens.tolist() == sequences.seq_lens.tolist()
 
 
 def test_sequences_of_answers_that_grow() -> None:
