@@ -41,6 +41,7 @@ class Decoding:
             ends it; None for no limit.
         targets: Tokens that are given behind the prompt: each step writes those of the positions that it
             unmasks, whatever it draws, and nothing is written behind them; None for a request of its own.
+        guidance: Scale of classifier-free guidance; 0 for none.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
     """
 
@@ -68,6 +69,7 @@ class Decoding:
     canvas: int | None = None
     expand_budget: int | None = None
     targets: tuple[int, ...] | None = None
+    guidance: float = 0.0
 
     @property
     def foreseeable(self) -> bool:
