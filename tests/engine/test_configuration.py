@@ -61,3 +61,17 @@ def test_upstream_s_warm_up_needs_room(model: str, block: int | None, length: in
     diffusion = {"block_length": block} if block else None
     config = configured(model, max_model_len=length, diffusion_config=diffusion)
     assert config.kernel_config.enable_jit_warmup is warms_up
+
+
+@pytest.mark.parametrize("model", ["sdar", "llada", "a2d-qwen3", "stable-diffcoder"])
+def test_the_estimator_of_likelihoods(model: str) -> None:
+    assert configured(model).diffusion_config.likelihood == "left_to_right"
+    given = configured(model, diffusion_config={"likelihood": "one_step"})
+    assert given.diffusion_config.likelihood == "one_step"
+
+
+@pytest.mark.parametrize("model", ["llada22", "dreamon", "nemotron_labs_diffusion", "wedlm"])
+def test_a_family_without_likelihoods_has_no_estimator(model: str) -> None:
+    assert configured(model).diffusion_config.likelihood is None
+    with pytest.raises(ValueError, match="diffusion_config: likelihood='one_step' has no effect on"):
+        configured(model, diffusion_config={"likelihood": "one_step"})
