@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.engine.golden import cases_of
 from tests.engine.requests_ import Case
 
 # Read by vLLM when it is first imported; a CPU's default is nearly all memory.
@@ -34,22 +36,29 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def started(**settings: Any) -> Iterator[Any]:
+    """A multi-process engine, for a fixture to ``yield from``.
+
+    Args:
+        **settings: Engine arguments that differ from ``SETTINGS``.
+    """
+    from vllm import LLM
+
+    llm = LLM(**SETTINGS | settings)
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
 @pytest.fixture(scope="session")
 def golden_cases() -> list[dict[str, Any]]:
     """The SDAR cases: prompts, published parameters, published ids."""
-    cases: list[dict[str, Any]] = json.loads((GOLDEN / "sdar" / "cases.json").read_text())["cases"]
-    assert cases
-    return cases
+    return cases_of(GOLDEN / "sdar")
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
     """A multi-process engine of the golden SDAR checkpoint, float32, eager."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS)
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started()
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +70,15 @@ def bundled() -> Iterator[Any]:
     llm = LLM(model=bundled_path(), enforce_eager=True, disable_log_stats=False)
     yield llm
     llm.llm_engine.engine_core.shutdown()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For references, whose products are tiny: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def run_elsewhere(

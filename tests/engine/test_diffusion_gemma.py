@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.conftest import GOLDEN, started
 
 FOLDER: Path = GOLDEN / "diffusion_gemma"
 PROMPT = [2, 176, 51, 121, 196, 327, 255]
@@ -22,11 +22,7 @@ WIDTH, STEPS = 16, 8
 @pytest.fixture(scope="module")
 def llm() -> Iterator[Any]:
     """An engine with the checkpoint's own settings."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(FOLDER), "diffusion_config": None, "max_model_len": 512})
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(FOLDER), diffusion_config=None, max_model_len=512)
 
 
 def wish(own: dict[str, Any] | None = None, **params: Any) -> Any:

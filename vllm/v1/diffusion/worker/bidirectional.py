@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.step import DenoisingStep
-from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
-from vllm.v1.diffusion.worker.sequences import Attention, Sequences
+from vllm.v1.diffusion.sampling.rows import DenoisedBatch, RowLayout, row_counts
+from vllm.v1.diffusion.worker.sequences import Attention, Sequences, canvas_rows, window_ends
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
 
@@ -75,27 +75,19 @@ class CanvasRows(RowLayout):
             return first
         return first.clamp(min=1).where(self.canvases.cached.gpu[slots], first)
 
-    def computed(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
+    @override
+    def computed(self, batch: DenoisedBatch) -> torch.Tensor:
         """Where the next window begins: at the block, if the cache keeps what is before it."""
-        slots_np = input_batch.idx_mapping_np
-        slots = input_batch.idx_mapping[: input_batch.num_reqs]
+        slots, slots_np = batch.slots, batch.input_batch.idx_mapping_np
         cached = self.canvases.cached.np[slots_np]
         if not cached.any():
-            return torch.zeros_like(start)
-        begins = ~finished
+            return torch.zeros_like(batch.start)
+        begins = ~batch.finished
         if not cached.all():
             begins &= self.canvases.cached.gpu[slots]
-        if self.canvases.flags.unforeseen[slots_np].any() or not row_counts(input_batch).all():
-            begins &= self.covers(request_states, slots, window_end)
-        return torch.where(begins, start, 0)
+        if self.canvases.flags.unforeseen[slots_np].any() or not row_counts(batch.input_batch).all():
+            begins &= self.covers(batch.request_states, slots, batch.window_end)
+        return torch.where(begins, batch.start, 0)
 
 
 class CanvasAttention(Attention):
@@ -103,16 +95,10 @@ class CanvasAttention(Attention):
 
     @override
     def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
-        used = input_batch.num_reqs
-        window_end = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
-        # A dummy batch has rows of logits too, but no canvas.
-        denoises = (row_counts(input_batch) > 0) & (input_batch.num_draft_tokens > 0)
+        window_end = window_ends(input_batch)
+        denoises = canvas_rows(input_batch) > 0
         ends = np.where(denoises, self._canvas_ends(input_batch, window_end), window_end)
-        return Sequences(
-            request=None,
-            query_start_loc=input_batch.query_start_loc_np[: used + 1],
-            seq_lens=ends.astype(np.int32),
-        )
+        return Sequences.of_requests(input_batch, ends)
 
     def _canvas_ends(self, input_batch: InputBatch, window_end: np.ndarray) -> np.ndarray:
         """Where the canvases end that windows lie in: they begin with a block of it, or end with it."""
@@ -125,7 +111,3 @@ class CanvasAttention(Attention):
         end = last - (last - origin) % np.maximum(length, 1) + length
         inside: np.ndarray = np.where(length > 0, np.minimum(end, ends), ends)
         return inside
-
-    @override
-    def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
-        return input_batch.num_reqs_after_padding, input_batch.num_tokens_after_padding

@@ -21,8 +21,9 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.families import Family
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
+from vllm.v1.diffusion.sampling.rows import DenoisedBatch, RowLayout, row_counts
 from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
+from vllm.v1.diffusion.worker.anchored import emit_first
 from vllm.v1.diffusion.worker.thinking import Thinking
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
@@ -114,37 +115,15 @@ class SeededRows(RowLayout):
         return outputs
 
     @override
-    def emit(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        finished: torch.Tensor,
-        open_tokens: torch.Tensor,
-    ) -> torch.Tensor:
-        emitted = super().emit(input_batch, request_states, finished, open_tokens)
-        canvases = self.canvases
-        if self._seeds.any():
-            index = self._index(self._seeds)
-            emitted.index_fill_(0, index, 1)
-            slots = input_batch.idx_mapping[index].to(torch.int64)
-            # Steps of a block are those that denoise it.
-            canvases.step.index_fill_(0, slots, 0)
-            start, length = canvases.start[slots], canvases.length[slots]
-            canvases.next_block(request_states, slots, length == 1, start + length)
+    def emit(self, batch: DenoisedBatch) -> torch.Tensor:
+        emitted = emit_first(self.canvases, batch, super().emit(batch), self._seeds)
         if self._accepted is not None:
             emitted[self._index(self._drafts)] = self._accepted.leaving.to(emitted.dtype)
         return emitted
 
     @override
-    def computed(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
+    def computed(self, batch: DenoisedBatch) -> torch.Tensor:
+        input_batch, window_end, start = batch.input_batch, batch.window_end, batch.start
         if self._accepted is not None:
             index = self._index(self._drafts)
             start = start.index_add(0, index, self._accepted.leaving)
