@@ -20,6 +20,9 @@ MASK = "░"
 COMMAND = [sys.executable, "-m", "vllm.entrypoints.cli.main", "diffuse"]
 GOLDEN = Path(__file__).parent.parent / "golden" / "sdar"
 
+PACED = "tests.policies.test_parameters.Paced"
+"""A policy with numbers of its own, by its dotted path."""
+
 
 def run(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], input=text, capture_output=True, text=True, timeout=300)
@@ -196,6 +199,11 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
         (["--block-length", "3"], "diffusion_block_length"),
         (["--threshold", "2"], "diffusion_threshold"),
         (["--entropy-bound", "1"], "diffusion_entropy_bound"),
+        (["--policy-option", "pace=3"], "--policy-option pace=3: needs --algorithm"),
+        (["--algorithm", "threshold", "--policy-option", "pace=3"], "diffusion_pace has no effect"),
+        (["--algorithm", "threshold", "--policy-option", "eps=1"], "has an option of its own, --eps"),
+        (["--algorithm", "threshold", "--policy-option", "pace"], "must be NAME=VALUE"),
+        (["--algorithm", PACED, "--policy-option", "pace=10"], "diffusion_pace=10 must be an integer"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_a_line(in_this_process: Any, arguments: Any, named: Any) -> None:
@@ -235,6 +243,24 @@ def test_every_parameter_is_an_option() -> None:
     with pytest.raises(SystemExit) as done:
         parser.parse_args(["diffuse", "--help"])
     assert done.value.code == 0
+
+
+def test_numbers_of_another_package_s_policy() -> None:
+    """They are declared by the policy, whose package the options' declaration does not import."""
+    from vllm.entrypoints.cli.diffuse import DiffuseSubcommand
+    from vllm.v1.diffusion.cli.options import diffusion_params
+    from vllm.v1.diffusion.request.params import DiffusionParams
+
+    parser = argparse.ArgumentParser()
+    subparsers: Any = parser.add_subparsers()
+    DiffuseSubcommand().subparser_init(subparsers)
+    options = ["--policy-option", "pace=3", "--policy-option", "must=0.5", "--threshold", "0.25"]
+    asked = diffusion_params(parser.parse_args(["diffuse", "--algorithm", PACED, *options]))
+    assert asked == DiffusionParams(algorithm=PACED, pace=3, must=0.5, threshold=0.25, trace=True)
+    assert asked.to_extra_args()["diffusion_pace"] == 3
+    twice = parser.parse_args(["diffuse", "--algorithm", PACED, *options[:2] * 2])
+    with pytest.raises(ValueError, match="--policy-option pace=3: is given twice"):
+        diffusion_params(twice)
 
 
 def test_an_autoregressive_model_is_refused(in_this_process: Any, tmp_path: Path) -> None:

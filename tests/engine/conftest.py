@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.cases import Case
 from tests.engine.golden import cases_of
-from tests.engine.requests_ import Case
 
 # Read by vLLM when it is first imported; a CPU's default is nearly all memory.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")

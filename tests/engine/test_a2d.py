@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.cases import Case, run
 from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import Case, run
 from tests.reference.sdar import SdarReference
 
 OWN = ("cfg_scale", "right_shift_logits", "suppress_tokens")

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from tests.engine import checkpoints
+from tests.engine.cases import random_prompt
 from tests.engine.conftest import GOLDEN
 from tests.engine.layouts import LLADA_MOE_QUIRKS
-from tests.engine.requests_ import random_prompt
 from tests.reference.bidirectional import (
     BidirectionalReference,
     DreamReference,

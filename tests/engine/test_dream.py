@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from tests.engine import checkpoints
+from tests.engine.cases import Case, forced, random_prompt, run
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.layouts import DREAM_GENERATION
-from tests.engine.requests_ import Case, forced, random_prompt, run
 from tests.engine.vocabularies import MERGES
 from tests.reference.bidirectional import DreamReference
 from vllm.v1.diffusion.policies.noise import gumbel, uniform

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints
+from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.layouts import SDAR_MOE
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.moe import Llada2Reference, MoeReference, SdarMoeReference
 
 LENGTHS = (1, 7, 33, 130)

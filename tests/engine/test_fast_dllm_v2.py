@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints
+from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import run_elsewhere, started
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.fast_dllm_v2 import FastDllmV2Reference
 from vllm import SamplingParams
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, run_elsewhere, started
 from tests.engine.golden import cases_of
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.policies.odd import install
 from tests.reference.moe import Llada2Reference
 

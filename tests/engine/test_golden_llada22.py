@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.golden import altered_configuration, cases_of
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.llada22 import Edited, Llada22Reference
 
 FOLDER = GOLDEN / "llada22"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.cases import random_prompt
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.golden import altered_configuration, cases_of, generate
-from tests.engine.requests_ import random_prompt
 from tests.reference.nemotron import NemotronReference
 
 FOLDER = GOLDEN / "nemotron_labs_diffusion"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.requests_ import of_golden, run
+from tests.engine.cases import of_golden, run
 
 
 def check(result: dict[str, Any], case: dict[str, Any]) -> None:

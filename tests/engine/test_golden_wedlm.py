@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import random_prompt
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.golden import cases_of, generate
-from tests.engine.requests_ import random_prompt
 
 FOLDER = GOLDEN / "wedlm"
 CASES = cases_of(FOLDER)

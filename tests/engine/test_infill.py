@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import VOCABULARY, Case, random_prompt, reference, run
 from tests.engine.conftest import GOLDEN, run_elsewhere
-from tests.engine.requests_ import VOCABULARY, Case, random_prompt, reference, run
 from tests.reference.bidirectional import LladaReference
 from vllm import SamplingParams
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.bidirectional import LladaReference
 from tests.reference.sdar import Decoded
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints
+from tests.engine.cases import Case, forced, random_prompt, run
 from tests.engine.conftest import started
 from tests.engine.layouts import LLADA_MOE_QUIRKS
-from tests.engine.requests_ import Case, forced, random_prompt, run
 from tests.engine.vocabularies import dump
 from tests.reference.bidirectional import LladaMoeReference
 

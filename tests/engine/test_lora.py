@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, random_prompt
 from tests.engine.conftest import SETTINGS
 from tests.engine.published import PUBLISHED
-from tests.engine.requests_ import Case, random_prompt
 
 
 def ids_of(family: str, folder: Path, deltas: dict[str, Any], case: Case) -> list[int]:

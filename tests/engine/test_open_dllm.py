@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.cases import Case, run
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.golden import cases_of
-from tests.engine.requests_ import Case, run
 from tests.reference.bidirectional import DreamReference
 
 FOLDER = GOLDEN / "open-dllm"

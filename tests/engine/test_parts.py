@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.cases import random_prompt
 from tests.engine.odd import ODD
 from tests.engine.published import PUBLISHED
 from tests.engine.quantised import quantise
-from tests.engine.requests_ import random_prompt
 from vllm.v1.diffusion.families import FAMILIES
 
 IDS = list(random_prompt(37, 1))

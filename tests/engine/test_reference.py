@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, assert_as_reference, forced, random_prompt, run
 from tests.engine.conftest import GOLDEN
-from tests.engine.requests_ import Case, assert_as_reference, forced, random_prompt, run
 
 LENGTHS = (1, 7, 33, 130, 600)
 ALGORITHMS: list[dict[str, Any]] = [

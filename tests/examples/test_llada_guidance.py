@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.engine.requests_ import random_prompt
+from tests.engine.cases import random_prompt
 from tests.generation_loop.elsewhere import ROOT, Request, generate, request
 from tests.reference.bidirectional import LladaReference
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import of_golden
 from tests.engine.conftest import run_elsewhere
-from tests.engine.requests_ import of_golden
 from tests.engine.test_golden_sdar import check
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.requests_ import GOLDEN_SDAR, random_prompt
+from tests.engine.cases import GOLDEN_SDAR, random_prompt
 from tests.generation_loop.elsewhere import ROOT, Request, generate, request
 from tests.reference import sdar
 

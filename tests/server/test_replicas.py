@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.engine import requests_ as sdar
+from tests.engine import cases as sdar
 from tests.engine import test_llada as llada
+from tests.engine.cases import Case
 from tests.engine.golden import cases_of
-from tests.engine.requests_ import Case
 from tests.server.conftest import MODEL, Server, serving
 
 GOLDEN = Path(__file__).parent.parent / "golden"

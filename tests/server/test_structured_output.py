@@ -10,7 +10,7 @@ import jsonschema
 import openai
 import pytest
 
-from tests.server.requests_ import chat, complete
+from tests.server.known_answers import chat, complete
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -67,8 +67,8 @@ class RequestPlan:
     """Denoising steps of the request whose output was processed."""
     block_denoised: int = 0
     """Those of them since a block finished."""
-    held: tuple[int, int] | None = None
-    """KV blocks that were asked for last, and how many of them were full; see ``held_blocks.py``."""
+    kv_blocks: tuple[int, int] | None = None
+    """KV blocks that were asked for last, and how many of them were full; see ``window_kv_blocks.py``."""
 
     @property
     def block_length(self) -> int:
@@ -81,7 +81,7 @@ class RequestPlan:
             window.stale = True
         self.block = -1
         self.step = 0
-        self.held = None
+        self.kv_blocks = None
 
     def next_known(self, known: int) -> int:
         """Tokens known once the windows in flight have run, as far as certain.

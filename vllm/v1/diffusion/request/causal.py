@@ -44,7 +44,7 @@ _NOT_OF_VERIFICATION: dict[str, Any] = {
 row stands one position further."""
 
 
-class CausalWay(NamedTuple):
+class CausalDecoding(NamedTuple):
     """How a request is decoded, of a family that can do more than denoise.
 
     Attributes:
@@ -73,9 +73,9 @@ class CausalWay(NamedTuple):
         return self.mode == "self_speculation"
 
 
-def causal_way(
+def causal_decoding(
     given: DiffusionParams, params: SamplingParams | None, config: MaskedDiffusionConfig
-) -> CausalWay:
+) -> CausalDecoding:
     """Reads what only these families know, and refuses what has no effect with it.
 
     Args:
@@ -90,7 +90,7 @@ def causal_way(
         for name in _OWN:
             value = getattr(given, name)
             require(value is None, name, value, f"has no effect on this model, but on {', '.join(SEEDED)}")
-        return CausalWay()
+        return CausalDecoding()
     mode = given.mode or config.mode
     unread: tuple[str, ...] = _UNREAD.get(mode, ())
     asked = {**{name: getattr(given, name) for name in fields()}, **given.numbers}
@@ -111,7 +111,7 @@ def causal_way(
         "needs a causal context, which diffusion_causal_context switches off",
     )
     seeded = causal and (given.seed_token is None or bool(given.seed_token))
-    return CausalWay(mode, causal, seeded, _budget(given, config))
+    return CausalDecoding(mode, causal, seeded, _budget(given, config))
 
 
 def _budget(given: DiffusionParams, config: MaskedDiffusionConfig) -> tuple[int, int] | None:
