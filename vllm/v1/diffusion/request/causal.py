@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request asks of a checkpoint that writes causally and denoises blocks."""
+"""A request's parameters for a checkpoint that writes causally and denoises blocks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _OF_DENOISING = (
     "algorithm", "steps", "block_length", "max_steps", "exit_threshold", "eos_early_stop",
     "causal_context", "seed_token",
 )  # fmt: skip
-"""What a request that writes one token after the other does not read."""
+"""Parameters that a request without denoising does not read."""
 
 _NOT_OF_DRAFTS = (
     "algorithm", "steps", "max_steps", "exit_threshold", "eos_early_stop", "causal_context", "seed_token",
     "infill", "infill_ids", "seed_canvas", "trace",
 )  # fmt: skip
-"""What has no effect on drafts, or on what a pass makes of them."""
+"""Parameters without effect on drafts and their verification."""
 
 _UNREAD = {"autoregressive": _OF_DENOISING, "self_speculation": _NOT_OF_DRAFTS}
 
@@ -45,7 +45,7 @@ row stands one position further."""
 
 
 class CausalDecoding(NamedTuple):
-    """How a request is decoded, of a family that can do more than denoise.
+    """How a request is decoded by a family that can do more than denoise.
 
     Attributes:
         mode: See ``DiffusionParams.mode``; None for a family that only denoises.
@@ -76,7 +76,7 @@ class CausalDecoding(NamedTuple):
 def causal_decoding(
     given: DiffusionParams, params: SamplingParams | None, config: MaskedDiffusionConfig
 ) -> CausalDecoding:
-    """Reads what only these families know, and refuses what has no effect with it.
+    """Reads the parameters of these families, and refuses those without effect beside them.
 
     Args:
         given: The request's parameters.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows and sequences of canvases whose answer grows and shrinks.
 
-The model writes an id that deletes its position, and one that makes two masks of it. Both act as soon as
-a step has written them. A window has rows for the longest answer. Those behind the answer's end are
+The model writes an id that deletes its position, and one that puts two masks in its place. Both take effect
+as soon as a step has written them. A window has rows for the longest answer. Rows behind the answer's end are
 queries, but no sequence has their keys.
 """
 
@@ -32,7 +32,7 @@ _FORBIDDEN = -1e9
 
 
 class ElasticRows(CanvasRows):
-    """Deletes positions and makes two masks of one, as the model has written."""
+    """Deletes positions and replaces one by two masks, where the model has written so."""
 
     changes_logits: ClassVar[bool] = True
 

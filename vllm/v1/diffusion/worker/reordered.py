@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of causal models whose window computes its unmasked tokens before its masks.
 
-Slots of the KV cache are filled in the order of rows. What stands before the window is in its own place
-there. What the window leaves in the cache is in another order, and is computed again by the next step.
+Slots of the KV cache are filled in the order of rows. Tokens before the window are in slots of their own. The
+window's are in another order, and the next step computes them again.
 """
 
 from __future__ import annotations

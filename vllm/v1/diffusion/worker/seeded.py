@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of models whose causal passes make tokens: seeds of blocks, or what becomes of a draft.
+"""Rows of models whose causal passes make tokens: seeds of blocks, or the tokens that verify a draft.
 
-Row i of a causal pass predicts token i + 1, row i of one that denoises predicts token i. A draft is a
-block whose first token is the last one that is known. Once it has no mask left, its next pass is
-causal: up to the first row that disagrees with the draft its predictions leave, that row's too, and the
-last of them begins the next draft. ``core/seeded.py`` plans the passes.
+Row i of a causal pass predicts token i + 1. Row i of a pass that denoises predicts token i. A draft is a
+block whose first token is the last known one. Once it has no mask left, its next pass is causal. That pass
+emits its predictions up to and including the first that disagrees with the draft. The last of them begins
+the next draft. ``core/seeded.py`` plans the passes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Accepted(NamedTuple):
 
     Attributes:
         which: Which of the step's R requests they are of, int64 ``[n]``.
-        leaving: How many tokens leave, 0 where the draft is not complete, int64 ``[n]``.
-        tokens: What the rows predict, int64 ``[n, W]``: the first ``leaving`` leave.
+        leaving: How many tokens are emitted, 0 where the draft is not complete, int64 ``[n]``.
+        tokens: What the rows predict, int64 ``[n, W]``: the first ``leaving`` are emitted.
     """
 
     which: torch.Tensor
