@@ -7,12 +7,29 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def cases_of(folder: Path, name: str = "cases") -> list[dict[str, Any]]:
     """The cases of a golden checkpoint: prompts, published parameters, published ids."""
     cases: list[dict[str, Any]] = json.loads((folder / f"{name}.json").read_text())["cases"]
     assert cases
     return cases
+
+
+def check(result: dict[str, Any], case: dict[str, Any]) -> None:
+    """Ids and order of unmasking of a request of golden SDAR are the published ones."""
+    stops = case["params"]["stopping_criteria_idx"]
+    want = case["output_ids"]
+    if stops:
+        # The published code stops behind the block; a server cuts at the token.
+        want = want[: next(i for i, t in enumerate(want) if t in stops) + 1]
+    assert result["token_ids"] == want
+    assert result["unmask_steps"] == case["unmask_step"][: len(want)]
+    assert result["steps"] == case["num_forward_detail"]["denoise"]
+    if case["params"]["remasking_strategy"].startswith("low_confidence"):
+        recorded = case["unmask_conf"][: len(want)]
+        assert result["probabilities"] == pytest.approx(recorded, abs=1e-4)
 
 
 def generate(llm: Any, requests: list[tuple[list[int], Any]]) -> list[Any]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.engine.cases import Case, assert_as_reference, of_golden, random_prompt
+from tests.engine.cases import Case, assert_as_reference, mixed_batch, of_golden, random_prompt
 from tests.engine.conftest import IN_PROCESS, run_elsewhere
-from tests.engine.test_golden_sdar import check
-from tests.engine.test_reference import mixed_batch
+from tests.engine.golden import check
 
 MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "async": ({}, {"async_scheduling": True}),

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints, test_fast_dllm_v2, test_llada
-from tests.engine.cases import Case, assert_as_reference, expected, of_golden, random_prompt
+from tests.engine.cases import Case, assert_as_reference, expected, mixed_batch, of_golden, random_prompt
 from tests.engine.conftest import run_elsewhere
-from tests.engine.test_golden_sdar import check
-from tests.engine.test_reference import mixed_batch
+from tests.engine.golden import check
 
 TWO_STAGES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 
