@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typing_extensions import override
 
 from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, started
@@ -122,8 +123,8 @@ class Biased(Llada22Reference):
 
     left_out: tuple[int, ...] = ()
 
+    @override
     def logits(self, ids: list[int], block_length: int) -> torch.Tensor:
-        """See :meth:`MoeReference.logits`."""
         found = super().logits(ids, block_length)
         found[:, list(self.left_out)] -= 1e9
         return found
