@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.engine.requests_ import Case
 
 # Read by vLLM when it is first imported; a CPU's default is nearly all memory.
@@ -81,15 +80,7 @@ def run_elsewhere(
         "settings": {**SETTINGS, **settings},
         "batches": [[vars(case) for case in batch] for batch in batches],
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.run_batches"],
-        input=json.dumps(task),
-        env={**os.environ, **(env or {})},
-        cwd=Path(__file__).parent.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = warm.run("tests.engine.run_batches", input=json.dumps(task), env={**os.environ, **(env or {})})
     assert done.returncode == 0, done.stderr[-6000:]
     results: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     return results
