@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import golden_cases
-from tests.generation_loop.elsewhere import ROOT
+from tests.warm import ROOT
 from tests.generation_loop.tiny import make_qwen3
 
 __all__ = ["golden_cases"]
