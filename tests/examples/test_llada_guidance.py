@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from tests.engine.requests_ import random_prompt
-from tests.generation_loop.elsewhere import ROOT, Request, generate, request
+from tests.generation_loop.elsewhere import Request, generate, request
 from tests.reference.bidirectional import LladaReference
+from tests.warm import ROOT
 
 MODEL = ROOT / "tests" / "golden" / "llada"
 SETTINGS: dict[str, Any] = {"model": str(MODEL), "generation_loop": "llada_guidance"}
