@@ -169,6 +169,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     from vllm.v1.diffusion.cli.main import run as run_command
 
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # As the command sets it, in this test alone.
     handler = signal.getsignal(signal.SIGINT)
 
     def call(*arguments: str) -> tuple[int, str, str]:
