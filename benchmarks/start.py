@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processor time from a command to its first canvas, of one tree or of several beside each other.
 
-    python benchmarks/start.py [--runs 3] [PYTHON ...]
+    python benchmarks/start.py [--runs 3] [--only diffuse] [PYTHON ...]
 
 Each PYTHON is an interpreter that has a build of the fork; by default the one that runs this. The builds
 take turns. What counts is the user and system time of all processes that a command starts, all waited for:
@@ -75,6 +75,9 @@ def serve(python: str) -> None:
             server.wait(60)
 
 
+COMMANDS = {"diffuse": diffuse, "serve": serve}
+
+
 def seconds(command: Callable[[str], None], python: str) -> tuple[float, float]:
     """Processor time and wall-clock time of a command, all its processes waited for."""
 
@@ -97,10 +100,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("python", nargs="*", default=[sys.executable])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=COMMANDS)
     args = parser.parse_args()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for command in (diffuse, serve):
+    for command in [COMMANDS[args.only]] if args.only else COMMANDS.values():
         # Once before: the byte code is written, the files are in the page cache.
         for python in args.python:
             command(python)
@@ -108,6 +112,7 @@ def main() -> None:
         for _ in range(args.runs):
             for python, runs in taken.items():
                 runs.append(seconds(command, python))
+                print(f"{python}: {runs[-1][0]:.1f} s", file=sys.stderr)
         for python, runs in taken.items():
             cpu, wall = (statistics.median(values) for values in zip(*runs, strict=True))
             lowest = min(run[0] for run in runs)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import time
@@ -64,6 +65,8 @@ class Engine:
             enforce_eager=not args.compile,
             disable_log_stats=True,
         ).create_engine_config()
+        # The start collects garbage many times: what was imported is none, and need not be read each time.
+        gc.freeze()
         self.params = _sampling_params(config, args)
         self.description = _description(model, config, self.params)
         self._engine: LLMEngine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
