@@ -15,8 +15,10 @@ OVERLAY := $(shell find vllm -type f ! -path '*/__pycache__/*' ! -name '*.so' 2>
 INSTALLED := $(if $(wildcard $(VENV)/.develop),$(VENV)/.develop,$(VENV)/.installed)
 
 # What libraries and our kernels read of a CPU that has AVX2 and no more; tests/avx2 tells torch.
+# Inductor's cache does not know for which instruction set it compiled (findings/inductor_cache_isa.sh), so this has one of its own.
 AVX2 := VLLM_DIFFUSION_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
-    MKL_ENABLE_INSTRUCTIONS=AVX2 PYTHONPATH=$(CURDIR)/tests/avx2
+    MKL_ENABLE_INSTRUCTIONS=AVX2 PYTHONPATH=$(CURDIR)/tests/avx2 \
+    TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/avx2/inductor VLLM_CACHE_ROOT=$(CURDIR)/build/avx2/vllm
 
 # Two engines at a time on two cores. The tests of a file share a process, and files run in their order.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

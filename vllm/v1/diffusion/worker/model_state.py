@@ -17,6 +17,7 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.layers.apply import apply_kernels
+from vllm.v1.diffusion.layers.compiled import compile_for_this_cpu
 from vllm.v1.diffusion.layers.vocabulary_shares import share_vocabulary
 from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.blocks import placed
@@ -53,6 +54,8 @@ class DiffusionModelState(DefaultModelState):
         device: torch.device,
     ) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
+        if current_platform.is_cpu():
+            compile_for_this_cpu()
         self.diffusion_config = resolve_diffusion_config(vllm_config)
         self.mode = mode = mode_of(vllm_config)
         served = self.diffusion_config.block_length
