@@ -80,7 +80,7 @@ def install() -> None:
 def _in_child() -> None:
     install()
     # A child uses its parent's server; Python would start another one.
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     if "vllm.logger" in sys.modules:
         from vllm import envs
         from vllm.logger import _configure_vllm_root_logger
