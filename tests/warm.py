@@ -63,7 +63,7 @@ class WarmProcess(contexts.ForkServerProcess):
 class WarmContext(contexts.ForkServerContext):
     """Stands in for the context that spawns."""
 
-    Process = WarmProcess  # type: ignore[assignment]
+    Process = WarmProcess
 
 
 WARM = WarmContext()
