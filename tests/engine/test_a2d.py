@@ -33,7 +33,11 @@ def of_golden(case: dict[str, Any]) -> Case:
     params = case["params"]
     length, block = params["max_new_tokens"], params["block_size"]
     steps = params.get("steps_per_block") or -(-params["steps"] // -(-length // block))
-    return Case(tuple(case["prompt_ids"]), length, "low_confidence_linear", min(block, length), steps=steps)
+    scale = params.get("cfg_scale")
+    own = () if scale is None else (("diffusion_cfg_scale", scale),)
+    return Case(
+        tuple(case["prompt_ids"]), length, "low_confidence_linear", min(block, length), steps=steps, own=own
+    )
 
 
 def check(llm: Any, cases: list[dict[str, Any]]) -> None:
@@ -97,6 +101,23 @@ def test_tokens_that_are_never_written(mdlm: tuple[str, Any]) -> None:
         params.allowed_token_ids = allowed
         (output,) = llm.generate({"prompt_token_ids": case["prompt_ids"]}, params, use_tqdm=False)
         assert list(output.outputs[0].token_ids) == case["output_ids"]
+
+
+def test_guidance(mdlm: tuple[str, Any]) -> None:
+    """Its published case, alone and beside requests without guidance."""
+    folder, llm = mdlm
+    if folder != "a2d-qwen3":
+        pytest.skip("no golden case")
+    guided = published(folder, "cases.json", "cfg_scale")
+    check(llm, guided)
+    check(llm, [*published(folder, "cases.json")[:2], *guided])
+
+
+def test_guidance_is_refused_where_prompts_are_cached(bd3lm: tuple[str, Any]) -> None:
+    _, llm = bd3lm
+    (case,) = published("a2d-qwen3", "cases_bd3lm.json", "cfg_scale")
+    with pytest.raises(ValueError, match=r"diffusion_cfg_scale=0.5 is not supported by this model, but by"):
+        run(llm, [of_golden(case)])
 
 
 def test_bd3lm(bd3lm: tuple[str, Any]) -> None:

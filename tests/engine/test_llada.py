@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
 from tests.engine.requests_ import Case, random_prompt, run
-from tests.reference.bidirectional import LladaReference
+from tests.reference.bidirectional import GuidedReference, LladaReference
 from tests.reference.sdar import Decoded
+from vllm.sampling_params import StructuredOutputsParams
 
 FOLDER = GOLDEN / "llada"
 LENGTHS = (1, 7, 33, 130)
@@ -184,7 +186,11 @@ def test_synchronous() -> None:
 
 def check_mixed(results: list[dict[str, Any]]) -> None:
     """Ids, order of unmasking and number of steps are the reference's."""
-    cases = mixed()
+    check_results(results, mixed())
+
+
+def check_results(results: list[dict[str, Any]], cases: list[Case]) -> None:
+    """The same for some requests."""
     for result, case in zip(results, cases, strict=True):
         want = expected(case)
         assert result["token_ids"] == want.output_ids, case
@@ -219,3 +225,267 @@ def test_a_mask_token_in_the_prompt_is_text(llada: Any) -> None:
     ]
     for result, case in zip(run(llada, cases), cases, strict=True):
         assert result["token_ids"] == expected(case).output_ids, case
+
+
+REGEX = "t7t(8|9)t[1-3]"
+"""Tokens of the golden checkpoint's vocabulary."""
+
+
+def check_regex(ids: Sequence[int]) -> None:
+    """Three tokens that the regular expression wants, and the end."""
+    assert ids[0] == 7
+    assert ids[1] in (8, 9)
+    assert ids[2] in (1, 2, 3)
+    assert len(ids) <= 4
+
+
+LEAPS: list[dict[str, Any]] = json.loads((GOLDEN / "localleap" / "cases.json").read_text())["cases"]
+
+
+def leaping(case: dict[str, Any]) -> Case:
+    """A case of LocalLeap's as a request."""
+    params = case["params"]
+    block, names = params["block_length"], ("anchor_threshold", "neighbor_threshold", "radius")
+    return Case(
+        tuple(case["prompt_ids"]),
+        params["gen_length"],
+        "local_leap",
+        block,
+        steps=params["steps"] * block // params["gen_length"],
+        cache="none",
+        own=tuple((f"diffusion_{name}", params[name]) for name in names),
+    )
+
+
+def check_leaps(results: list[dict[str, Any]], cases: list[dict[str, Any]]) -> None:
+    """Ids, order of unmasking and forward passes are the published ones."""
+    for result, case in zip(results, cases, strict=True):
+        assert result["token_ids"] == case["output_ids"], case["name"]
+        assert result["unmask_steps"] == case["unmask_step"], case["name"]
+        assert result["steps"] == case["num_forward"], case["name"]
+
+
+def test_local_leap(llada: Any) -> None:
+    """Alone and in one batch with other policies."""
+    for case in LEAPS[::3]:
+        check_leaps(run(llada, [leaping(case)]), [case])
+    plain = mixed()[:6]
+    results = run(llada, [*plain, *map(leaping, LEAPS)])
+    check_results(results[:6], plain)
+    check_leaps(results[6:], LEAPS)
+
+
+def test_local_leap_and_other_parameters(llada: Any) -> None:
+    """Draws follow the seed whatever shares the batch; grammars and templates hold."""
+    case = replace(leaping(LEAPS[3]), temperature=0.7, seed=5)
+    kept = replace(leaping(LEAPS[3]), template=(7, *[-1] * 9, 30))
+    alone, template = (run(llada, [one])[0] for one in (case, kept))
+    assert run(llada, [*mixed()[:3], case])[-1] == alone
+    assert (template["token_ids"][0], template["token_ids"][-1]) == (7, 30)
+    params = leaping(LEAPS[3]).sampling_params()
+    params.structured_outputs = StructuredOutputsParams(regex=REGEX)
+    params.ignore_eos, params.logprobs = False, 1
+    (output,) = llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
+    check_regex(output.outputs[0].token_ids)
+    assert len(output.outputs[0].logprobs) == len(output.outputs[0].token_ids)
+
+
+def test_local_leap_is_refused_by_name(llada: Any) -> None:
+    for name, value, message in (
+        ("radius", -1, "diffusion_radius=-1 must be an integer from 0 to 32768"),
+        ("anchor_threshold", 1.5, "diffusion_anchor_threshold=1.5 must be a number from 0 to 1"),
+        ("factor", 0.5, "diffusion_factor=0.5 has no effect with diffusion_algorithm='local_leap'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(llada, [replace(leaping(LEAPS[0]), own=((f"diffusion_{name}", value),))])
+
+
+def guided(length: int, scale: float, **how: Any) -> Case:
+    """A request with guidance."""
+    own = (("diffusion_cfg_scale", scale),)
+    settings: dict[str, Any] = {"algorithm": "low_confidence_static", "block_length": 8, "steps": 3}
+    return Case(random_prompt(length, 91), 21, **settings | {"cache": "none", "own": own} | how)
+
+
+def guided_cases() -> list[Case]:
+    """Some canvases end with a KV block, some do not."""
+    scales = (0.5, 1.5, 4.0, 0.5)
+    cases = [guided(n, s) for n, s in zip((1, 9, 107, 130), scales, strict=True)]
+    return [*cases, guided(20, 2.0, algorithm="threshold", steps=None, threshold=0.5)]
+
+
+@cache
+def expected_guided(case: Case) -> Decoded:
+    """What the reference generates for one of them."""
+    assert case.block_length
+    model = GuidedReference(reference(), case.own[0][1], len(case.prompt))
+    how = (case.block_length, case.steps, case.algorithm, case.threshold)
+    return model.generate(list(case.prompt), case.max_tokens, *how)
+
+
+def test_guidance(llada: Any) -> None:
+    """As in the published code, whatever shares the batch."""
+    cases = guided_cases()
+    plain = mixed()[:7]
+    batch = [case for pair in zip(cases, plain, strict=False) for case in pair] + plain[5:]
+    results = run(llada, batch)
+    check_results(results[1:10:2] + results[10:], plain)
+    changed = 0
+    for result, case in zip(results[:10:2], cases, strict=True):
+        want = expected_guided(case)
+        assert result["token_ids"] == want.output_ids, case
+        assert result["unmask_steps"] == want.unmask_step, case
+        assert run(llada, [case])[0] == result
+        changed += want.output_ids != expected(replace(case, own=())).output_ids
+    assert changed >= 4
+
+
+def test_guidance_and_other_parameters(llada: Any) -> None:
+    """Draws, grammars, templates, log probabilities: all read the guided logits."""
+    warm: dict[str, Any] = {"temperature": 0.8, "seed": 3}
+    cases = [
+        guided(20, 2.0, **warm),
+        guided(20, 0.0, **warm),
+        guided(20, 2.0, own=(), **warm),
+        guided(20, 2.0, template=(7, *[-1] * 9, 30)),
+    ]
+    alone, zero, without, kept = (run(llada, [case])[0] for case in cases)
+    assert alone != zero == without
+    assert run(llada, [*mixed()[:3], cases[0]])[-1] == alone
+    assert (kept["token_ids"][0], kept["token_ids"][-1], len(kept["token_ids"])) == (7, 30, 11)
+
+    case = guided(33, 1.5, steps=1, block_length=21)
+    params, regular = case.sampling_params(), case.sampling_params()
+    params.logprobs = 2
+    regular.structured_outputs = StructuredOutputsParams(regex=REGEX)
+    regular.ignore_eos = False
+    prompt = {"prompt_token_ids": list(case.prompt)}
+    scored, matching = (o.outputs[0] for o in llada.generate([prompt] * 2, [params, regular], use_tqdm=False))
+    ids = [*case.prompt, *[reference().mask_id] * 21]
+    logits = GuidedReference(reference(), 1.5, 33).forward(ids, range(len(ids)), [])[33:]
+    want = logits.log_softmax(-1)
+    for i, (token, scores) in enumerate(zip(scored.token_ids, scored.logprobs, strict=True)):
+        assert scores[token].logprob == pytest.approx(float(want[i, token]), abs=2e-3)
+    check_regex(matching.token_ids)
+
+
+def test_guidance_is_refused_by_name(llada: Any) -> None:
+    for case, message in (
+        (guided(9, -1.0), r"diffusion_cfg_scale=-1.0 must be a number from 0 to 100"),
+        (guided(9, 2.0, cache=None), r"diffusion_cfg_scale=2.0 is not supported with diffusion_cache='dual'"),
+        (guided(300, 2.0), r"diffusion_cfg_scale=2.0 computes prompt and answer, 321 tokens, twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(llada, [case])
+
+
+GROWING: list[dict[str, Any]] = json.loads((GOLDEN / "daedal" / "cases.json").read_text())["cases"]
+PUBLISHED_AS = {
+    "initial_length": "initial_gen_length",
+    "expansion_factor": "expansion_factor",
+    "window_length": "block_length",
+    "end_check_tokens": "eos_check_tokens",
+    "end_threshold": "eos_confidence_threshold",
+    "insert_end_threshold": "expand_eos_confidence_threshold",
+    "insert_threshold": "low_conf_threshold",
+    "end_token_id": "eos_token_id",
+}
+
+
+def growing(case: dict[str, Any], **how: Any) -> Case:
+    """A case of DAEDAL's as a request: ``max_tokens`` bounds the answer."""
+    params = case["params"]
+    settings: dict[str, Any] = {
+        "threshold": params["high_conf_threshold"],
+        "cache": "none",
+        "own": tuple((f"diffusion_{name}", params[key]) for name, key in PUBLISHED_AS.items()),
+    }
+    return Case(tuple(case["prompt_ids"]), params["max_gen_length"], "daedal", None, **settings | how)
+
+
+def check_growing(results: list[dict[str, Any]]) -> None:
+    """Ids, and so lengths, and forward passes are the published ones."""
+    for result, case in zip(results, GROWING, strict=True):
+        assert result["token_ids"] == case["output_ids"], case["name"]
+        assert result["steps"] == case["num_forward"], case["name"]
+
+
+def test_answers_that_grow(llada: Any) -> None:
+    """DAEDAL's published cases, alone, and in one batch with other policies and guided requests."""
+    check_growing([run(llada, [growing(case)])[0] for case in GROWING])
+    plain, beside = mixed()[:6], guided(9, 1.5)
+    results = run(llada, [*plain, *map(growing, GROWING), beside])
+    check_results(results[:6], plain)
+    check_growing(results[6:-1])
+    assert results[-1] == run(llada, [beside])[0]
+    assert len({len(result["token_ids"]) for result in results[6:-1]}) > 2
+
+
+def test_growth_follows_the_seed(llada: Any) -> None:
+    case = growing(GROWING[3], temperature=0.7, seed=5)
+    alone = run(llada, [case])[0]
+    assert run(llada, [*mixed()[:3], growing(GROWING[0]), case])[-1] == alone
+    assert run(llada, [replace(case, seed=6)])[0] != alone
+
+
+def test_growth_is_refused_by_name(llada: Any) -> None:
+    case, why = growing(GROWING[0]), "is not supported with diffusion_algorithm='daedal'"
+
+    def own(name: str, value: float) -> Case:
+        return replace(case, own=((f"diffusion_{name}", value),))
+
+    short = replace(own("initial_length", 1), prompt=(5,))
+    for wrong, message in (
+        (replace(case, max_tokens=65), "max_tokens=65 must be at most 64, the block length"),
+        (
+            replace(case, cache=None),
+            f"diffusion_cache='dual' {why}",
+        ),
+        (
+            replace(case, template=(7, -1)),
+            f"diffusion_seed_canvas=.* {why}",
+        ),
+        (
+            replace(case, max_steps=9),
+            f"diffusion_max_steps=9 {why}",
+        ),
+        (
+            replace(case, own=(("diffusion_initial_length", 0),)),
+            "diffusion_initial_length=0 must be an integer",
+        ),
+        (replace(short, max_tokens=64), "diffusion_initial_length=1 must be more"),
+        (
+            replace(case, own=(("diffusion_end_token_id", 512),)),
+            "diffusion_end_token_id=512 must be below 512",
+        ),
+        (own("cfg_scale", 1.0), f"diffusion_cfg_scale=1.0 {why}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(llada, [wrong])
+    params = case.sampling_params()
+    params.structured_outputs = StructuredOutputsParams(regex=REGEX)
+    with pytest.raises(ValueError, match="diffusion_algorithm='daedal' is not supported with struct"):
+        llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
+    params = case.sampling_params()
+    params.logprobs = 1
+    with pytest.raises(ValueError, match=f"logprobs=1 {why}"):
+        llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
+
+
+@pytest.mark.every_mode
+def test_methods_on_two_ranks() -> None:
+    """Each rank has a share of the vocabulary, of a copy's logits too."""
+    cases = guided_cases()
+    requests = [*cases, *map(leaping, LEAPS), *map(growing, GROWING)]
+    (results,) = run_elsewhere(
+        [requests],
+        env={"VLLM_CPU_OMP_THREADS_BIND": "0|1"},
+        model=str(FOLDER),
+        max_model_len=512,
+        diffusion_config={"block_length": 64, "cache": OWN_MODE},
+        tensor_parallel_size=2,
+    )
+    for result, case in zip(results, cases, strict=False):
+        assert result["token_ids"] == expected_guided(case).output_ids, case
+    check_leaps(results[5:14], LEAPS)
+    check_growing(results[14:-1])

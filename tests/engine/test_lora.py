@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import pytest
 from tests.engine.conftest import SETTINGS
 from tests.engine.published import PUBLISHED
 from tests.engine.requests_ import Case, random_prompt
+from tests.reference.bidirectional import GuidedReference
 
 
 def ids_of(family: str, folder: Path, deltas: dict[str, Any], case: Case) -> list[int]:
     """What the reference generates with weights to which the adapter's were added."""
     reference = PUBLISHED[family].merged(folder, deltas)
     assert case.block_length
+    if case.own:
+        ((_, scale),) = case.own
+        reference = GuidedReference(reference, scale, len(case.prompt))
     how = (case.block_length, case.steps or case.block_length, case.algorithm)
     ids: list[int] = reference.generate(list(case.prompt), case.max_tokens, *how).output_ids
     return ids
@@ -46,6 +51,9 @@ def test_an_adapter_is_its_requests_alone(
     prompts = [random_prompt(70, 9), random_prompt(7, 8)]
     cases = [Case(p, 24, "low_confidence_static", 8, steps=4) for p in prompts for _ in range(3)]
     requests, merged = [None, *adapters] * 2, [{}, *deltas] * 2
+    if family == "LLaDA":  # A guided request's rows are computed twice, with its adapter.
+        cases += [replace(cases[3], own=(("diffusion_cfg_scale", 1.5),))] * 2
+        requests, merged = [*requests, adapters[0], None], [*merged, deltas[0], {}]
     llm: Any = LLM(
         **SETTINGS
         | {"model": str(folder), "diffusion_config": {"block_length": 8}}

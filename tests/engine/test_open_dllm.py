@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,13 @@ def test_golden_alone(engine: Any) -> None:
 def test_golden_batched(engine: Any) -> None:
     for result, case in zip(run(engine, [of_golden(c) for c in CASES]), CASES, strict=True):
         check(result, case)
+
+
+def test_remasking_follows_the_seed(engine: Any) -> None:
+    """``p2`` draws the same tokens, and masks the same positions again, whatever shares the batch."""
+    cases = [of_golden(case) for case in CASES]
+    p2 = next(case for case in cases if case.algorithm == "p2")
+    warm = replace(p2, temperature=0.8, seed=3)
+    alone = run(engine, [warm])[0]
+    assert run(engine, [*cases[:3], warm])[-1] == alone
+    assert run(engine, [replace(warm, seed=4)])[0]["token_ids"] != alone["token_ids"]

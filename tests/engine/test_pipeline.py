@@ -54,8 +54,9 @@ def test_block_causal(golden_cases: list[dict[str, Any]], async_scheduling: bool
 def test_bidirectional() -> None:
     """Every cache mode; a budget that requests wait for."""
     golden, cases = test_llada.published(), test_llada.mixed()
-    first, second = run_in_two(
-        [[test_llada.of_golden(case) for case in golden], cases],
+    guided = test_llada.guided_cases()
+    first, second, third = run_in_two(
+        [[test_llada.of_golden(case) for case in golden], cases, guided],
         model=str(test_llada.FOLDER),
         max_model_len=512,
         max_num_batched_tokens=512,
@@ -68,6 +69,8 @@ def test_bidirectional() -> None:
         assert result["token_ids"] == want.output_ids, request
         assert result["unmask_steps"] == want.unmask_step, request
         assert result["steps"] == want.denoising_steps, request
+    for result, request in zip(third[:-1], guided, strict=True):
+        assert result["token_ids"] == test_llada.expected_guided(request).output_ids, request
 
 
 @pytest.mark.every_mode

@@ -6,32 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tests.engine.requests_ import random_prompt
 from tests.generation_loop.elsewhere import Request, generate, request
-from tests.reference.bidirectional import LladaReference
+from tests.reference.bidirectional import GuidedReference, LladaReference
 from tests.warm import ROOT
 
 MODEL = ROOT / "tests" / "golden" / "llada"
 SETTINGS: dict[str, Any] = {"model": str(MODEL), "generation_loop": "llada_guidance"}
 LENGTH, BLOCK, STEPS = 24, 8, 4
 SCALES = (0.0, 0.5, 1.5, 4.0)
-
-
-class GuidedReference(LladaReference):
-    """The published formula around the plain model: the prompt masked in one of two passes."""
-
-    def __init__(self, scale: float, prompt_length: int) -> None:
-        super().__init__(MODEL)
-        self.scale = scale
-        self.prompt_length = prompt_length
-
-    def forward(self, ids: list[int], rows: range, store: list[Any]) -> torch.Tensor:
-        given = super().forward(ids, rows, store)
-        masked = [self.mask_id] * self.prompt_length + ids[self.prompt_length :]
-        without = super().forward(masked, rows, [])
-        return without + (self.scale + 1) * (given - without)
 
 
 def guided(prompt: tuple[int, ...], scale: float | None, cache: str = "none", **params: Any) -> Request:
@@ -54,7 +37,7 @@ def batch() -> list[Request]:
 def expected(case: Request) -> list[int]:
     """What the reference generates."""
     scale = case["params"]["extra_args"].get("cfg_scale", 0.0)
-    reference = GuidedReference(scale, len(case["prompt"]))
+    reference = GuidedReference(LladaReference(MODEL), scale, len(case["prompt"]))
     return reference.generate(case["prompt"], LENGTH, BLOCK, STEPS).output_ids
 
 

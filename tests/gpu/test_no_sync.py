@@ -23,6 +23,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "trace": {"extra_args": {"diffusion_trace": True}},
     "template": {"extra_args": {"diffusion_seed_canvas": [1, 2, 3, 4, 5, 6], "diffusion_pinned": [1, 4]}},
+    "guidance": {"extra_args": {"diffusion_cfg_scale": 1.5}},
     "steps": {"extra_args": {"diffusion_max_steps": 2}},
     "exit": {"extra_args": {"diffusion_exit_threshold": 0.3}},
     "stop": {"extra_args": {"diffusion_eos_early_stop": True}, "stop_token_ids": [5]},

@@ -12,6 +12,7 @@ import torch
 from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.diffusion.core import bidirectional
 from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
 from vllm.v1.diffusion.loops.full import FullDiffusionLoop
 from vllm.v1.diffusion.message.report import DenoisingReport
@@ -179,6 +180,27 @@ def test_a_preempted_request_keeps_what_settles_in_flight() -> None:
     assert window == {"a": (13, 21, 8), "b": (*FIRST, 8)}
     rig.finish(third)
     assert rig.plan()[1] == {"a": (*FIRST, 4), "b": (13, 21, 8)}
+
+
+def test_guided_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window holds the canvas and its copy, which begins with a KV block; a step has few such windows."""
+    monkeypatch.setattr(bidirectional, "MORE_SEQUENCES", 4)
+    rig = Rig("none")
+    begin = rig.scheduler.vllm_config.cache_config.block_size
+    assert begin == 128
+    guided = (0, begin + END, 8)
+    for name in "abc":
+        rig.add(name, steps=2, cfg_scale=1.5)
+    rig.add("d", steps=2)
+    first, window = rig.plan()
+    # The third one was admitted by upstream already.
+    assert window == {"a": guided, "b": guided, "c": (0, 1, 0), "d": (*FIRST, 8)}
+    second, window = rig.plan()
+    assert window == {"a": guided, "b": guided, "d": (*FIRST, 8)}
+    rig.finish(first)
+    rig.finish(second, a=8, b=8, d=8)
+    rig.scheduler.finish_requests("a", RequestStatus.FINISHED_ABORTED)
+    assert rig.plan()[1] == {"b": guided, "c": guided, "d": (*FIRST, 8)}
 
 
 def test_a_loop_that_calls_the_model_itself_is_not_planned_ahead() -> None:

@@ -137,6 +137,21 @@ class LladaReference(BidirectionalReference):
         return logits / config["d_model"] ** 0.5 if config["scale_logits"] else logits
 
 
+class GuidedReference(BidirectionalReference):
+    """A model beside itself with its prompt masked (LLaDA's ``cfg_scale``)."""
+
+    def __init__(self, model: BidirectionalReference, scale: float, prompt_length: int) -> None:
+        self.model, self.scale, self.prompt_length = model, scale, prompt_length
+        self.mask_id, self.shifted = model.mask_id, model.shifted
+
+    def forward(self, ids: list[int], rows: range, store: Store) -> torch.Tensor:
+        """See :meth:`BidirectionalReference.forward`."""
+        given = self.model.forward(ids, rows, store)
+        blank = [self.mask_id] * self.prompt_length + ids[self.prompt_length :]
+        without = self.model.forward(blank, rows, [])
+        return without + (self.scale + 1) * (given - without)
+
+
 class LayeredReference(BidirectionalReference):
     """Weights under ``model.layers``, as Qwen's and most models' are."""
 

@@ -102,4 +102,5 @@ def canvas(
         host_values=asked,
         memory=policy.make_memory(requests, width, device),
         proposals=proposals(tokens, confidence) if policy.redraws else None,
+        room=each(width, torch.int64) if policy.elastic else None,
     )

@@ -38,7 +38,8 @@ def model(key: int, position: int, step: int, dtype: torch.dtype = torch.float32
 def numbers_of(algorithm: str) -> dict[str, float]:
     """The numbers that a policy reads beside the threshold, where they have a default."""
     numbers = get_policy(algorithm).numbers
-    return {k: p.default for k, p in numbers.items() if k != "threshold" and p.default is not None}
+    own = {"end_token_id": 3.0} if "end_token_id" in numbers else {}
+    return own | {k: p.default for k, p in numbers.items() if k != "threshold" and p.default is not None}
 
 
 @dataclass

@@ -22,6 +22,7 @@ SELECT = {
     "entropy_distance": 15,
     "hierarchical": 18,
     "least_entropy": 15,
+    "local_leap": 28,
     "low_confidence_linear": 46,
     "low_confidence_spread": 15,
     "maskgit_plus": 13,
@@ -36,18 +37,26 @@ SELECT = {
 
 BOOST = {"credit": 19}
 
-REDRAW = {"insert_delete": 156}
+REDRAW = {"daedal": 124, "insert_delete": 156}
 
 RULE_STEP = 32
 """Most launches of a step whose requests' policy is a rule of the kernel, temperature 0."""
 
-STEP = {"credit": 122, "edit": 150, "insert_delete": 307, "low_confidence_linear": 131, "p2": 184}
+STEP = {
+    "credit": 122,
+    "daedal": 270,
+    "edit": 150,
+    "insert_delete": 307,
+    "low_confidence_linear": 131,
+    "p2": 184,
+}
 """Most launches of a step, temperature 0, where the policy is written in Python."""
 
 OTHER_STEP = 110
 
 DRAWN = 25
-"""Launches more, at most, of a step that draws tokens; ``credit`` and ``insert_delete`` read logits twice."""
+"""Launches more, at most, of a step that draws tokens. ``credit``, ``daedal`` and ``insert_delete`` read
+logits twice."""
 
 
 def asks(name: str) -> bool:

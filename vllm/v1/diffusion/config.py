@@ -314,6 +314,11 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "algorithm": algorithm,
         "steps": _first((given.steps, GIVEN), (masked.get("steps"), GENERATION), (None, "the algorithm's")),
         **{name: _number(given, family, name, masked.get(name)) for name in numbers},
+        "end_token_id": _first(
+            (given.numbers.get("end_token_id"), GIVEN),
+            (_first_end_token(hf_config), MODEL),
+            (None, "it must be given"),
+        ),
         **{
             n: s
             for n, s in published.items()
@@ -491,6 +496,12 @@ def _of_model(hf_config: Any, given: MaskedDiffusionConfig, name: str) -> Settin
     if asked not in (None, own):
         raise ValueError(f"diffusion_config: {name}={asked} must be the model's own, {own}.")
     return Setting(own, MODEL if own is not None else "the model has none")
+
+
+def _first_end_token(hf_config: Any) -> int | None:
+    """The end token that a configuration names, the first if it names several."""
+    ids = getattr(hf_config, "eos_token_id", None)
+    return (ids[0] if ids else None) if isinstance(ids, list) else ids
 
 
 def _delete_token_id(hf_config: Any, given: MaskedDiffusionConfig, family: Family) -> Setting:

@@ -41,8 +41,10 @@ class CanvasStates:
             of all open blocks, ``end``, where the last block ends, ``cached`` (bool),
             whether the steps of a block after its first begin at the block, ``floating`` (bool), whether
             its blocks are drafts, each from the last token on, and
-            ``template_end``, where the request's template ends, 0 for none, and ``canvas``, tokens of a
-            canvas, 0 where the answer is one.
+            ``template_end``, where the request's template ends, 0 for none, ``canvas``, tokens of a
+            canvas, 0 where the answer is one, ``guidance`` (float32), the scale of classifier-free
+            guidance, 0 for none, and ``initial``, tokens with which an answer begins whose policy decides how
+            long it is, 0 for others.
         grid: By slot, where the request's blocks lie.
     """
 
@@ -92,6 +94,8 @@ class CanvasStates:
         self.template_end = UvaBackedTensor(num_slots, dtype=torch.int64)
         self.floating = UvaBackedTensor(num_slots, dtype=torch.bool)
         self.canvas = UvaBackedTensor(num_slots, dtype=torch.int64)
+        self.guidance = UvaBackedTensor(num_slots, dtype=torch.float32)
+        self.initial = UvaBackedTensor(num_slots, dtype=torch.int64)
         self._reset_parameters(slice(None))
         self._copy_parameters()
         self.grid: dict[int, BlockGrid] = {}
@@ -125,6 +129,8 @@ class CanvasStates:
         self.origin.np[slot] = grid.origin
         self.end.np[slot] = grid.limit
         self.canvas.np[slot] = grid.canvas or 0
+        self.guidance.np[slot] = decoding.guidance
+        self.initial.np[slot] = decoding.values["initial_length"] if policy.elastic else 0
         self.steps.np[slot] = decoding.steps
         self.stepwise.np[slot] = decoding.stepwise
         self.rule.np[slot] = policy.rule
@@ -218,6 +224,9 @@ class CanvasStates:
         if self._elastic:
             given = self.template_end.gpu[slots]
             length = torch.where(given > 0, given - start, length)
+        if self.initial.np.any():
+            initial = self.initial.gpu[slots]
+            length = torch.where(initial > 0, torch.minimum(initial, length), length)
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
         return known, start, length
@@ -232,6 +241,10 @@ class CanvasStates:
         length = self.canvas.gpu[slots]
         end = positions - (positions - self.origin.gpu[slots]) % length.clamp(min=1) + length
         return torch.minimum(self.end.gpu[slots], end.where(length > 0, NO_LIMIT))
+
+    def room(self, slots: torch.Tensor) -> torch.Tensor:
+        """Most tokens that the slots' open blocks may have, int64 ``[R]``."""
+        return torch.minimum(self.span.gpu[slots].to(torch.int64), self.end.gpu[slots] - self.start[slots])
 
     def floor(self, positions: torch.Tensor, slots: torch.Tensor, slots_np: np.ndarray) -> torch.Tensor:
         """Starts of the blocks that hold some positions, behind the prompt, ``[R]``.
@@ -381,7 +394,7 @@ class CanvasStates:
         """Parameters of slots without a request; in a warm-up batch they hold a block."""
         for table in (
             *(self.origin, self.stepwise, self.threshold, self.cached, self.template_end, self.floating),
-            self.canvas,
+            *(self.canvas, self.guidance, self.initial),
         ):
             table.np[slots] = 0
         self.block_length.np[slots] = self.span.np[slots] = self.steps.np[slots] = self.width

@@ -6,6 +6,9 @@ An answer longer than a canvas goes on in a further one, of which prompt and ans
 Planned while a step is in flight that may finish the block, it is for the same block again: if that has
 finished, the device makes nothing of it (``cache`` ``prefix`` and ``dual``), or denoises the next block,
 whose window is the same (``none``) unless it is another canvas's.
+
+A guided request's window goes on behind the canvas, to the end of a copy of it. The copy begins with a KV
+block, so that its keys and values are its own.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing_extensions import override
 from vllm.v1.diffusion.config import end_tokens, family_of
 from vllm.v1.diffusion.core.plan import InFlight, RequestPlan
 from vllm.v1.diffusion.core.planner import Share, Window, WindowPlanner
+from vllm.v1.diffusion.modes.bidirectional import MORE_SEQUENCES
+from vllm.v1.diffusion.request.blocks import copy_begin, more_parts
 from vllm.v1.diffusion.request.decoding import CACHED, Decoding
 
 if TYPE_CHECKING:
@@ -37,6 +42,12 @@ class CanvasPlanner(WindowPlanner):
         self._ends = self._end_tokens.union(scheduler.diffusion_config.end_token_ids or ())
         self._ignoring: set[str] = set()
         """Requests about to be planned for which an end token ends nothing."""
+        self._more_sequences = 0
+        """Sequences that the step has taken beside one for each request."""
+
+    @override
+    def begin_step(self, num_requests: int) -> None:
+        self._more_sequences = 0
 
     @override
     def admit(self, request: Request) -> None:
@@ -57,7 +68,12 @@ class CanvasPlanner(WindowPlanner):
     def plan(self, request: Request, decoding: Decoding) -> RequestPlan:
         plan = super().plan(request, decoding)
         # Its first window holds all of them. A request that has a part keeps others from theirs.
-        plan.reserved = plan.grid.limit
+        if decoding.guidance:
+            plan.copy = copy_begin(plan.grid.limit, self.scheduler.vllm_config.cache_config.block_size)
+            plan.more_sequences = 2
+        if plan.elastic:
+            plan.more_sequences = more_parts(decoding, plan.grid)
+        plan.reserved = plan.copy + plan.grid.limit
         if plan.grid.canvas and request.request_id not in self._ignoring:
             plan.ends = self._ends
         self._ignoring.discard(request.request_id)
@@ -80,8 +96,10 @@ class CanvasPlanner(WindowPlanner):
         if plan.may_have_finished and plan.decoding.constrained and other_length:
             # A grammar reads all rows of a step: they must be those of its block.
             return None
+        if not self._takes_sequences(plan):
+            return None
         if cache not in CACHED or plan.block != known:
-            return Window(0, canvas_end)
+            return Window(0, plan.copy + canvas_end)
         return Window(known, block_end if cache == "dual" else canvas_end)
 
     @override
@@ -90,14 +108,27 @@ class CanvasPlanner(WindowPlanner):
         if end <= request.num_tokens:
             # Just admitted: take the canvas along, or wait for a step with room. One token is
             # computed in vain then: what upstream has admitted cannot be taken back.
-            canvas_end = grid.canvas_end(request.num_tokens)
-            end = canvas_end if self.scheduler.extend(request, canvas_end, output) else 1
+            canvas_end = plan.copy + grid.canvas_end(request.num_tokens)
+            room = self._takes_sequences(plan) and self.scheduler.extend(request, canvas_end, output)
+            end = canvas_end if room else 1
         known = plan.next_known(request.num_tokens)
         return Share(end, grid.end(known) - known if end > 1 else 0)
 
     @override
+    def emits(self, request: Request, plan: RequestPlan, count: int) -> None:
+        if plan.elastic and count:  # The answer is as long as it has become.
+            request.max_tokens = request.num_output_tokens + count
+
+    def _takes_sequences(self, plan: RequestPlan) -> bool:
+        """Whether a step has room for the sequences of a request's window, which it takes then."""
+        if plan.more_sequences and self._more_sequences + plan.more_sequences > MORE_SEQUENCES:
+            return False
+        self._more_sequences += plan.more_sequences
+        return True
+
+    @override
     def denoised_nothing(self, plan: RequestPlan, window: InFlight, known: int) -> bool:
-        behind = window.end < plan.grid.end(known)  # The window was that of the canvas before.
+        behind = window.end - plan.copy < plan.grid.end(known)  # The window was that of the canvas before.
         return behind or (plan.decoding.cache in CACHED and window.block != known)
 
     @override

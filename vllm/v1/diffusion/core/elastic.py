@@ -10,6 +10,7 @@ from typing_extensions import override
 from vllm.v1.diffusion.core.bidirectional import CanvasPlanner
 
 if TYPE_CHECKING:
+    from vllm.v1.diffusion.core.plan import RequestPlan
     from vllm.v1.request import Request
 
 
@@ -17,6 +18,6 @@ class ElasticPlanner(CanvasPlanner):
     """Ends a request with its only block, however long that is."""
 
     @override
-    def emits(self, request: Request, count: int) -> None:
+    def emits(self, request: Request, plan: RequestPlan, count: int) -> None:
         if count:
             request.max_tokens = request.num_output_tokens + count

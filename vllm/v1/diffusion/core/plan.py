@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from vllm.v1.diffusion.modes.grid import BlockGrid
+from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.request.decoding import Decoding, foreseen_steps
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class RequestPlan:
     grid: BlockGrid
     reserved: int = 0
     """Positions whose KV blocks the request is admitted with, if they are more than upstream asks for."""
+    copy: int = 0
+    """Positions from a canvas to its copy, which guidance computes with the prompt masked; 0 for none."""
+    more_sequences: int = 0
+    """Sequences of its window beside the first."""
     ends: frozenset[int] = frozenset()
     """Tokens that end the answer with the canvas that holds them."""
     first_alone: bool = False
@@ -69,6 +74,11 @@ class RequestPlan:
     """Those of them since a block finished."""
     held: tuple[int, int] | None = None
     """KV blocks that were asked for last, and how many of them were full; see ``held_blocks.py``."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether its policy decides how long the answer is, which is one block."""
+        return get_policy(self.decoding.algorithm).elastic
 
     @property
     def block_length(self) -> int:

@@ -103,11 +103,12 @@ class WindowPlanner:
         """
         raise NotImplementedError
 
-    def emits(self, request: Request, count: int) -> None:
+    def emits(self, request: Request, plan: RequestPlan, count: int) -> None:
         """Changes what upstream reads of a request, before it is given the tokens of a step.
 
         Args:
             request: The request.
+            plan: Its plan.
             count: How many tokens.
         """
 

@@ -295,7 +295,7 @@ class DiffusionScheduler(Scheduler):
                 continue
             window, known = plan.windows[0], request.num_tokens
             index = runner_output.req_id_to_index[request_id]
-            self.planner.emits(request, len(runner_output.sampled_token_ids[index]))
+            self.planner.emits(request, plan, len(runner_output.sampled_token_ids[index]))
             if self.planner.is_anchor(plan, window, known):
                 self._record.observe_anchor(request, plan, runner_output)
             elif self.planner.denoised_nothing(plan, window, known):

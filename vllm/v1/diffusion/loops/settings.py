@@ -19,6 +19,9 @@ from vllm.v1.diffusion.loops.engine_settings import (
     fit_warm_up,
     refuse_parts_of_prompts,
 )
+from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL, MORE_SEQUENCES
+from vllm.v1.diffusion.policies import get_policy
+from vllm.v1.diffusion.request.blocks import copy_begin, more_parts, placed
 from vllm.v1.diffusion.request.fields import require
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 from vllm.v1.generation_loop.interface import GenerationLoop
@@ -26,6 +29,7 @@ from vllm.v1.generation_loop.interface import GenerationLoop
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.sampling_params import SamplingParams
+    from vllm.v1.diffusion.request.decoding import Decoding
 
 logger = init_logger(__name__)
 
@@ -202,6 +206,55 @@ class CanvasSettings(Settings):
         check_one_block(params, vllm_config)
         if params.stop_token_ids and params.structured_outputs is None:
             keep_stop_tokens(params, vllm_config)
+        decoding = resolve_decoding(params, resolve_diffusion_config(vllm_config))
+        if get_policy(decoding.algorithm).elastic:
+            _check_elastic(params, decoding, vllm_config)
+        require(
+            not (decoding.guidance and decoding.canvas) or (params.max_tokens or 0) <= decoding.canvas,
+            "cfg_scale",
+            decoding.guidance,
+            f"is not supported for an answer of more than one canvas (max_canvas_length={decoding.canvas})",
+        )
+
+    @override
+    def check_prompt(self, prompt_len: int, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        decoding = resolve_decoding(params, resolve_diffusion_config(vllm_config))
+        longest = vllm_config.model_config.max_model_len
+        end = min(prompt_len + (params.max_tokens or 0), longest)
+        if get_policy(decoding.algorithm).elastic:
+            rule = BIDIRECTIONAL.blocks
+            parts = more_parts(*placed(decoding, rule, prompt_len, params.max_tokens or 0, longest))
+            require(
+                parts <= MORE_SEQUENCES,
+                "initial_length",
+                int(decoding.values["initial_length"]),
+                f"must be more: prompt and answer may have {end} tokens, and must begin with at least the "
+                f"{MORE_SEQUENCES + 1}th part of that",
+            )
+        needed = copy_begin(end, vllm_config.cache_config.block_size) + end
+        require(
+            not decoding.guidance or needed <= longest,
+            "cfg_scale",
+            decoding.guidance,
+            f"computes prompt and answer, {end} tokens, twice in a step: that takes max_model_len={needed} "
+            f"with KV blocks of {vllm_config.cache_config.block_size}, and the engine has {longest}",
+        )
+
+
+def _check_elastic(params: SamplingParams, decoding: Decoding, vllm_config: VllmConfig) -> None:
+    """Checks what an answer needs whose length its policy decides."""
+    name, length = decoding.algorithm, decoding.block_length
+    require(
+        (params.max_tokens or 0) <= length,
+        "algorithm",
+        name,
+        f"writes an answer as one block: max_tokens={params.max_tokens} must be at most {length}, the block "
+        "length, which --diffusion-config sets and diffusion_block_length shortens",
+    )
+    stages = vllm_config.parallel_config.pipeline_parallel_size
+    require(stages == 1, "algorithm", name, f"is not supported with pipeline_parallel_size={stages}")
+    size, end = vllm_config.model_config.get_vocab_size(), int(decoding.values["end_token_id"])
+    require(end < size, "end_token_id", end, f"must be below {size}, the vocabulary's size")
 
 
 def one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:

@@ -11,6 +11,12 @@ from __future__ import annotations
 from vllm.v1.diffusion.modes.base import Mode, Part
 from vllm.v1.diffusion.modes.grid import BlockRule, nothing
 
+MORE_SEQUENCES = 16
+"""Sequences of a step beside one for each request, at most: a captured graph has room for so many.
+
+A guided request takes two more. So eight of them are in a step, whose rows are about a thousand each.
+"""
+
 BIDIRECTIONAL = Mode(
     name="bidirectional",
     blocks=BlockRule(from_prompt=True, cut=True, final=nothing),

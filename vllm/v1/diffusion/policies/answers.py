@@ -78,6 +78,8 @@ def checked_redraw(policy: UnmaskingPolicy, stats: PositionStats, canvas: Canvas
         raise ValueError(f"redraw must be a Redrawn, not {type(redrawn).__name__}.")
     for name, dtype in _REDRAWN.items():
         _check(f"redraw's {name}", getattr(redrawn, name), canvas.masked.shape, dtype)
+    if redrawn.length is not None:
+        _check("redraw's length", redrawn.length, canvas.masked.shape[:1], torch.int64)
     _check("redraw's unfinished", redrawn.unfinished, canvas.masked.shape[:1], torch.bool)
     return redrawn
 

@@ -59,7 +59,7 @@ class Proposals:
         confidence: Its probability, float32.
         plain: The best token that is neither the mask token nor one of ``edit_ids``, int64.
         mask_id: Id of the mask token.
-        edit_ids: Ids of the delete and the split token.
+        edit_ids: Ids of the delete and the split token; none of a model that has none.
         best_other: The best token of one position of each request: takes the columns, int64
             ``[requests]``, and ids that are excluded, int64 ``[requests, n]``, -1 for none.
     """
@@ -68,7 +68,7 @@ class Proposals:
     confidence: torch.Tensor
     plain: torch.Tensor
     mask_id: int
-    edit_ids: tuple[int, int]
+    edit_ids: tuple[int, ...]
     best_other: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -92,6 +92,8 @@ class CanvasView:
         memory: What the policy's ``make_memory`` made, for these requests, all zeros in the
             first step of a block. The policy changes the tensors in place.
         proposals: See :class:`Proposals`; None of a policy that does not redraw.
+        room: Most tokens that the block may have, int64 ``[requests]``; None of a policy that is not
+            ``elastic``.
     """
 
     tokens: torch.Tensor
@@ -106,6 +108,7 @@ class CanvasView:
     host_values: Mapping[str, Sequence[float]] = field(default_factory=dict)
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
     proposals: Proposals | None = None
+    room: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ class Redrawn:
         written: Columns that the step wrote, before tokens moved, bool.
         confidence: How sure the step was of what it wrote in a column, float32.
         unfinished: Blocks that want another step, bool ``[requests]``.
+        length: Tokens of the block from now on, int64 ``[requests]``; None to keep them as many. The step
+            that fills the block keeps them as many.
     """
 
     tokens: torch.Tensor
@@ -156,6 +161,7 @@ class Redrawn:
     written: torch.Tensor
     confidence: torch.Tensor
     unfinished: torch.Tensor
+    length: torch.Tensor | None = None
 
 
 class UnmaskingPolicy:
@@ -184,6 +190,10 @@ class UnmaskingPolicy:
 
     uses_steps: ClassVar[bool] = False
     """Whether ``diffusion_steps`` has an effect: ``CanvasView.steps``."""
+
+    elastic: ClassVar[bool] = False
+    """Whether the policy decides how long an answer is: ``Redrawn.length``. For built-in policies. An answer
+    is one block then, and begins with ``initial_length`` masks."""
 
     noise: ClassVar[str] = "mask"
     """What stands at a position that is not unmasked: ``mask``, or ``uniform``, a random token."""

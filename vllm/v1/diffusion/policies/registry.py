@@ -18,7 +18,7 @@ from vllm.v1.diffusion.policies.adaptive.entropy_bounded import EntropyBounded
 from vllm.v1.diffusion.policies.adaptive.entropy_distance import EntropyDistance
 from vllm.v1.diffusion.policies.adaptive.factor import Factor
 from vllm.v1.diffusion.policies.adaptive.hierarchical import Hierarchical
-from vllm.v1.diffusion.policies.adaptive.insert_delete import InsertDelete
+from vllm.v1.diffusion.policies.adaptive.local_leap import LocalLeap
 from vllm.v1.diffusion.policies.adaptive.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.adaptive.p2 import P2
 from vllm.v1.diffusion.policies.adaptive.renoise import Renoise
@@ -31,6 +31,8 @@ from vllm.v1.diffusion.policies.base import (
     UnmaskingPolicy,
 )
 from vllm.v1.diffusion.policies.parameter import Parameter
+from vllm.v1.diffusion.policies.redrawing.daedal import Daedal
+from vllm.v1.diffusion.policies.redrawing.insert_delete import InsertDelete
 from vllm.v1.diffusion.policies.scheduled.entropy import Entropy
 from vllm.v1.diffusion.policies.scheduled.least_entropy import LeastEntropy
 from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
@@ -49,6 +51,7 @@ ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "confidence_threshold": ConfidenceThreshold,
     "credit": Credit,
+    "daedal": Daedal,
     "edit": Edit,
     "entropy": Entropy,
     "entropy_bounded": EntropyBounded,
@@ -59,6 +62,7 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "factor": Factor,
     "hierarchical": Hierarchical,
     "insert_delete": InsertDelete,
+    "local_leap": LocalLeap,
     "maskgit_plus": MaskgitPlus,
     "origin": Origin,
     "entropy_distance": EntropyDistance,

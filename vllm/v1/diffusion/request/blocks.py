@@ -7,6 +7,27 @@ from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
 from vllm.v1.diffusion.request.decoding import Decoding
 
 
+def copy_begin(end: int, kv_block: int) -> int:
+    """Where the copy of a guided request's canvas begins: with a KV block, so that its cache is its own.
+
+    Args:
+        end: Where the canvas ends.
+        kv_block: Tokens of a KV block.
+    """
+    return -(-end // kv_block) * kv_block
+
+
+def more_parts(decoding: Decoding, grid: BlockGrid) -> int:
+    """Sequences beside one of the window of an answer whose length the worker decides.
+
+    Args:
+        decoding: How the request is denoised.
+        grid: Where its blocks lie.
+    """
+    shortest = min(grid.origin + int(decoding.values["initial_length"]), grid.limit)
+    return (grid.limit - 1) // shortest
+
+
 def placed(
     decoding: Decoding, rule: BlockRule, prompt_len: int, max_tokens: int, max_model_len: int
 ) -> tuple[Decoding, BlockGrid]:

@@ -39,6 +39,7 @@ class Decoding:
             the answer is one canvas.
         budget: Tokens of the answer before the end of the thinking is written, and the id that
             ends it; None for no limit.
+        guidance: Scale of classifier-free guidance; 0 for none.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
     """
 
@@ -65,6 +66,7 @@ class Decoding:
     budget: tuple[int, int] | None = None
     canvas: int | None = None
     expand_budget: int | None = None
+    guidance: float = 0.0
 
     @property
     def foreseeable(self) -> bool:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _Name = Annotated[str, Field(description="the name of an unmasking policy")]
 _Mode = Literal["diffusion", "autoregressive", "self_speculation"]
 _Budget = Annotated[int, Field(ge=0, le=999999)]
+_Guidance = Annotated[float, Field(ge=0, le=100)]
 _Template = Annotated[str, Field(description="a text with holes")]
 _Ids = Annotated[
     Sequence[Annotated[int, Field(ge=-1)]],
@@ -98,6 +99,16 @@ class DiffusionParams(BaseModel):
             "What is reused between the steps of a block: nothing, the keys and values before it, or "
             "those before and after it.",
             otherwise="`--diffusion-config`, else `none`",
+            families=BIDIRECTIONAL,
+        ),
+    ] = None
+    cfg_scale: Annotated[
+        _Guidance | None,
+        Parameter(
+            "Classifier-free guidance. Every step also computes the answer behind a masked prompt, and moves "
+            "the logits away from what that says: `u + (cfg_scale + 1) * (c - u)`, `c` with the prompt and "
+            "`u` without. 0 switches it off.",
+            otherwise="0",
             families=BIDIRECTIONAL,
         ),
     ] = None
@@ -256,6 +267,7 @@ class DiffusionParams(BaseModel):
             steps: int | None = None,
             block_length: int | None = None,
             cache: CacheMode | None = None,
+            cfg_scale: float | None = None,
             max_steps: int | None = None,
             mode: Literal["diffusion", "autoregressive", "self_speculation"] | None = None,
             causal_context: bool | None = None,

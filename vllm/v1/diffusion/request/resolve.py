@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.v1.diffusion.families import ELASTIC, END_OF_TURN, WITHOUT_TIMETABLE
+from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, WITHOUT_TIMETABLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
-from vllm.v1.diffusion.policies.adaptive.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
 from vllm.v1.diffusion.policies.parameter import PREFIX
+from vllm.v1.diffusion.policies.redrawing.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.request.causal import causal_way
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError, naming, require
@@ -50,6 +50,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     block_length = 1 if way.writes else _block_length(given, config)
     _check_model(given, config)
     _check_growth(given, config)
+    _check_guidance(given, config)
     _check_noise(algorithm, policy, config)
     _check_read(given, extra, algorithm, policy)
     steps = given.steps or config.steps or policy.default_steps
@@ -102,6 +103,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         drops_mask=way.mode == "diffusion" and way.causal and not way.seeded,
         budget=way.budget,
         expand_budget=given.expand_budget,
+        guidance=given.cfg_scale or 0.0,
         # A template is the whole answer, and seen as a whole.
         canvas=config.max_canvas_length if template is None else None,
     )
@@ -179,6 +181,25 @@ def _check_growth(given: DiffusionParams, config: MaskedDiffusionConfig) -> None
     )
 
 
+def _check_guidance(given: DiffusionParams, config: MaskedDiffusionConfig) -> None:
+    """Refuses guidance where a step does not compute the whole canvas."""
+    name, scale = "cfg_scale", given.cfg_scale
+    whole = config.cache is not None and config.expand_token_id is None
+    require(
+        scale is None or whole,
+        name,
+        scale,
+        f"is not supported by this model, but by bidirectional ones: {', '.join(BIDIRECTIONAL)}",
+    )
+    cache = given.cache or config.cache
+    require(
+        not scale or cache == "none",
+        name,
+        scale,
+        f"is not supported with {PREFIX}cache={cache!r}, which keeps what the prompt said; use 'none'",
+    )
+
+
 def _check_noise(algorithm: str, policy: UnmaskingPolicy, config: MaskedDiffusionConfig) -> None:
     """Refuses a policy that is for another kind of model."""
     noise = "uniform" if config.mask_token_id is None else "mask"
@@ -224,7 +245,9 @@ def _check_edits(
     values: Mapping[str, float],
 ) -> None:
     """Refuses what does not go with insertions and deletions, or goes with nothing else."""
-    if not policy.redraws:
+    if policy.elastic:
+        _check_elastic(given, algorithm, config)
+    elif not policy.redraws:
         require(
             config.edit_ids is None or config.expand_token_id is not None,
             "algorithm",
@@ -232,19 +255,20 @@ def _check_edits(
             "would write this model's delete and split tokens as text; only insert_delete reads them",
         )
         return
-    require(
-        config.edit_ids is not None and config.expand_token_id is None,
-        "algorithm",
-        algorithm,
-        "needs a model with a delete_token_id and a split_token_id in its config.json",
-    )
-    most, post_steps = MOST_POST_STEPS, int(values["max_post_steps"])
-    require(
-        post_steps <= most,
-        "max_post_steps",
-        post_steps,
-        f"must be at most {most} with diffusion_algorithm={algorithm!r}",
-    )
+    else:
+        require(
+            config.edit_ids is not None and config.expand_token_id is None,
+            "algorithm",
+            algorithm,
+            "needs a model with a delete_token_id and a split_token_id in its config.json",
+        )
+        most, post_steps = MOST_POST_STEPS, int(values["max_post_steps"])
+        require(
+            post_steps <= most,
+            "max_post_steps",
+            post_steps,
+            f"must be at most {most} with diffusion_algorithm={algorithm!r}",
+        )
     for name in ("max_steps", "exit_threshold", "infill", "infill_ids", "seed_canvas"):
         value = getattr(given, name)
         require(value is None, name, value, f"is not supported with diffusion_algorithm={algorithm!r}")
@@ -257,6 +281,20 @@ def _check_edits(
             why = "tokens move after the step that wrote them"
             message = f"{name}={value!r} is not supported with diffusion_algorithm={algorithm!r}: {why}."
             raise ParameterError(message, parameter=name, value=value)
+
+
+def _check_elastic(given: DiffusionParams, algorithm: str, config: MaskedDiffusionConfig) -> None:
+    """Refuses what does not go with an answer whose length the policy decides."""
+    require(
+        config.cache is not None and config.expand_token_id is None,
+        "algorithm",
+        algorithm,
+        f"is not for this model, but for bidirectional ones: {', '.join(BIDIRECTIONAL)}",
+    )
+    cache = given.cache or config.cache
+    require(cache == "none", "cache", cache, f"is not supported with diffusion_algorithm={algorithm!r}")
+    scale = given.cfg_scale
+    require(not scale, "cfg_scale", scale, f"is not supported with diffusion_algorithm={algorithm!r}")
 
 
 def _values(

@@ -154,11 +154,10 @@ class PolicySelection:
         groups = [group for group in self._groups if group.policy.redraws]
         if not groups:
             return
-        assert self.canvases.edit_ids is not None
         asked = torch.cat([group.rows.flatten() for group in groups])
         active = step.active & _marked(step.active, asked, torch.ones_like(asked, dtype=torch.bool))
         self._logits = logits
-        self._proposals = statistics.proposals(logits, step, active, self.canvases.edit_ids)
+        self._proposals = statistics.proposals(logits, step, active, self.canvases.edit_ids or ())
 
     @property
     def boosted(self) -> list[int]:
@@ -309,12 +308,13 @@ class PolicySelection:
             host_values=asked,
             memory=self._remembered(group),
             proposals=self._proposals_of(group),
+            room=canvases.room(slots) if group.policy.elastic else None,
         )
 
     def _proposals_of(self, group: _Group) -> Proposals | None:
         if not group.policy.redraws or self._proposals is None:
             return None
-        assert self._logits is not None and self.canvases.edit_ids is not None
+        assert self._logits is not None
         rows = group.rows.clamp(max=len(self._proposals.token) - 1)
         token, confidence, plain = (values[rows] for values in self._proposals)
         return Proposals(
@@ -322,7 +322,7 @@ class PolicySelection:
             confidence=confidence,
             plain=plain,
             mask_id=self.canvases.mask_token_id,
-            edit_ids=self.canvases.edit_ids,
+            edit_ids=self.canvases.edit_ids or (),
             best_other=partial(_best_other, self._logits, rows),
         )
 

@@ -41,6 +41,9 @@ class RowLayout:
     changes_logits: ClassVar[bool] = False
     """Whether :meth:`change_logits` does anything: it is given whole rows then."""
 
+    rows_per_position: ClassVar[int] = 1
+    """Rows of the head's output for one canvas position, at most."""
+
     after_steps: tuple[AfterStep, ...] = ()
     """What the mode does to canvases behind the unmasking and its corrections, before a block's
     early end is decided."""
@@ -120,7 +123,21 @@ class RowLayout:
             beyond = (input_batch.positions[rows] - wanted).clamp_(min=0)
             input_batch.logits_indices = rows - beyond.to(rows.dtype)
 
+    def row_requests(self, input_batch: InputBatch) -> np.ndarray:
+        """Which request of the batch each row of the head's output belongs to, int64, on the host."""
+        return np.repeat(np.arange(input_batch.num_reqs), row_counts(input_batch))
+
     # ---- asked by the sampler --------------------------------------------------
+
+    def folded(self, logits: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
+        """The N rows of a step, of which a mode may have computed some twice.
+
+        Args:
+            logits: The head's output, ``[N, V]`` and more rows behind, changed; of a rank's share of the
+                vocabulary alike.
+            step: The step.
+        """
+        return logits
 
     def change_logits(self, logits: torch.Tensor, step: DenoisingStep) -> None:
         """Changes a step's logits, in place.

@@ -123,7 +123,8 @@ class DenoisingSampler:
 
         Args:
             logits: ``[rows, vocab_size]``; a row for each canvas position of the
-                requests that denoise in this step, in batch order. With ``shares``, this rank's columns.
+                requests that denoise in this step, in batch order, and what the mode has computed beside
+                them (``RowLayout.folded``). With ``shares``, this rank's columns.
             input_batch: The step's batch.
             draft_logits: Unused; upstream's interface.
 
@@ -224,6 +225,7 @@ class DenoisingSampler:
             Whose blocks are done, bool ``[R]``; what leaves; its log probabilities.
         """
         canvases = self.canvases
+        logits = self.rows.folded(logits, step)
         first = step.for_requests(first).clamp(min=0)
         self.policies.begin(step, first, self.rows.rewritable(step.slots, first))
         shares = self.shares

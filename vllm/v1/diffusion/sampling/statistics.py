@@ -80,7 +80,7 @@ class StepStatistics:
         return merge_row_stats(parts, step.active, mask)
 
     def proposals(
-        self, logits: StepLogits, step: DenoisingStep, active: torch.Tensor, edit_ids: tuple[int, int]
+        self, logits: StepLogits, step: DenoisingStep, active: torch.Tensor, edit_ids: tuple[int, ...]
     ) -> RowProposals:
         """What the rows propose where the mask token counts as a token, and where none of the ids does.
 
@@ -88,7 +88,7 @@ class StepStatistics:
             logits: The step's logits.
             step: The step.
             active: Rows that are read, bool ``[N]``.
-            edit_ids: Ids of the delete and the split token.
+            edit_ids: Ids of the delete and the split token, or none.
         """
         greedy = not self._draws(step)
         free = self._all_rows(logits, step, active, greedy, -1, ())

@@ -309,6 +309,9 @@ def _redrawn(
     canvases.tokens[slots] = torch.where(changed, drawn.tokens, tokens)
     canvases.masked[slots] = masked = torch.where(changed, drawn.masked, masked)
     canvases.unmasked_at[slots] = torch.where(changed, made[:, None], canvases.unmasked_at[slots])
+    if drawn.length is not None:
+        length = torch.where(covered, drawn.length, canvases.length[slots])
+        canvases.length[slots] = length.to(canvases.length.dtype)
     return ~masked.any(dim=1)
 
 

@@ -2,29 +2,56 @@
 """Rows and sequences of bidirectional models, where nothing is computed for good.
 
 A window's queries attend to the keys and values of the whole canvas. Those outside the window
-are what the block's first step left in the cache.
+are what the block's first step left in the cache. A guided request's window also holds a copy of its canvas
+(``canvas/copies.py``).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from typing_extensions import override
 
+from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.copies import Copies, Split
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.families import Family
+from vllm.v1.diffusion.modes.bidirectional import MORE_SEQUENCES
 from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
-from vllm.v1.diffusion.worker.sequences import Attention, Sequences
+from vllm.v1.diffusion.sampling.step_logits import in_parts
+from vllm.v1.diffusion.worker.causal import make_room
+from vllm.v1.diffusion.worker.sequences import Attention, Sequences, StagedSequences
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
+from vllm.v1.worker.utils import AttentionGroup
 
 
 class CanvasRows(RowLayout):
     """Rows of a block anywhere in its window."""
 
     begins_open: ClassVar[bool] = True
+    rows_per_position: ClassVar[int] = 2
+
+    def __init__(self, canvases: CanvasStates, family: Family) -> None:
+        super().__init__(canvases, family)
+        self._copies: Copies | None = None
+        self._blank: torch.Tensor | None = None
+        """Rows of the step that hold a copy's prompt."""
+
+    @override
+    def begin_step(self, input_batch: InputBatch, request_states: RequestState) -> None:
+        self._copies = copies = Copies.of(input_batch, self.canvases)
+        self._blank = None if copies is None else copies.place(input_batch, request_states)
+
+    @override
+    def inputs(self, input_batch: InputBatch) -> dict[str, Any]:
+        if self._blank is not None:
+            input_batch.input_ids.index_fill_(0, self._blank, self.canvases.mask_token_id)
+        return {}
 
     @override
     def windows_are_canvases(self, input_batch: InputBatch) -> bool:
@@ -47,7 +74,36 @@ class CanvasRows(RowLayout):
         if self.family.shifted:
             offset = (offset - 1).clamp(min=0)
         # Upstream's warm-up schedules windows that end before the canvas.
-        input_batch.logits_indices = (first + offset).clamp_(max=input_batch.num_tokens - 1)
+        rows = first + offset
+        if self._copies is not None:
+            twice, further = self._copies.rows(super().row_requests(input_batch))
+            staged = async_tensor_h2d(np.stack((twice, further)), device=rows.device)
+            rows = torch.cat((rows, rows[staged[0]] + staged[1]))
+        # A window that was planned before it was known how short its block is has rows behind the canvas.
+        input_batch.logits_indices = rows.clamp_(max=input_batch.num_tokens - 1)
+
+    @override
+    def row_requests(self, input_batch: InputBatch) -> np.ndarray:
+        requests = super().row_requests(input_batch)
+        if self._copies is None:
+            return requests
+        return np.concatenate((requests, requests[self._copies.rows(requests)[0]]))
+
+    @override
+    def folded(self, logits: torch.Tensor, step: DenoisingStep) -> torch.Tensor:
+        """Moves the logits of guided requests away from what their copies say, in float32, part by part."""
+        if len(logits) == len(step.row_slot):
+            return logits
+        guidance = self.canvases.guidance
+        own, copies = logits[: len(step.row_slot)], logits[len(step.row_slot) :]
+        guided = step.rows_of(guidance.np[step.slots_np] > 0)
+        for part in in_parts(np.arange(len(guided)), logits.shape[1]):
+            rows = async_tensor_h2d(guided[part], dtype=torch.int64, device=logits.device)
+            scale = guidance.gpu[step.row_slot[rows]][:, None]
+            without = copies[part[0] : part[-1] + 1].float()
+            moved = without + (scale + 1) * (own[rows].float() - without)
+            own.index_copy_(0, rows, moved.to(own.dtype))
+        return own
 
     @override
     def covers(
@@ -57,7 +113,11 @@ class CanvasRows(RowLayout):
         # that had finished is neither: it begins at 0 and is as long as the rest of the canvas.
         begin = request_states.num_computed_tokens.gpu[slots]
         start = self.canvases.start[slots]
-        return (begin == start) | (window_end == self.canvases.canvas_end(slots, start))
+        covered = (begin == start) | (window_end == self.canvases.canvas_end(slots, start))
+        if self._copies is None:
+            return covered
+        # With a copy behind it: the whole canvas, since nothing is kept in a cache.
+        return covered | (self.canvases.guidance.gpu[slots] > 0)
 
     @override
     def first_only(self, step: DenoisingStep) -> torch.Tensor | None:
@@ -99,7 +159,19 @@ class CanvasRows(RowLayout):
 
 
 class CanvasAttention(Attention):
-    """One bidirectional sequence per request, over the whole canvas."""
+    """One bidirectional sequence per request, over the whole canvas, and one for each copy of a canvas."""
+
+    def __init__(self, vllm_config: VllmConfig, canvases: CanvasStates, device: torch.device) -> None:
+        super().__init__(vllm_config, canvases, device)
+        self._moved: tuple[np.ndarray, np.ndarray] | None = None
+        """Sequences that are copies, and by how many tokens their block tables are moved."""
+        self._open_ended: tuple[np.ndarray, np.ndarray] | None = None
+        """Sequences whose end only the device knows, and the slots of their requests."""
+
+    @override
+    def begin(self, attn_groups: list[list[AttentionGroup]]) -> None:
+        scheduler = self.vllm_config.scheduler_config
+        make_room(attn_groups, scheduler.max_num_seqs + MORE_SEQUENCES)
 
     @override
     def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
@@ -108,11 +180,52 @@ class CanvasAttention(Attention):
         # A dummy batch has rows of logits too, but no canvas.
         denoises = (row_counts(input_batch) > 0) & (input_batch.num_draft_tokens > 0)
         ends = np.where(denoises, self._canvas_ends(input_batch, window_end), window_end)
+        copies = Copies.of(input_batch, self.canvases)
+        self._moved = self._open_ended = None
+        initial = np.where(denoises, self.canvases.initial.np[input_batch.idx_mapping_np], 0)
+        if copies is not None or initial.any():
+            return self._parts(input_batch, ends, copies, initial)
         return Sequences(
-            request=None,
+            # A graph reads block tables of its own, as many as it has sequences.
+            request=np.arange(used) if captured else None,
             query_start_loc=input_batch.query_start_loc_np[: used + 1],
             seq_lens=ends.astype(np.int32),
         )
+
+    def _parts(
+        self, input_batch: InputBatch, ends: np.ndarray, copies: Copies | None, initial: np.ndarray
+    ) -> Sequences:
+        """The sequences where requests have several.
+
+        Args:
+            input_batch: The step's batch.
+            ends: Where each request's canvas ends, at most.
+            copies: The copies of guided canvases.
+            initial: Tokens with which an answer begins that grows, 0 for others.
+        """
+        if copies is not None:
+            split = copies.split(input_batch.num_scheduled_tokens, ends)
+            self._moved = split.copies, copies.offset
+        else:
+            used = input_batch.num_reqs
+            starts = input_batch.query_start_loc_np[: used + 1]
+            split = Split(np.arange(used), starts, ends.astype(np.int32), np.zeros(0, dtype=np.int64))
+        if initial.any():
+            canvases, slots = self.canvases, input_batch.idx_mapping_np
+            # Backends want no sequence with more queries than keys, of which there are so many at least.
+            shortest = np.minimum(canvases.origin.np[slots] + initial, ends)
+            split = split.in_parts(np.where(initial > 0, shortest, 0))
+            if copies is not None:
+                self._moved = split.copies, copies.offset
+            begins = np.isin(slots, canvases.added)
+            keys = np.where((initial > 0) & begins, shortest, ends).astype(np.int32)
+            grows = initial[split.request] > 0
+            seq_lens = np.where(grows, keys[split.request], split.seq_lens)
+            split = split._replace(seq_lens=seq_lens)
+            # Before their first step requests are not on the device.
+            open_ended = np.flatnonzero(grows & ~begins[split.request])
+            self._open_ended = open_ended, slots[split.request[open_ended]]
+        return Sequences(split.request, split.query_start_loc, split.seq_lens)
 
     def _canvas_ends(self, input_batch: InputBatch, window_end: np.ndarray) -> np.ndarray:
         """Where the canvases end that windows lie in: they begin with a block of it, or end with it."""
@@ -127,5 +240,25 @@ class CanvasAttention(Attention):
         return inside
 
     @override
+    def adjust(self, staged: StagedSequences, input_batch: InputBatch) -> None:
+        if self._open_ended is not None:
+            ended, slots = (
+                async_tensor_h2d(x, dtype=torch.int64, device=self.device) for x in self._open_ended
+            )
+            end = self.canvases.start[slots] + self.canvases.length[slots]
+            staged.seq_lens.index_copy_(0, ended, end.to(staged.seq_lens.dtype))
+        if self._moved is None:
+            return
+        rows, offset = (
+            async_tensor_h2d(moved, dtype=torch.int64, device=self.device) for moved in self._moved
+        )
+        for table, size in zip(staged.block_tables, self.block_sizes, strict=True):
+            columns = torch.arange(table.shape[1], device=self.device) + (offset // size)[:, None]
+            moved = table[rows].gather(1, columns.clamp(max=table.shape[1] - 1))
+            table.index_copy_(0, rows, moved)
+
+    @override
     def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
-        return input_batch.num_reqs_after_padding, input_batch.num_tokens_after_padding
+        rows = input_batch.num_tokens_after_padding
+        # Every sequence has a row.
+        return min(input_batch.num_reqs_after_padding + MORE_SEQUENCES, rows), rows

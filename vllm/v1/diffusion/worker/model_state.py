@@ -99,7 +99,9 @@ class DiffusionModelState(DefaultModelState):
             overlaps=self.overlaps,
             tempered_confidence=family.tempered_confidence,
             keeps_filters=family.keeps_filters,
-            most_rows=min(self.max_num_reqs * self.canvases.width, self.max_num_tokens),
+            most_rows=min(
+                self.max_num_reqs * self.canvases.width * self.rows.rows_per_position, self.max_num_tokens
+            ),
             shares=share_vocabulary(self.model) if self._may_share_logits() else None,
         )
         denoising.profiled = not current_platform.is_cpu()  # Whose memory is not profiled.
@@ -173,7 +175,7 @@ class DiffusionModelState(DefaultModelState):
             # number of rows, which ends the process. Nobody reads this one.
             input_batch.logits_indices = input_batch.logits_indices.new_zeros(1)
         if self.adapters is not None:
-            self.adapters.apply(input_batch)
+            self.adapters.apply(input_batch, self.rows.row_requests(input_batch))
         return self.rows.inputs(input_batch)
 
     def postprocess_state(
@@ -193,6 +195,7 @@ class DiffusionModelState(DefaultModelState):
         if self._sampler is not None:
             self._sampler.profiled = False
         self._attention_begun = False
+        self.attention.block_sizes = tuple(block_tables.block_sizes)
         self.graph_sequences = GraphSequences(
             self.vllm_config.compilation_config.max_cudagraph_capture_size or 0,
             tuple(block_tables.input_block_tables),

@@ -45,17 +45,17 @@ class RowAdapters:
         """
         self._adapter[slot] = 0
 
-    def apply(self, input_batch: InputBatch) -> None:
+    def apply(self, input_batch: InputBatch, row_requests: np.ndarray) -> None:
         """Sets the adapters of a step's tokens and rows of logits.
 
         Args:
             input_batch: The step's batch.
+            row_requests: Which of its requests each row of logits belongs to.
         """
         adapters = self._adapter[input_batch.idx_mapping_np]
-        rows = np.diff(input_batch.cu_num_logits_np[: input_batch.num_reqs + 1])
         mapping = LoRAMapping(
             tuple(adapters.repeat(input_batch.num_scheduled_tokens)),
-            tuple(adapters.repeat(rows)),
+            tuple(adapters[row_requests]),
             is_prefill=True,
         )
         self._model.lora_manager.set_adapter_mapping(mapping)  # type: ignore[union-attr, operator]

@@ -78,11 +78,13 @@ class Attention:
         canvases: The canvases of this worker's requests.
         device: Where the model runs.
         prefill_attention: Which steps our block-causal kernel takes; None where it takes none.
+        block_sizes: Tokens of an entry of each of the runner's block tables.
     """
 
     block_causal: ClassVar[bool] = False
     """Whether a position sees up to the end of its own block, and no further."""
     prefill_attention: PrefillAttention | None = None
+    block_sizes: tuple[int, ...] = ()
 
     def __init__(self, vllm_config: VllmConfig, canvases: CanvasStates, device: torch.device) -> None:
         """Makes it.
