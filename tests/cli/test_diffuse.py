@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from tests import warm
 from tests.cli.screen import OnTerminal
 
 MASK = "░"
@@ -116,6 +118,8 @@ def test_interactive_on_a_terminal(terminal: Any) -> None:
     program = terminal("--interactive", "--algorithm", "sequential", "--steps", "16", "--max-model-len", "64")
     program.read_until("> ")
     assert "starting the engine …" in program.raw
+    # No other process has imported vLLM for it.
+    assert psutil.Process(program.process.pid).children(recursive=True) == []
     program.screen.frames.clear()
     program.type("reverse stone=\r")
     program.read_until("tokens per forward]")
@@ -168,6 +172,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     from vllm.v1.diffusion.cli.main import run as run_command
 
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # As the command sets it, in this test alone.
     handler = signal.getsignal(signal.SIGINT)
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -277,7 +282,8 @@ def test_an_autoregressive_model_is_refused(in_this_process: Any, tmp_path: Path
 def test_infill() -> None:
     """The bidirectional model sees what stands behind a hole."""
     template = "sudoku 1003/0300/3210/4132=<|hole:2|>23/2341/3<|hole:3|>/4132"
-    done = run("--bundled", "llada", "--json", "--infill", template)
+    arguments = ["diffuse", "--bundled", "llada", "--json", "--infill", template]
+    done = warm.run("vllm.entrypoints.cli.main", arguments)
     assert done.returncode == 0, done.stderr
     (result,) = map(json.loads, done.stdout.splitlines())
     assert result["prompt"] == "sudoku 1003/0300/3210/4132="

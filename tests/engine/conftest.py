@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import warm
 from tests.engine.cases import Case
 from tests.engine.golden import cases_of
 
@@ -99,15 +98,7 @@ def run_elsewhere(
         "settings": {**SETTINGS, **settings},
         "batches": [[vars(case) for case in batch] for batch in batches],
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.run_batches"],
-        input=json.dumps(task),
-        env={**os.environ, **(env or {})},
-        cwd=Path(__file__).parent.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = warm.run("tests.engine.run_batches", input=json.dumps(task), env={**os.environ, **(env or {})})
     assert done.returncode == 0, done.stderr[-6000:]
     results: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     return results
