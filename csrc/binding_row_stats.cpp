@@ -1,19 +1,14 @@
 // torch.ops.vllm_diffusion.row_stats: checks, device guard, stream, registration.
-#include <tuple>
-
-#include "binding.h"
+#include "binding_row_stats.h"
 #include "binding_cuda.h"
-#include "row_stats.h"
 
 namespace vllm_diffusion {
 namespace {
 
-using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
 // Checks everything and allocates the outputs; the caller launches.
-Result prepare(const Tensor& logits, const Tensor& temperature, const Tensor& stat_temperature,
-               const Tensor& seed, const Tensor& offset, const std::optional<Tensor>& active,
-               int64_t banned, RowStatsArgs& args) {
+RowStatsResult prepare(const Tensor& logits, const Tensor& temperature,
+                       const Tensor& stat_temperature, const Tensor& seed, const Tensor& offset,
+                       const std::optional<Tensor>& active, int64_t banned, RowStatsArgs& args) {
   STD_TORCH_CHECK(logits.dim() == 2, "logits must have two dimensions, [rows, vocab]");
   const int64_t rows = logits.size(0), vocab = logits.size(1);
   args.dtype = float_dtype(logits, "logits");
@@ -29,11 +24,6 @@ Result prepare(const Tensor& logits, const Tensor& temperature, const Tensor& st
   check_vector(offset, "offset", ScalarType::Long, rows, logits);
   if (active) check_vector(*active, "active", ScalarType::Bool, rows, logits);
 
-  const auto empty = [&](ScalarType type) {
-    return torch::stable::new_empty(logits, {rows}, type);
-  };
-  Result out = {empty(ScalarType::Long),  empty(ScalarType::Float), empty(ScalarType::Float),
-                empty(ScalarType::Float), empty(ScalarType::Float), empty(ScalarType::Float)};
   args.logits = logits.data_ptr();
   args.rows = rows;
   args.vocab = vocab;
@@ -44,31 +34,29 @@ Result prepare(const Tensor& logits, const Tensor& temperature, const Tensor& st
   args.offset = data<const int64_t>(offset);
   args.active = active ? data<const bool>(*active) : nullptr;
   args.banned = banned;
-  args.sample = data<int64_t>(std::get<0>(out));
-  args.sample_prob = data<float>(std::get<1>(out));
-  args.top1 = data<float>(std::get<2>(out));
-  args.top2 = data<float>(std::get<3>(out));
-  args.entropy = data<float>(std::get<4>(out));
-  args.lse = data<float>(std::get<5>(out));
-  return out;
+  return make_row_stats_outputs(logits, rows, args);
 }
 
-Result row_stats_on_cpu(const Tensor& logits, const Tensor& temperature,
-                        const Tensor& stat_temperature, const Tensor& seed, const Tensor& offset,
-                        const std::optional<Tensor>& active, int64_t banned) {
+RowStatsResult row_stats_on_cpu(const Tensor& logits, const Tensor& temperature,
+                                const Tensor& stat_temperature, const Tensor& seed,
+                                const Tensor& offset, const std::optional<Tensor>& active,
+                                int64_t banned) {
   RowStatsArgs args;
-  Result out = prepare(logits, temperature, stat_temperature, seed, offset, active, banned, args);
+  RowStatsResult out =
+      prepare(logits, temperature, stat_temperature, seed, offset, active, banned, args);
   if (args.rows > 0) row_stats_cpu(args, torch_threads());
   return out;
 }
 
 #ifdef USE_CUDA
-Result row_stats_on_cuda(const Tensor& logits, const Tensor& temperature,
-                         const Tensor& stat_temperature, const Tensor& seed, const Tensor& offset,
-                         const std::optional<Tensor>& active, int64_t banned) {
+RowStatsResult row_stats_on_cuda(const Tensor& logits, const Tensor& temperature,
+                                 const Tensor& stat_temperature, const Tensor& seed,
+                                 const Tensor& offset, const std::optional<Tensor>& active,
+                                 int64_t banned) {
   const CudaScope scope(logits);
   RowStatsArgs args;
-  Result out = prepare(logits, temperature, stat_temperature, seed, offset, active, banned, args);
+  RowStatsResult out =
+      prepare(logits, temperature, stat_temperature, seed, offset, active, banned, args);
   if (args.rows == 0) return out;
   const int64_t bytes = row_stats_cuda_scratch(args.rows, args.vocab);
   const Tensor scratch = torch::stable::new_empty(logits, {bytes}, ScalarType::Byte);

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 _FIRST = "upstream_contract"
 
 # Two tests run at a time: an engine of a small model is fastest with one thread, on whichever core is free.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+warm.install()
 
 
 @pytest.hookimpl(trylast=True)

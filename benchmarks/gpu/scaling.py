@@ -31,7 +31,7 @@ BATCHES = (1, 64, 256)
 PROFILED = (1, 64)
 BLOCK, STEPS = 32, 8
 GRAPHS = [32, 64, 128, 160, 192, 256, 512, 1024, 2048, 2560, 3072, 4096, 5120, 6144, 8192]
-"""Rows of steps: one request, its commit, a prompt with blocks (160), 64 and 256 requests and their commits."""
+"""Rows of steps: 1 request and its commit, a prompt with blocks (160), 64 and 256 requests with commits."""
 AUTOREGRESSIVE_GRAPHS = [1, 64, 256]
 COMMON: dict[str, Any] = {
     "max_model_len": 512,

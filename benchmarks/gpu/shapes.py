@@ -150,17 +150,3 @@ def write_config(shape: str, **changes: Any) -> str:
     folder = Path(tempfile.mkdtemp(prefix=f"{shape}-"))
     (folder / "config.json").write_text(json.dumps(SHAPES[shape] | changes))
     return str(folder)
-
-
-def weight_bytes(shape: str) -> int:
-    """Bytes of weights that one forward reads in bfloat16: layers and LM head, dense shapes only."""
-    config = SHAPES[shape]
-    if shape == "llada-8b":
-        hidden, inner, layers = config["d_model"], config["mlp_hidden_size"], config["n_layers"]
-        heads, kv_heads, size = config["n_heads"], config["n_kv_heads"], hidden // config["n_heads"]
-    else:
-        hidden, inner = config["hidden_size"], config["intermediate_size"]
-        layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
-        kv_heads, size = config["num_key_value_heads"], config.get("head_dim", hidden // heads)
-    attention = hidden * size * (2 * heads + 2 * kv_heads)
-    return int(2 * (layers * (attention + 3 * hidden * inner) + hidden * config["vocab_size"]))

@@ -5,25 +5,19 @@
 #include <cmath>
 #include <cstdint>
 
-#include "common.h"
+#include "row_stats.h"
 
 namespace vllm_diffusion {
 
 // What a share says of a row: the columns of `parts`.
 enum ShareNumber { kBest, kId, kTop1, kTop2, kEntropy, kLse, kShareNumbers };
 
-struct MergeRowStatsArgs {
+struct MergeRowStatsArgs : RowStatsOutputs {
   const float* parts;  // [shares, rows, kShareNumbers]
   int64_t shares;
   int64_t rows;
   const bool* active;  // [rows], or null: all rows
   int64_t banned;      // never chosen; -1: none
-  int64_t* sample;     // outputs, [rows] each
-  float* sample_prob;
-  float* top1;
-  float* top2;
-  float* entropy;
-  float* lse;
 };
 
 // The log-sum-exp of a share. A probability is rounded by a part of itself, a log-sum-exp by a part

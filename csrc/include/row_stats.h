@@ -9,7 +9,17 @@
 
 namespace vllm_diffusion {
 
-struct RowStatsArgs {
+// What is written of each row, [rows] each.
+struct RowStatsOutputs {
+  int64_t* sample;
+  float* sample_prob;
+  float* top1;
+  float* top2;
+  float* entropy;
+  float* lse;
+};
+
+struct RowStatsArgs : RowStatsOutputs {
   const void* logits;  // [rows, vocab], rows `row_stride` elements apart
   Dtype dtype;
   int64_t rows;
@@ -21,12 +31,6 @@ struct RowStatsArgs {
   const int64_t* offset;          // [rows]
   const bool* active;             // [rows], or null: all rows
   int64_t banned;                 // never chosen; -1: none
-  int64_t* sample;                // outputs, [rows] each
-  float* sample_prob;
-  float* top1;
-  float* top2;
-  float* entropy;
-  float* lse;
 };
 
 void row_stats_cpu(const RowStatsArgs& args, const Parallel& parallel);

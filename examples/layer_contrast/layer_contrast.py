@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contrasting layers (DoLa, arXiv 2309.03883) on any Llama- or Qwen-like model.
 
-What a model's later layers add is told from the difference of its final prediction and
-the one that an early layer would make: ``log p_final - log p_early``, among the tokens
-with ``p_final >= alpha * max p_final``. Here the early layer is fixed, and ``alpha`` is the request's
-``contrast_alpha``; a request without it is decoded as ever.
+A model's later layers add the difference of its final prediction and the one that an early layer would make:
+``log p_final - log p_early``, over the tokens with ``p_final >= alpha * max p_final``. Here the early layer
+is fixed, and ``alpha`` is the request's ``contrast_alpha``. A request without it is decoded as usual.
 
     LLM(model, generation_loop="layer_contrast", additional_config={"contrast_layer": 8})
     SamplingParams(extra_args={"contrast_alpha": 0.1})

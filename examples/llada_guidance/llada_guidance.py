@@ -101,7 +101,7 @@ class GuidedState(FullDiffusionModelState):
         inputs = super().prepare_inputs(input_batch, req_states)
         if not self.scales[input_batch.idx_mapping_np].any():
             return inputs
-        # What each token's request is told by is known on the host: nothing waits for the device.
+        # Prompt lengths and scales are known on the host: nothing waits for the device.
         slots = np.repeat(input_batch.idx_mapping_np, input_batch.num_scheduled_tokens)
         num_tokens = len(slots)
         prompt = async_tensor_h2d(req_states.prompt_len.np[slots], device=self.device)

@@ -12,13 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from tests import warm
 from tests.cli.screen import OnTerminal
 
 MASK = "░"
 COMMAND = [sys.executable, "-m", "vllm.entrypoints.cli.main", "diffuse"]
 GOLDEN = Path(__file__).parent.parent / "golden" / "sdar"
+
+PACED = "tests.policies.test_parameters.Paced"
+"""A policy with numbers of its own, by its dotted path."""
 
 
 def run(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -113,6 +118,8 @@ def test_interactive_on_a_terminal(terminal: Any) -> None:
     program = terminal("--interactive", "--algorithm", "sequential", "--steps", "16", "--max-model-len", "64")
     program.read_until("> ")
     assert "starting the engine …" in program.raw
+    # No other process has imported vLLM for it.
+    assert psutil.Process(program.process.pid).children(recursive=True) == []
     program.screen.frames.clear()
     program.type("reverse stone=\r")
     program.read_until("tokens per forward]")
@@ -165,6 +172,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     from vllm.v1.diffusion.cli.main import run as run_command
 
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # As the command sets it, in this test alone.
     handler = signal.getsignal(signal.SIGINT)
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -196,6 +204,11 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
         (["--block-length", "3"], "diffusion_block_length"),
         (["--threshold", "2"], "diffusion_threshold"),
         (["--entropy-bound", "1"], "diffusion_entropy_bound"),
+        (["--policy-option", "pace=3"], "--policy-option pace=3: needs --algorithm"),
+        (["--algorithm", "threshold", "--policy-option", "pace=3"], "diffusion_pace has no effect"),
+        (["--algorithm", "threshold", "--policy-option", "eps=1"], "has an option of its own, --eps"),
+        (["--algorithm", "threshold", "--policy-option", "pace"], "must be NAME=VALUE"),
+        (["--algorithm", PACED, "--policy-option", "pace=10"], "diffusion_pace=10 must be an integer"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_a_line(in_this_process: Any, arguments: Any, named: Any) -> None:
@@ -238,6 +251,24 @@ def test_every_parameter_is_an_option() -> None:
     assert done.value.code == 0
 
 
+def test_numbers_of_another_package_s_policy() -> None:
+    """They are declared by the policy, whose package the options' declaration does not import."""
+    from vllm.entrypoints.cli.diffuse import DiffuseSubcommand
+    from vllm.v1.diffusion.cli.options import diffusion_params
+    from vllm.v1.diffusion.request.params import DiffusionParams
+
+    parser = argparse.ArgumentParser()
+    subparsers: Any = parser.add_subparsers()
+    DiffuseSubcommand().subparser_init(subparsers)
+    options = ["--policy-option", "pace=3", "--policy-option", "must=0.5", "--threshold", "0.25"]
+    asked = diffusion_params(parser.parse_args(["diffuse", "--algorithm", PACED, *options]))
+    assert asked == DiffusionParams(algorithm=PACED, pace=3, must=0.5, threshold=0.25, trace=True)
+    assert asked.to_extra_args()["diffusion_pace"] == 3
+    twice = parser.parse_args(["diffuse", "--algorithm", PACED, *options[:2] * 2])
+    with pytest.raises(ValueError, match="--policy-option pace=3: is given twice"):
+        diffusion_params(twice)
+
+
 def test_an_autoregressive_model_is_refused(in_this_process: Any, tmp_path: Path) -> None:
     config = json.loads((GOLDEN / "config.json").read_text())
     config |= {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
@@ -252,7 +283,8 @@ def test_an_autoregressive_model_is_refused(in_this_process: Any, tmp_path: Path
 def test_infill() -> None:
     """The bidirectional model sees what stands behind a hole."""
     template = "sudoku 1003/0300/3210/4132=<|hole:2|>23/2341/3<|hole:3|>/4132"
-    done = run("--bundled", "llada", "--json", "--infill", template)
+    arguments = ["diffuse", "--bundled", "llada", "--json", "--infill", template]
+    done = warm.run("vllm.entrypoints.cli.main", arguments)
     assert done.returncode == 0, done.stderr
     (result,) = map(json.loads, done.stdout.splitlines())
     assert result["prompt"] == "sudoku 1003/0300/3210/4132="

@@ -47,6 +47,7 @@ def main() -> None:
         del llm
         cleanup_dist_env_and_memory()
         gc.collect()
+        gc.freeze()  # An engine that ends has thawed what was imported, and the next one collects often.
     torch.save(found, sys.argv[1])
 
 

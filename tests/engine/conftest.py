@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.engine.requests_ import Case
+from tests import warm
+from tests.engine.cases import Case
+from tests.engine.golden import cases_of
 
 # Read by vLLM when it is first imported; a CPU's default is nearly all memory.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -34,22 +35,29 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def started(**settings: Any) -> Iterator[Any]:
+    """A multi-process engine, for a fixture to ``yield from``.
+
+    Args:
+        **settings: Engine arguments that differ from ``SETTINGS``.
+    """
+    from vllm import LLM
+
+    llm = LLM(**SETTINGS | settings)
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
 @pytest.fixture(scope="session")
 def golden_cases() -> list[dict[str, Any]]:
     """The SDAR cases: prompts, published parameters, published ids."""
-    cases: list[dict[str, Any]] = json.loads((GOLDEN / "sdar" / "cases.json").read_text())["cases"]
-    assert cases
-    return cases
+    return cases_of(GOLDEN / "sdar")
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
     """A multi-process engine of the golden SDAR checkpoint, float32, eager."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS)
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started()
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +69,15 @@ def bundled() -> Iterator[Any]:
     llm = LLM(model=bundled_path(), enforce_eager=True, disable_log_stats=False)
     yield llm
     llm.llm_engine.engine_core.shutdown()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For references, whose products are tiny: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def run_elsewhere(
@@ -81,15 +98,7 @@ def run_elsewhere(
         "settings": {**SETTINGS, **settings},
         "batches": [[vars(case) for case in batch] for batch in batches],
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.run_batches"],
-        input=json.dumps(task),
-        env={**os.environ, **(env or {})},
-        cwd=Path(__file__).parent.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = warm.run("tests.engine.run_batches", input=json.dumps(task), env={**os.environ, **(env or {})})
     assert done.returncode == 0, done.stderr[-6000:]
     results: list[list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     return results

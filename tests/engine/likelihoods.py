@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.requests_ import random_prompt
+from tests.engine.cases import random_prompt
 from tests.reference.likelihood import scores
 from vllm.v1.diffusion.demo.puzzles import Puzzle
 

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from tests.engine.requests_ import Case, run
+from tests.engine.cases import Case, run
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from tests.engine.requests_ import random_prompt
+from tests.engine.cases import random_prompt
 
 
 def read(worker: Any, first: bool) -> tuple[list[str], bool]:

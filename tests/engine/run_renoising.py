@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.engine.golden import cases_of
+
 FOLDER = Path(__file__).parent.parent / "golden" / "diffusion_gemma"
-CASES: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
+CASES = cases_of(FOLDER)
 LOGITS = np.load(FOLDER / "first_forward_logits.npz")
 
 seen: dict[int, list[dict[str, Any]]] = {}

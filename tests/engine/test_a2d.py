@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, SETTINGS
 from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.likelihood import scores
 from tests.reference.sdar import SdarReference
 

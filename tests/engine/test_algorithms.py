@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, random_prompt, reference, run
 from tests.engine.conftest import IN_PROCESS, run_elsewhere
-from tests.engine.requests_ import Case, random_prompt, reference, run
 from tests.policies.odd import install
 from tests.reference.algorithms import Request, decode
 from tests.reference.sdar import Decoded

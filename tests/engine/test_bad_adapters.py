@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.engine.cases import Case, random_prompt
 from tests.engine.conftest import SETTINGS
 from tests.engine.published import PUBLISHED
-from tests.engine.requests_ import Case, random_prompt
 
 CASE = Case(random_prompt(7, 8), 16, "low_confidence_static", 8, steps=4)
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests import warm
 from tests.engine import checkpoints
-from tests.engine.conftest import GOLDEN
+from tests.engine.cases import random_prompt
+from tests.engine.conftest import GOLDEN, IN_PROCESS
 from tests.engine.layouts import LLADA_MOE_QUIRKS
-from tests.engine.requests_ import random_prompt
 from tests.reference.bidirectional import (
     BidirectionalReference,
     DreamReference,
@@ -128,14 +127,8 @@ def found(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         for name, way in WAYS.items()
     }
     file = tmp_path_factory.mktemp("found") / "logprobs.pt"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.bfloat16", str(file)],
-        input=json.dumps(tasks),
-        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
-        cwd=Path(__file__).parent.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=600,
+    done = warm.run(
+        "tests.engine.bfloat16", [str(file)], input=json.dumps(tasks), env={**os.environ, **IN_PROCESS}
     )
     assert done.returncode == 0, done.stderr[-6000:]
     tensors: dict[str, torch.Tensor] = torch.load(file)

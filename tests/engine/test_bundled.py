@@ -3,36 +3,16 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
 
-from models.tinydlm.problems import check, is_reserved
+from models.tinydlm.problems import check
+from tests.engine.fresh_puzzles import COUNT, defaults, puzzles_of
 from tests.engine.likelihoods import ranked_right
-from vllm.v1.diffusion.demo.puzzles import TASKS, Puzzle, make_puzzle
+from vllm.v1.diffusion.demo.puzzles import TASKS
 
-COUNT = 500
 LEAST_RIGHT = {"sudoku": 0.98, "add": 0.97, "sort": 0.97, "reverse": 0.97}
-SEED = 20261  # Of no training and no earlier evaluation.
-
-
-def puzzles_of(task: str) -> list[Puzzle]:
-    """Fresh puzzles; of Sudokus those that training keeps out by a rule on their cells."""
-    rng = random.Random(f"{task} {SEED}")
-    puzzles: list[Puzzle] = []
-    while len(puzzles) < COUNT:
-        puzzle = make_puzzle(task, rng)
-        if task != "sudoku" or is_reserved(tuple(int(c) for c in puzzle.prompt if c.isdigit())):
-            puzzles.append(puzzle)
-    return puzzles
-
-
-def defaults(llm: Any) -> Any:
-    """The checkpoint's own sampling parameters, and room for the longest answer."""
-    params = llm.get_default_sampling_params()
-    params.max_tokens = 32
-    return params
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -4,39 +4,16 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GOLDEN
+from tests.engine.admission import admitted, processor
 from vllm import SamplingParams
-from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.engine.input_processor import InputProcessor
 
 TEMPLATE = {"diffusion_infill": "t1 t2<|hole:4|>t3"}
 SEED = {"diffusion_seed_canvas": [1, 508, 508, 2], "diffusion_pinned": [0, 3]}
 FAMILIES = ("sdar", "llada")
-
-
-@cache
-def processor(family: str) -> InputProcessor:
-    """The front end of an engine that is never started."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    args = EngineArgs(
-        model=str(GOLDEN / family), dtype="float32", enforce_eager=True, max_model_len=256, max_num_seqs=4
-    )
-    return InputProcessor(args.create_engine_config())
-
-
-def admitted(family: str, params: SamplingParams) -> SamplingParams:
-    """What the engine core gets."""
-    made: EngineCoreRequest = processor(family).process_inputs(
-        "request", {"type": "token", "prompt_token_ids": [3, 4, 5]}, params, supported_tasks=("generate",)
-    )
-    assert made.sampling_params is not None
-    return made.sampling_params
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, random_prompt
 from tests.engine.conftest import GOLDEN, run_elsewhere
 from tests.engine.likelihoods import ESTIMATORS, TOLERANCE
-from tests.engine.requests_ import Case, random_prompt
 from tests.reference.bidirectional import LladaReference
 from tests.reference.likelihood import scores
 

@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests import warm
 from tests.engine import checkpoints
 from tests.engine.conftest import GOLDEN
 from tests.engine.layouts import LLADA_MOE_QUIRKS
@@ -54,14 +53,10 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     tasks = [(name, str(write(folder / name))) for name, write in MADE.items()]
     tasks += [(name, str(GOLDEN / name)) for name in GOLDEN_FOLDERS]
     tasks += [("tied", str(under_the_head(folder / "tied")))]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.load_parts"],
+    done = warm.run(
+        "tests.engine.load_parts",
         input=json.dumps([tasks, f"file://{folder / 'meeting'}"]),
         env={**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     found: dict[str, dict[str, str]] = json.loads(done.stdout.splitlines()[-1])

@@ -3,18 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from tests.engine.conftest import GOLDEN
-
-
-def configured(model: str = "sdar", **settings: Any) -> Any:
-    from vllm.engine.arg_utils import EngineArgs
-
-    common: dict[str, Any] = {"dtype": "float32", "max_model_len": 960}
-    return EngineArgs(model=str(GOLDEN / model), **common | settings).create_engine_config()
+from tests.engine.admission import configured
 
 
 @pytest.mark.parametrize(("block", "wanted"), [(4, 128), (32, 128), (24, 96), (60, 480)])

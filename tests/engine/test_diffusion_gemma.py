@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.conftest import GOLDEN, started
 
 FOLDER: Path = GOLDEN / "diffusion_gemma"
 PROMPT = [2, 176, 51, 121, 196, 327, 255]
@@ -22,14 +22,10 @@ WIDTH, STEPS = 16, 8
 @pytest.fixture(scope="module")
 def llm() -> Iterator[Any]:
     """An engine with the checkpoint's own settings."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(FOLDER), "diffusion_config": None, "max_model_len": 512})
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(FOLDER), diffusion_config=None, max_model_len=512)
 
 
-def wish(own: dict[str, Any] | None = None, **params: Any) -> Any:
+def asked(own: dict[str, Any] | None = None, **params: Any) -> Any:
     """Sampling parameters; ``own`` are those of diffusion, without their prefix."""
     from vllm import SamplingParams
 
@@ -38,13 +34,13 @@ def wish(own: dict[str, Any] | None = None, **params: Any) -> Any:
     return SamplingParams(**common | params, extra_args=extra)
 
 
-def run(llm: Any, *wishes: Any, prompt: list[int] = PROMPT) -> list[Any]:
-    prompts = [{"prompt_token_ids": prompt}] * len(wishes)
-    return [output.outputs[0] for output in llm.generate(prompts, list(wishes), use_tqdm=False)]
+def run(llm: Any, *requests: Any, prompt: list[int] = PROMPT) -> list[Any]:
+    prompts = [{"prompt_token_ids": prompt}] * len(requests)
+    return [output.outputs[0] for output in llm.generate(prompts, list(requests), use_tqdm=False)]
 
 
-def ids(llm: Any, *wishes: Any) -> list[list[int]]:
-    return [list(output.token_ids) for output in run(llm, *wishes)]
+def ids(llm: Any, *requests: Any) -> list[list[int]]:
+    return [list(output.token_ids) for output in run(llm, *requests)]
 
 
 def grammar(**kind: Any) -> Any:
@@ -77,7 +73,7 @@ def of_kind(kind: str) -> Any:
     given = dict(KINDS[kind])
     if "structured_outputs" in given:
         given["structured_outputs"] = grammar(**given["structured_outputs"])
-    return wish(given.pop("own", None), **given)
+    return asked(given.pop("own", None), **given)
 
 
 def test_each_kind_alone_and_all_at_once(llm: Any) -> None:
@@ -88,41 +84,43 @@ def test_each_kind_alone_and_all_at_once(llm: Any) -> None:
 
 
 def test_draws_follow_the_seed(llm: Any) -> None:
-    one, again, other = ids(llm, wish(temperature=2.0), wish(temperature=2.0), wish(temperature=2.0, seed=2))
+    one, again, other = ids(
+        llm, asked(temperature=2.0), asked(temperature=2.0), asked(temperature=2.0, seed=2)
+    )
     assert one == again != other
 
 
 def test_a_greedy_request_still_starts_from_noise(llm: Any) -> None:
     """Temperature 0 takes the most probable tokens for the drawn ones; the canvas is drawn all the same."""
-    first, second = ids(llm, wish(temperature=0), wish(temperature=0, seed=2))
+    first, second = ids(llm, asked(temperature=0), asked(temperature=0, seed=2))
     assert first != second
 
 
 def test_tokens_are_allowed_biased_and_banned(llm: Any) -> None:
-    plain = ids(llm, wish())[0]
+    plain = ids(llm, asked())[0]
     allowed, biased, banned = ids(
         llm,
-        wish(allowed_token_ids=[10, 11, 12]),
-        wish(logit_bias={7: 100.0}),
-        wish(logit_bias=dict.fromkeys(plain, -100.0)),
+        asked(allowed_token_ids=[10, 11, 12]),
+        asked(logit_bias={7: 100.0}),
+        asked(logit_bias=dict.fromkeys(plain, -100.0)),
     )
     assert set(allowed) <= {10, 11, 12} and set(biased) == {7}
     assert not set(banned) & set(plain)
 
 
 def test_end_tokens_count_in_the_finished_canvas(llm: Any) -> None:
-    plain = ids(llm, wish())[0]
+    plain = ids(llm, asked())[0]
     end = {"stop_token_ids": [plain[3]], "ignore_eos": False}
-    stopped, late = run(llm, wish(**end), wish(**end, min_tokens=20))  # type: ignore[arg-type]
+    stopped, late = run(llm, asked(**end), asked(**end, min_tokens=20))  # type: ignore[arg-type]
     assert list(stopped.token_ids) == plain[:4] and stopped.finish_reason == "stop"
     assert plain[3] not in late.token_ids[:20] and len(late.token_ids) > 20
 
 
 def test_bad_words(llm: Any) -> None:
     """A word of two tokens would be written in one step: the last one."""
-    plain = ids(llm, wish())[0]
+    plain = ids(llm, asked())[0]
     one, two = f"t{plain[0]}", f"t{plain[4]} t{plain[5]}"
-    without, apart = ids(llm, wish(bad_words=[one]), wish(bad_words=[two]))
+    without, apart = ids(llm, asked(bad_words=[one]), asked(bad_words=[two]))
     assert plain[0] not in without
     assert (plain[4], plain[5]) not in set(pairwise(apart))
 
@@ -139,15 +137,15 @@ def test_bad_words(llm: Any) -> None:
 def test_grammars(llm: Any, kind: dict[str, Any], pattern: str) -> None:
     for temperature in (0.0, 1.0):
         output = run(
-            llm, wish(temperature=temperature, structured_outputs=grammar(**kind), ignore_eos=False)
+            llm, asked(temperature=temperature, structured_outputs=grammar(**kind), ignore_eos=False)
         )[0]
         assert output.finish_reason == "stop"
         assert re.fullmatch(pattern, output.text.replace(" ", ""))
 
 
 def test_logprobs_are_the_last_step_s(llm: Any) -> None:
-    output = run(llm, wish(logprobs=3))[0]
-    assert list(output.token_ids) == ids(llm, wish())[0]
+    output = run(llm, asked(logprobs=3))[0]
+    assert list(output.token_ids) == ids(llm, asked())[0]
     for token, entries in zip(output.token_ids, output.logprobs, strict=True):
         # The most probable tokens are emitted.
         assert entries[token].rank == 1
@@ -155,7 +153,7 @@ def test_logprobs_are_the_last_step_s(llm: Any) -> None:
 
 
 def test_a_trace_says_when_a_token_was_there_to_stay(llm: Any) -> None:
-    trace = run(llm, wish({"trace": True}))[0].diffusion.trace
+    trace = run(llm, asked({"trace": True}))[0].diffusion.trace
     steps = [step for step, _ in trace]
     assert len(steps) == 2 * WIDTH and all(0 <= p <= 1 for _, p in trace)
     assert min(steps) >= 0 and max(steps[:WIDTH]) < STEPS <= max(steps[WIDTH:]) + 1 <= 2 * STEPS
@@ -163,7 +161,7 @@ def test_a_trace_says_when_a_token_was_there_to_stay(llm: Any) -> None:
 
 def test_max_steps_and_early_exits(llm: Any) -> None:
     for own in ({"max_steps": 2}, {"exit_threshold": 0.0}, {}):
-        made = run(llm, wish(own))[0].diffusion.steps
+        made = run(llm, asked(own))[0].diffusion.steps
         assert made == {"max_steps": 4, "exit_threshold": 2}.get(next(iter(own), ""), 2 * STEPS)
 
 
@@ -171,10 +169,10 @@ def test_templates(llm: Any) -> None:
     """Pinned positions stay; a seed without pins is what the canvas begins with, noise drawn or not."""
     pinned, infilled, seeded, otherwise = ids(
         llm,
-        wish(TEMPLATE),
-        wish({"infill": "t8 t9<|hole:4|>t10<|hole:3|>"}),
-        wish({"seed_canvas": list(range(100, 116)), "max_steps": 1}),
-        wish({"seed_canvas": list(range(100, 116)), "max_steps": 1}, seed=2),
+        asked(TEMPLATE),
+        asked({"infill": "t8 t9<|hole:4|>t10<|hole:3|>"}),
+        asked({"seed_canvas": list(range(100, 116)), "max_steps": 1}),
+        asked({"seed_canvas": list(range(100, 116)), "max_steps": 1}, seed=2),
     )
     assert len(pinned) == 24 and [pinned[i] for i in (0, 1, 2, 20, 23)] == [5, 6, 7, 5, 8]
     assert infilled[:2] == [8, 9] and infilled[6] == 10 and len(infilled) == 10
@@ -188,8 +186,8 @@ def test_a_canvas_is_read_as_upstream_s_decisions_do(llm: Any) -> None:
     listed = [20, 30, 40]
     plain, among = run(
         llm,
-        wish(read, max_tokens=2, logprob_token_ids=listed),
-        wish(read | {"constrained": True}, max_tokens=2, logprob_token_ids=listed),
+        asked(read, max_tokens=2, logprob_token_ids=listed),
+        asked(read | {"constrained": True}, max_tokens=2, logprob_token_ids=listed),
     )
     assert len(plain.token_ids) == len(among.token_ids) == 2
     assert set(among.token_ids) <= set(listed)
@@ -202,15 +200,15 @@ def test_a_canvas_is_read_as_upstream_s_decisions_do(llm: Any) -> None:
 
 def test_the_context_ends_in_a_canvas(llm: Any) -> None:
     long = [PROMPT[i % 7] for i in range(505)]
-    output = run(llm, wish(max_tokens=100), prompt=long)[0]
+    output = run(llm, asked(max_tokens=100), prompt=long)[0]
     assert len(output.token_ids) == 512 - 505 and output.finish_reason == "length"
 
 
 def test_a_cached_prefix_changes_nothing(llm: Any) -> None:
     """Known tokens pass causally, whatever the width of the canvas behind them."""
     long = [PROMPT[i * i % 7] for i in range(300)]
-    fresh, _ = run(llm, wish(), wish({"block_length": 5}), prompt=long)
-    cached = llm.generate([{"prompt_token_ids": long}], [wish()], use_tqdm=False)[0]
+    fresh, _ = run(llm, asked(), asked({"block_length": 5}), prompt=long)
+    cached = llm.generate([{"prompt_token_ids": long}], [asked()], use_tqdm=False)[0]
     assert cached.num_cached_tokens >= 256
     assert list(cached.outputs[0].token_ids) == list(fresh.token_ids)
 
@@ -241,4 +239,4 @@ def test_a_cached_prefix_changes_nothing(llm: Any) -> None:
 )
 def test_what_has_no_effect_is_refused_by_name(llm: Any, own: Any, params: Any, named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
-        run(llm, wish(own, **params))
+        run(llm, asked(own, **params))

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.engine import checkpoints
-from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.cases import Case, forced, random_prompt, run
+from tests.engine.conftest import GOLDEN, started
 from tests.engine.layouts import DREAM_GENERATION
 from tests.engine.likelihoods import check_bidirectional
-from tests.engine.requests_ import Case, forced, random_prompt, run
 from tests.engine.vocabularies import MERGES
 from tests.reference.bidirectional import DreamReference
 from vllm.v1.diffusion.policies.noise import gumbel, uniform
@@ -32,13 +32,9 @@ LENGTHS = (1, 7, 33, 130)
 @pytest.fixture(scope="module")
 def dream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """An engine of the golden weights in Dream's published layout, with the family's defaults."""
-    from vllm import LLM
-
     folder = checkpoints.dream(tmp_path_factory.mktemp("dream"), FOLDER)
-    own = {"model": str(folder), "diffusion_config": None, "max_model_len": 2048, "async_scheduling": True}
-    llm = LLM(**SETTINGS | own)
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    own = {"diffusion_config": None, "max_model_len": 2048, "async_scheduling": True}
+    yield from started(model=str(folder), **own)
 
 
 @cache

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints
-from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.cases import Case, random_prompt, run
+from tests.engine.conftest import GOLDEN, started
 from tests.engine.layouts import SDAR_MOE
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.moe import Llada2Reference, MoeReference, SdarMoeReference
 
 LENGTHS = (1, 7, 33, 130)
@@ -52,11 +52,7 @@ def check_results(results: list[dict[str, Any]], reference: MoeReference, cases:
 
 def start(folder: Path, **settings: Any) -> Iterator[Any]:
     """An engine that is told nothing of the family."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": None} | settings)
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(folder), diffusion_config=None, **settings)
 
 
 @pytest.fixture(scope="module")

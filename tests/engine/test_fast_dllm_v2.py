@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints
-from tests.engine.conftest import SETTINGS, run_elsewhere
-from tests.engine.requests_ import Case, random_prompt, run
+from tests.engine.cases import Case, random_prompt, run
+from tests.engine.conftest import run_elsewhere, started
 from tests.reference.fast_dllm_v2 import FastDllmV2Reference
 from vllm import SamplingParams
 
@@ -29,11 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def llm(folder: Path) -> Iterator[Any]:
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": None})
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(folder), diffusion_config=None)
 
 
 def check(llm: Any, folder: Path, cases: list[Case]) -> None:

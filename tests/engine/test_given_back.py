@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.engine.conftest import GOLDEN, SETTINGS
 
 ENGINES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
@@ -29,14 +28,10 @@ ENGINES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 def test_after_a_mixture_of_requests(engine: str) -> None:
     env, settings = ENGINES[engine]
     # A slot or two hold for a while what the others never see.
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.run_given_back"],
+    done = warm.run(
+        "tests.engine.run_given_back",
         input=json.dumps(SETTINGS | {"max_num_seqs": 8} | settings),
         env={**os.environ, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", **env},
-        cwd=GOLDEN.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     results = json.loads(done.stdout.splitlines()[-1])

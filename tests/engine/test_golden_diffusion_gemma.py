@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.engine.conftest import IN_PROCESS, SETTINGS
 from tests.engine.run_renoising import CASES, FOLDER, LOGITS
 
@@ -29,14 +27,10 @@ NUMBERS = list(range(len(CASES)))
 
 def run_golden(batches: list[list[int]]) -> Any:
     """Runs batches of cases with their recorded draws, in another process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.run_renoising"],
+    done = warm.run(
+        "tests.engine.run_renoising",
         input=json.dumps({"settings": RENOISING_SETTINGS, "batches": batches}),
         env={**os.environ, **IN_PROCESS},
-        cwd=Path(__file__).parent.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return json.loads(done.stdout.splitlines()[-1])

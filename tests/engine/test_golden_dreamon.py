@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.conftest import GOLDEN, started
+from tests.engine.golden import cases_of, generate
 
 FOLDER = GOLDEN / "dreamon"
-EVERY: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
+EVERY = cases_of(FOLDER)
 CASES = [case for case in EVERY if not case["params"]["pad_delete_to_right"]]
 """The others show a mistake of the published code, which deletes the whole hole."""
 
@@ -20,11 +20,7 @@ CASES = [case for case in EVERY if not case["params"]["pad_delete_to_right"]]
 @pytest.fixture(scope="module")
 def dreamon() -> Iterator[Any]:
     """An engine of the folder, with no other word on what it is."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(FOLDER), "diffusion_config": None})
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(FOLDER), diffusion_config=None)
 
 
 def asked(template: list[int], room: int | None, **own: Any) -> Any:
@@ -42,12 +38,6 @@ def of_golden(case: dict[str, Any]) -> tuple[list[int], Any]:
     room = given["max_new_tokens"] + given["suffix"]
     how = {"algorithm": given["alg"], "expand_budget": given["expand_budget"]}
     return ids[:begin], asked([-1] * given["masks"] + ids[end:], room, **how)
-
-
-def generate(llm: Any, requests: list[tuple[list[int], Any]]) -> list[Any]:
-    """Completions of requests in one batch."""
-    prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
-    return [o.outputs[0] for o in llm.generate(prompts, [how for _, how in requests], use_tqdm=False)]
 
 
 def check(completion: Any, case: dict[str, Any]) -> None:

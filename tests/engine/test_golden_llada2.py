@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,27 +10,24 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
+from tests.engine.cases import Case, random_prompt, run
+from tests.engine.conftest import GOLDEN, run_elsewhere, started
+from tests.engine.golden import cases_of
 from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.policies.odd import install
 from tests.reference.likelihood import scores
 from tests.reference.moe import Llada2Reference
 
 FOLDER = GOLDEN / "llada2"
-CASES = json.loads((FOLDER / "cases.json").read_text())["cases"]
-EDITED = json.loads((FOLDER / "cases_llada21_editing.json").read_text())["cases"]
+CASES = cases_of(FOLDER)
+EDITED = cases_of(FOLDER, "cases_llada21_editing")
 LLADA2_SETTINGS: dict[str, Any] = {"model": str(FOLDER), "diffusion_config": None}
 
 
 @pytest.fixture(scope="module")
 def llada2() -> Iterator[Any]:
     """An engine of the golden checkpoint with the family's defaults."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | LLADA2_SETTINGS)
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(**LLADA2_SETTINGS)
 
 
 def of_golden(case: dict[str, Any]) -> Case:

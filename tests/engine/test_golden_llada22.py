@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,33 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typing_extensions import override
 
-from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import Case, random_prompt, run
+from tests.engine.cases import Case, random_prompt, run
+from tests.engine.conftest import GOLDEN, started
+from tests.engine.golden import altered_configuration, cases_of
 from tests.reference.llada22 import Edited, Llada22Reference
 
 FOLDER = GOLDEN / "llada22"
-CASES = json.loads((FOLDER / "cases.json").read_text())["cases"]
+CASES = cases_of(FOLDER)
 REFERENCE = Llada22Reference(FOLDER)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The reference's products are tiny: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def llada22() -> Iterator[Any]:
     """An engine of the golden checkpoint with the family's defaults."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(FOLDER), "diffusion_config": None, "max_num_batched_tokens": 64})
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(FOLDER), diffusion_config=None, max_num_batched_tokens=64)
 
 
 def of_golden(case: dict[str, Any]) -> Case:
@@ -133,8 +123,8 @@ class Biased(Llada22Reference):
 
     left_out: tuple[int, ...] = ()
 
+    @override
     def logits(self, ids: list[int], block_length: int) -> torch.Tensor:
-        """See :meth:`MoeReference.logits`."""
         found = super().logits(ids, block_length)
         found[:, list(self.left_out)] -= 1e9
         return found
@@ -200,16 +190,6 @@ def test_refused(llada22: Any, extra: dict[str, Any], params: dict[str, Any], me
         llada22.generate({"prompt_token_ids": [1, 2, 3]}, how, use_tqdm=False)
 
 
-def configuration(folder: Path, settings: dict[str, Any] | None = None, **members: Any) -> Any:
-    """The configuration of a checkpoint whose file says something else."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    config = json.loads((FOLDER / "config.json").read_text()) | members
-    (folder / "config.json").write_text(json.dumps(config))
-    common: dict[str, Any] = {"skip_tokenizer_init": True, "dtype": "float32", "max_model_len": 256}
-    return EngineArgs(model=str(folder), **common | (settings or {})).create_engine_config()
-
-
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -225,12 +205,14 @@ def configuration(folder: Path, settings: dict[str, Any] | None = None, **member
 )
 def test_refused_configurations(tmp_path: Path, members: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        configuration(tmp_path, **members)
+        altered_configuration(FOLDER, tmp_path, **members)
 
 
 def test_block_routing_alone(tmp_path: Path) -> None:
     """A checkpoint that pools experts and edits nothing is decoded as LLaDA2.0."""
-    config = configuration(tmp_path, delete_token_id=None, split_token_id=None, vision_tower=None)
+    config = altered_configuration(
+        FOLDER, tmp_path, delete_token_id=None, split_token_id=None, vision_tower=None
+    )
     assert config.model_config.architectures == ["LLaDA2MoeModelLM"]
     assert config.diffusion_config.algorithm == "low_confidence_dynamic"
     assert config.diffusion_config.pooled_block_length == 8
@@ -246,4 +228,4 @@ def test_block_routing_alone(tmp_path: Path) -> None:
 )
 def test_refused_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        configuration(tmp_path, settings)
+        altered_configuration(FOLDER, tmp_path, settings)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import random_prompt
+from tests.engine.cases import random_prompt
+from tests.engine.conftest import GOLDEN, started
+from tests.engine.golden import altered_configuration, cases_of, generate
 from tests.reference.nemotron import NemotronReference
 
 FOLDER = GOLDEN / "nemotron_labs_diffusion"
 KINDS = {"diffusion": "cases", "writing": "cases_ar", "drafts": "cases_linear_spec", "vllm": "cases_vllm"}
-CASES = [
-    (kind, case)
-    for kind, name in KINDS.items()
-    for case in json.loads((FOLDER / f"{name}.json").read_text())["cases"]
-]
+CASES = [(kind, case) for kind, name in KINDS.items() for case in cases_of(FOLDER, name)]
 REFERENCE = NemotronReference(FOLDER)
-OPTIONS = SETTINGS | {
-    "model": str(FOLDER),
-    "diffusion_config": {"block_length": 64},
-    "max_num_batched_tokens": 160,
-    "enable_prefix_caching": True,
-}
 SELECTION = {
     "confidence_threshold": "threshold",
     "low_confidence": "low_confidence_static",
@@ -37,24 +27,18 @@ SELECTION = {
 }
 """vLLM's names of its selection policies, and ours."""
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The reference's products are tiny: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def nemotron() -> Iterator[Any]:
     """One engine for all modes, whose blocks may have 64 tokens."""
-    from vllm import LLM
-
-    llm = LLM(**OPTIONS)
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(
+        model=str(FOLDER),
+        diffusion_config={"block_length": 64},
+        max_num_batched_tokens=160,
+        enable_prefix_caching=True,
+    )
 
 
 def asked(max_tokens: int, stop: tuple[int, ...] = (), temperature: float = 0.0, **own: Any) -> Any:
@@ -97,12 +81,6 @@ def of_golden(kind: str, case: dict[str, Any]) -> Any:
         own["end_think_token_id"] = given["end_think_token_id"]
     length = given.get("max_new_tokens", given.get("max_tokens"))
     return asked(length, (given["eos_token_id"],), **own)
-
-
-def generate(llm: Any, requests: list[tuple[list[int], Any]]) -> list[Any]:
-    """Completions of requests in one batch."""
-    prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
-    return [o.outputs[0] for o in llm.generate(prompts, [how for _, how in requests], use_tqdm=False)]
 
 
 def check(completion: Any, kind: str, case: dict[str, Any]) -> None:
@@ -265,16 +243,6 @@ def test_a_prompt_that_sees_itself_fits_into_a_step(nemotron: Any) -> None:
         generate(nemotron, [(list(random_prompt(161, 1)), asked(8, causal_context=False))])
 
 
-def configuration(folder: Path, settings: dict[str, Any] | None = None, **members: Any) -> Any:
-    """The configuration of a checkpoint whose file says something else."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    config = json.loads((FOLDER / "config.json").read_text()) | members
-    (folder / "config.json").write_text(json.dumps(config))
-    common: dict[str, Any] = {"skip_tokenizer_init": True, "dtype": "float32", "max_model_len": 256}
-    return EngineArgs(model=str(folder), **common | (settings or {})).create_engine_config()
-
-
 @pytest.mark.parametrize(
     ("members", "mode"),
     [
@@ -284,7 +252,7 @@ def configuration(folder: Path, settings: dict[str, Any] | None = None, **member
     ],
 )
 def test_the_file_says_which_mode(tmp_path: Path, members: dict[str, Any], mode: str) -> None:
-    config = configuration(tmp_path, **members)
+    config = altered_configuration(FOLDER, tmp_path, **members)
     assert config.diffusion_config.mode == mode
     assert config.generation_loop == "seeded_block_diffusion"
 
@@ -307,12 +275,12 @@ def test_the_file_says_which_mode(tmp_path: Path, members: dict[str, Any], mode:
 )
 def test_refused_configurations(tmp_path: Path, members: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        configuration(tmp_path, **members)
+        altered_configuration(FOLDER, tmp_path, **members)
 
 
 def test_async_scheduling_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="async_scheduling=True is not supported with a causal context"):
-        configuration(tmp_path, {"async_scheduling": True})
+        altered_configuration(FOLDER, tmp_path, {"async_scheduling": True})
 
 
 def test_other_families_have_no_modes() -> None:

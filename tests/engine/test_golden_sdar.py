@@ -5,24 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from tests.engine.requests_ import of_golden, run
-
-
-def check(result: dict[str, Any], case: dict[str, Any]) -> None:
-    """Ids and order of unmasking are the published ones."""
-    stops = case["params"]["stopping_criteria_idx"]
-    want = case["output_ids"]
-    if stops:
-        # The published code stops behind the block; a server cuts at the token.
-        want = want[: next(i for i, t in enumerate(want) if t in stops) + 1]
-    assert result["token_ids"] == want
-    assert result["unmask_steps"] == case["unmask_step"][: len(want)]
-    assert result["steps"] == case["num_forward_detail"]["denoise"]
-    if case["params"]["remasking_strategy"].startswith("low_confidence"):
-        recorded = case["unmask_conf"][: len(want)]
-        assert result["probabilities"] == pytest.approx(recorded, abs=1e-4)
+from tests.engine.cases import of_golden, run
+from tests.engine.golden import check
 
 
 def test_alone(engine: Any, golden_cases: list[dict[str, Any]]) -> None:

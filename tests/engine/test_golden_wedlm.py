@@ -3,29 +3,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import random_prompt
+from tests.engine.cases import random_prompt
+from tests.engine.conftest import GOLDEN, started
+from tests.engine.golden import cases_of, generate
 
 FOLDER = GOLDEN / "wedlm"
-CASES: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
+CASES = cases_of(FOLDER)
 
 
 @pytest.fixture(scope="module")
 def wedlm() -> Iterator[Any]:
     """An engine whose windows may have 32 positions, with prompts in chunks and cached prefixes."""
-    from vllm import LLM
-
     own = {"diffusion_config": {"block_length": 32}, "max_num_batched_tokens": 96}
-    llm = LLM(**SETTINGS | {"model": str(FOLDER), "enable_prefix_caching": True} | own)
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(FOLDER), enable_prefix_caching=True, **own)
 
 
 def asked(max_tokens: int, stop: list[int] | None = None, temperature: float = 0.0, **own: Any) -> Any:
@@ -46,12 +42,6 @@ def of_golden(case: dict[str, Any]) -> Any:
         entropy_threshold=given["entropy_threshold"] or 0.0,
         position_penalty=given["pos_penalty_factor"],
     )
-
-
-def generate(llm: Any, requests: list[tuple[list[int], Any]]) -> list[Any]:
-    """Completions of requests in one batch."""
-    prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
-    return [o.outputs[0] for o in llm.generate(prompts, [how for _, how in requests], use_tqdm=False)]
 
 
 def check(completion: Any, case: dict[str, Any]) -> None:

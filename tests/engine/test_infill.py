@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import VOCABULARY, Case, random_prompt, reference, run
 from tests.engine.conftest import GOLDEN, run_elsewhere
 from tests.engine.likelihoods import ESTIMATORS, TOLERANCE
-from tests.engine.requests_ import VOCABULARY, Case, random_prompt, reference, run
 from tests.reference.bidirectional import LladaReference
 from tests.reference.likelihood import scores
 from vllm import SamplingParams

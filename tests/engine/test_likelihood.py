@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import random_prompt, reference
 from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored, values_of
-from tests.engine.requests_ import random_prompt, reference
 from tests.reference.likelihood import scores
 
 BLOCK = 16

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
 from tests.engine.likelihoods import check_bidirectional
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.bidirectional import GuidedReference, LladaReference
 from tests.reference.sdar import Decoded
 from vllm.sampling_params import StructuredOutputsParams

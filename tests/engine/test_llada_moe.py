@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints
-from tests.engine.conftest import SETTINGS
+from tests.engine.cases import Case, forced, random_prompt, run
+from tests.engine.conftest import started
 from tests.engine.layouts import LLADA_MOE_QUIRKS
-from tests.engine.requests_ import Case, forced, random_prompt, run
 from tests.engine.vocabularies import dump
 from tests.reference.bidirectional import LladaMoeReference
 
@@ -41,11 +41,7 @@ def mixed() -> list[Case]:
 
 def start(folder: Path, config: dict[str, Any] | None = None) -> Iterator[Any]:
     """An engine that is told nothing of the family."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(folder), "diffusion_config": config})
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(folder), diffusion_config=config)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, random_prompt
 from tests.engine.conftest import SETTINGS
 from tests.engine.published import PUBLISHED
-from tests.engine.requests_ import Case, random_prompt
 from tests.reference.bidirectional import GuidedReference
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from tests.engine.cases import Case, expected, random_prompt
 from tests.engine.conftest import IN_PROCESS, run_elsewhere
-from tests.engine.requests_ import Case, expected, random_prompt
 
 
 def test_steps_and_tokens_are_counted() -> None:

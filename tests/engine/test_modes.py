@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import Case, assert_as_reference, mixed_batch, of_golden, random_prompt
 from tests.engine.conftest import IN_PROCESS, run_elsewhere
-from tests.engine.requests_ import Case, assert_as_reference, of_golden, random_prompt
-from tests.engine.test_golden_sdar import check
-from tests.engine.test_reference import mixed_batch
+from tests.engine.golden import check
 
 MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "async": ({}, {"async_scheduling": True}),
@@ -69,7 +68,7 @@ def test_small_cache_and_small_chunks(async_scheduling: bool) -> None:
 
 
 def _expected_ids(case: Case) -> list[int]:
-    from tests.engine.requests_ import expected
+    from tests.engine.cases import expected
 
     return expected(case).output_ids
 
@@ -80,7 +79,7 @@ def test_prefix_cache_holds_unmasked_blocks_only() -> None:
     first = Case(prompt, 60, "low_confidence_dynamic", 8, threshold=0.5)
     other_block = Case(prompt, 20, "low_confidence_static", 16)
     batch = [first, other_block, Case(prompt[:100], 20, "low_confidence_static", 8)]
-    from tests.engine.requests_ import expected
+    from tests.engine.cases import expected
 
     longer = Case(prompt + tuple(expected(first).output_ids), 20, "low_confidence_static", 8)
     cold, warm, grown = run_elsewhere(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,22 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import Case, run
+from tests.engine.cases import Case, run
+from tests.engine.conftest import GOLDEN, started
+from tests.engine.golden import cases_of
 from tests.reference.bidirectional import DreamReference
 
 FOLDER = GOLDEN / "open-dllm"
-CASES: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
+CASES = cases_of(FOLDER)
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
     """An engine of the folder, with no other word on what it is."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(FOLDER), "diffusion_config": None, "async_scheduling": True})
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(FOLDER), diffusion_config=None, async_scheduling=True)
 
 
 def of_golden(case: dict[str, Any]) -> Case:

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests import warm
+from tests.engine.cases import random_prompt
 from tests.engine.odd import ODD
 from tests.engine.published import PUBLISHED
 from tests.engine.quantised import quantise
-from tests.engine.requests_ import random_prompt
 from vllm.v1.diffusion.families import FAMILIES
 
 IDS = list(random_prompt(37, 1))
@@ -72,13 +71,10 @@ def found(folder: Path, deltas: dict[str, Any], rounded: dict[str, Any]) -> dict
         (folder / f"task{rank}").write_text(json.dumps(task | {"rank": rank}))
         with (folder / f"task{rank}").open() as given, log.open("w") as errors:
             processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.engine.run_parts"],
-                    stdin=given,
-                    stdout=errors,
-                    stderr=errors,
-                    env=os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
-                    cwd=Path(__file__).parents[2],
+                warm.start(
+                    "tests.engine.run_parts",
+                    streams=(given, errors, errors),
+                    env=os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},
                 )
             )
     codes = [process.wait(timeout=600) for process in processes]

@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints, test_fast_dllm_v2, test_llada
+from tests.engine.cases import (
+    Case,
+    assert_as_reference,
+    expected,
+    mixed_batch,
+    of_golden,
+    random_prompt,
+    reference,
+)
 from tests.engine.conftest import run_elsewhere
+from tests.engine.golden import check
 from tests.engine.likelihoods import ESTIMATORS, TOLERANCE
-from tests.engine.requests_ import Case, assert_as_reference, expected, of_golden, random_prompt, reference
-from tests.engine.test_golden_sdar import check
-from tests.engine.test_reference import mixed_batch
 from tests.reference.likelihood import scores
 
 TWO_STAGES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}

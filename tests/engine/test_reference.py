@@ -4,23 +4,21 @@
 from __future__ import annotations
 
 import json
-import random
 from typing import Any
 
 import pytest
 
+from tests.engine.cases import (
+    ALGORITHMS,
+    LENGTHS,
+    Case,
+    assert_as_reference,
+    forced,
+    mixed_batch,
+    random_prompt,
+    run,
+)
 from tests.engine.conftest import GOLDEN
-from tests.engine.requests_ import Case, assert_as_reference, forced, random_prompt, run
-
-LENGTHS = (1, 7, 33, 130, 600)
-ALGORITHMS: list[dict[str, Any]] = [
-    {"algorithm": "low_confidence_static"},
-    {"algorithm": "low_confidence_static", "steps": 3},
-    {"algorithm": "low_confidence_dynamic", "threshold": 0.4},
-    {"algorithm": "low_confidence_dynamic", "threshold": 0.7, "steps": 2},
-    {"algorithm": "sequential", "steps": 4},
-    {"algorithm": "entropy_bounded", "entropy_bound": 1.5},
-]
 
 
 @pytest.mark.parametrize("block_length", [4, 8, 16])
@@ -29,20 +27,6 @@ def test_one_at_a_time(engine: Any, block_length: int) -> None:
         for algorithm in (ALGORITHMS[i % 6], ALGORITHMS[(i + 2) % 6], ALGORITHMS[4]):
             case = Case(random_prompt(length, 1), 21, block_length=block_length, **algorithm)
             assert_as_reference(run(engine, [case]), [case])
-
-
-def mixed_batch() -> list[Case]:
-    """16 requests of all lengths, block lengths and algorithms."""
-    rng = random.Random(7)
-    return [
-        Case(
-            random_prompt(LENGTHS[i % 5], 2 + i),
-            rng.choice((1, 5, 16, 21, 30)),
-            block_length=(4, 8, 16)[i % 3],
-            **ALGORITHMS[i % 6],
-        )
-        for i in range(16)
-    ]
 
 
 def test_mixed_batch(engine: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.requests_ import Case, assert_as_reference, random_prompt, run
+from tests.engine.cases import Case, assert_as_reference, random_prompt, run
 from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import BeamSearchParams

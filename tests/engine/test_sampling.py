@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tests.engine.requests_ import Case, random_prompt, reference, run
+from tests.engine.cases import Case, random_prompt, reference, run
 
 SAMPLED = Case(
     random_prompt(33, 8), 24, "low_confidence_dynamic", 8, threshold=0.5,

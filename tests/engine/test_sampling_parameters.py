@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.cases import random_prompt, reference
 from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.requests_ import random_prompt, reference
 from tests.reference.bidirectional import LladaReference
 from vllm import LLM, DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.engine import (
     test_llada_moe,
 )
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
+from tests.engine.golden import cases_of
 from tests.engine.layouts import LLADA_MOE_QUIRKS
 from tests.reference.moe import SdarMoeReference
 from vllm import DiffusionParams  # type: ignore[attr-defined]  # lazy
@@ -95,7 +95,7 @@ def test_dream_on_on_two_ranks(on_two_ranks: Callable[..., Any]) -> None:
 def test_diffusion_gemma_on_two_ranks(on_two_ranks: Callable[..., Any]) -> None:
     """The cases in which nothing is drawn but the initial canvases, which a request can give."""
     llm = on_two_ranks("diffusion_gemma", diffusion_config={"block_length": 32}, max_model_len=256)
-    cases = json.loads((GOLDEN / "diffusion_gemma" / "cases.json").read_text())["cases"]
+    cases = cases_of(GOLDEN / "diffusion_gemma")
     cases = [case for case in cases if case["sampler"] == "top_k 1"]
     assert cases
     for case in cases:

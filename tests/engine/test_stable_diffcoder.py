@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,24 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.conftest import GOLDEN, SETTINGS
+from tests.engine.cases import Case, random_prompt, run
+from tests.engine.conftest import GOLDEN, started
+from tests.engine.golden import cases_of
 from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored
-from tests.engine.requests_ import Case, random_prompt, run
 from tests.reference.likelihood import scores
 from tests.reference.sdar import StableDiffcoderReference
 
 FOLDER = GOLDEN / "stable-diffcoder"
-CASES: list[dict[str, Any]] = json.loads((FOLDER / "cases.json").read_text())["cases"]
+CASES = cases_of(FOLDER)
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
     """An engine for blocks of up to 16 tokens."""
-    from vllm import LLM
-
-    llm = LLM(**SETTINGS | {"model": str(FOLDER), "async_scheduling": True})
-    yield llm
-    llm.llm_engine.engine_core.shutdown()
+    yield from started(model=str(FOLDER), async_scheduling=True)
 
 
 def of_golden(case: dict[str, Any]) -> Case:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.engine.checkpoints import fast_dllm_v2
 from tests.engine.conftest import GOLDEN, SETTINGS
-from tests.engine.test_bundled import defaults, puzzles_of
+from tests.engine.fresh_puzzles import defaults, puzzles_of
 from tests.engine.vocabularies import write_tokenizer
 from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.sampling_params import StructuredOutputsParams

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.engine.requests_ import Case, expected, random_prompt
+from tests.engine.cases import Case, expected, random_prompt
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_callers_parameters import admitted
-from tests.engine.test_configuration import configured
+from tests.engine.admission import admitted, configured
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.diffusion.frontend.values import check_values

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_callers_parameters import admitted
-from tests.engine.test_configuration import configured
+from tests.engine.admission import admitted, configured
 from vllm import SamplingParams
 from vllm.v1.diffusion.config import LIMITS
 from vllm.v1.diffusion.loops.block import BlockDiffusionLoop

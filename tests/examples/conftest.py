@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import golden_cases
-from tests.generation_loop.elsewhere import ROOT
 from tests.generation_loop.tiny import make_qwen3
+from tests.warm import ROOT
 
 __all__ = ["golden_cases"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tests.engine.requests_ import GOLDEN_SDAR, random_prompt
+from tests.engine.cases import GOLDEN_SDAR, random_prompt
 from tests.generation_loop.elsewhere import generate, request
 from tests.reference.sdar import SdarReference
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.requests_ import random_prompt
+from tests.engine.cases import random_prompt
 from tests.generation_loop.elsewhere import Request, generate, request
 
 LENGTH = 12

@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.engine.requests_ import random_prompt
-from tests.generation_loop.elsewhere import ROOT, Request, generate, request
+from tests.engine.cases import random_prompt
+from tests.generation_loop.elsewhere import Request, generate, request
 from tests.reference.bidirectional import GuidedReference, LladaReference
+from tests.warm import ROOT
 
 MODEL = ROOT / "tests" / "golden" / "llada"
 SETTINGS: dict[str, Any] = {"model": str(MODEL), "generation_loop": "llada_guidance"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.requests_ import GOLDEN_SDAR
+from tests.engine.cases import GOLDEN_SDAR
 from tests.examples import test_layer_contrast as contrast
 from tests.examples import test_llada_guidance as guidance
 from tests.examples import test_unmasking_policy as policy

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.engine.cases import of_golden
 from tests.engine.conftest import run_elsewhere
-from tests.engine.requests_ import of_golden
-from tests.engine.test_golden_sdar import check
+from tests.engine.golden import check
 
 
 def processes(multiprocessing: str, folder: Path, case: dict[str, Any]) -> dict[str, set[str]]:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.requests_ import GOLDEN_SDAR, random_prompt
-from tests.generation_loop.elsewhere import ROOT, Request, generate, request
+from tests.engine.cases import GOLDEN_SDAR, random_prompt
+from tests.generation_loop.elsewhere import Request, generate, request
 from tests.reference import sdar
+from tests.warm import ROOT
 
 PROMPTS = [random_prompt(length, 90) for length in (1, 7, 20, 33)]
 BLOCK, LENGTH = 16, 40

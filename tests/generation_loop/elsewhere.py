@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+from tests import warm
+
 Request = dict[str, Any]
 Result = dict[str, Any]
 
@@ -52,12 +52,9 @@ def start(
     """As :func:`generate`; the process as it ended."""
     path = os.pathsep.join(filter(None, [str(installed or ""), os.environ.get("PYTHONPATH")]))
     common = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "max_num_seqs": 8, "seed": 0}
-    return subprocess.run(
-        [sys.executable, "-m", "tests.generation_loop.run_requests"],
+    return warm.run(
+        "tests.generation_loop.run_requests",
         input=json.dumps({"settings": common | settings, "calls": calls}),
         env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": path, **(env or {})},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
         timeout=400,
     )

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.server.conftest import client_of, serving
-from tests.server.requests_ import SOLVED, complete
+from tests.server.known_answers import SOLVED, complete
 
 LOOP = "tests.generation_loop.loops.FragileLoop"
 

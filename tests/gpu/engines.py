@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.engine.cases import run
 from tests.engine.conftest import GOLDEN
-from tests.engine.requests_ import run
 
 GRAPHS: dict[str, Any] = {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL"}}
 EAGER: dict[str, Any] = {"enforce_eager": True}

@@ -17,7 +17,7 @@ from tests.engine import test_dream as dream
 from tests.engine import test_golden_llada2 as llada2
 from tests.engine import test_golden_sdar as sdar
 from tests.engine import test_llada as llada
-from tests.engine.requests_ import run
+from tests.engine.cases import run
 from tests.gpu.engines import EAGER, GRAPHS, check_together_and_alone, engine
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.engine import checkpoints
+from tests.engine.cases import random_prompt
 from tests.engine.conftest import GOLDEN
-from tests.engine.requests_ import random_prompt
 from tests.gpu.engines import EAGER, GRAPHS, engine
 
 FEATURES: dict[str, dict[str, Any]] = {

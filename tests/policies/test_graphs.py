@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from vllm.config import AttentionConfig, CompilationConfig
+from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.diffusion.loops import cuda_graphs
-from vllm.v1.diffusion.loops.cuda_graphs import capture_sizes, configure_graphs, largest_graph
+from vllm.v1.diffusion.loops.cuda_graphs import capture_sizes, configure_graphs, largest_graph, refuse_graphs
+from vllm.v1.diffusion.loops.elastic import ElasticDiffusionLoop, ElasticSettings
 from vllm.v1.diffusion.worker.causal import split_at_blocks
 from vllm.v1.diffusion.worker.sequences import GraphSequences, Sequences
 
@@ -155,3 +157,16 @@ def test_a_batch_larger_than_its_graph_is_refused() -> None:
     graph = GraphSequences(8, (), torch.device("cpu"))
     with pytest.raises(AssertionError):
         graph.fill(windows(), 4, ())
+
+
+def test_elastic_diffusion_has_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs that were asked for are refused by name; unasked they are switched off."""
+    monkeypatch.setattr(cuda_graphs, "current_platform", SimpleNamespace(is_cuda_alike=lambda: True))
+    asked = config(64, 8192, cudagraph_mode="FULL")
+    asked.scheduler_config.async_scheduling = None
+    asked.parallel_config = SimpleNamespace(pipeline_parallel_size=1)
+    with pytest.raises(ValueError, match="cudagraph_mode='FULL' is not supported with elastic diffusion"):
+        ElasticSettings().configure(asked, ElasticDiffusionLoop(), 16)
+    unasked = config(64, 8192)
+    refuse_graphs(unasked, "elastic diffusion")
+    assert unasked.compilation_config.cudagraph_mode == CUDAGraphMode.NONE

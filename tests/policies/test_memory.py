@@ -11,7 +11,7 @@ import torch
 
 from tests.engine.conftest import GOLDEN
 from tests.sampling.peak import Peak
-from tests.sampling.rig import Rig, Wish, numbers_of
+from tests.sampling.rig import Request, Rig, numbers_of
 from tests.sampling.test_parameters import PROMPT, params
 from vllm.v1.diffusion.policies import CanvasView, PositionStats
 from vllm.v1.diffusion.policies.adaptive import credit
@@ -116,12 +116,12 @@ def test_a_request_and_an_operator_are_refused() -> None:
 
 def test_policies_of_all_packages_share_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(num_slots=6)
-    edit = Wish(params(), PROMPT, algorithm="edit", values=numbers_of("edit"))
-    failing = Wish(params(), PROMPT, algorithm="confidence_threshold")
+    edit = Request(params(), PROMPT, algorithm="edit", values=numbers_of("edit"))
+    failing = Request(params(), PROMPT, algorithm="confidence_threshold")
     monkeypatch.setattr(policy_selection, "MOST_MEMORY", 6 * 4)
     rig.add(edit)
     name = rig.add(failing)
-    rig.add(Wish(params(), PROMPT))
+    rig.add(Request(params(), PROMPT))
     why = "make_memory() raised ValueError: make_memory(6, 8, ...) took 48 bytes, with 24 taken by"
     (failed,) = rig.step().policy_failures.items()
     assert failed[0] == name and failed[1].startswith(why)

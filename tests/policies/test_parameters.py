@@ -30,6 +30,7 @@ from vllm.v1.diffusion.plugins import (
     UnmaskingPolicy,
 )
 from vllm.v1.diffusion.policies import get_policy
+from vllm.v1.diffusion.policies.scheduled.linear_time import LinearTimePolicy
 from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.request.params import fields, parameters
 from vllm.v1.diffusion.request.resolve import resolve_decoding
@@ -191,6 +192,8 @@ def policy(*bases: type, **attributes: Any) -> str:
     ("path", "fault"),
     [
         (policy(), r"has no select\(\)"),
+        (policy(ScheduledPolicy), r"is a ScheduledPolicy and has no score\(\), which ranks the positions"),
+        (policy(LinearTimePolicy), r"is a LinearTimePolicy and has no score\(\)"),
         (policy(select=selects, api_version=0), "interface 0, this engine has version"),
         (policy(select=selects, rule=Rule.STATIC, uses_steps=True), r"has rule STATIC beside select\(\)"),
         (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,6 @@ class Written:
     output_ids: list[int]
     forwards: int = 0
     """Passes behind the prompt's."""
-    accepted: list[int] = field(default_factory=list)
-    """Tokens that each verified draft emitted."""
 
 
 class NemotronReference:
@@ -112,33 +110,6 @@ class NemotronReference:
             known += block
             result.forwards += 1
         result.output_ids = known[len(prompt) :][:length]
-        return result
-
-    def speculate(self, prompt: list[int], length: int, block_length: int, threshold: float) -> Written:
-        """Drafts of a block, verified by a causal pass."""
-        output, result = [self._next(prompt)], Written([])
-        while len(output) < length:
-            context, block = prompt + output[:-1], [output[-1]] + [self.mask_id] * (block_length - 1)
-            while self.mask_id in block:
-                probability = self._block(context, block)
-                probability[:, self.mask_id] = -math.inf
-                sure, token = probability.double().softmax(-1).max(-1)
-                open_ = [i for i, one in enumerate(block) if one == self.mask_id]
-                best = max(open_, key=lambda i: (float(sure[i]), -i))
-                for i in open_:
-                    if sure[i] >= threshold or i == best:
-                        block[i] = int(token[i])
-                result.forwards += 1
-            ids = context + block
-            causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-            predicted = self.under(ids, causal)[len(context) :].argmax(-1).tolist()
-            result.forwards += 1
-            count = 1
-            while count < block_length and predicted[count - 1] == block[count]:
-                count += 1
-            result.accepted.append(count)
-            output += predicted[:count]
-        result.output_ids = output[:length]
         return result
 
     def _next(self, ids: list[int]) -> int:

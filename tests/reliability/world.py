@@ -37,9 +37,8 @@ def world(log: Path, *options: str, model: str | Path | None = None) -> Iterator
     """A server that is short of KV blocks, so that requests are preempted."""
     from vllm.v1.diffusion import bundled_path
 
-    with serving(
-        model or bundled_path(), log, "--max-model-len", "256", "--max-num-seqs", "16", *options
-    ) as server:
+    limits = ("--max-model-len", "256", "--max-num-seqs", "16")
+    with serving(model or bundled_path(), log, *limits, *options, cold=True) as server:
         yield server
 
 

@@ -4,13 +4,12 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.runner_v2.generate import make_checkpoint
 
 QUIET = {
@@ -37,19 +36,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What each run told; all at once, one thread each."""
     folder = tmp_path_factory.mktemp("runner_v2")
     make_checkpoint(folder / "model")
-    script = str(Path(__file__).with_name("generate.py"))
     started = {}
     for name, (variables, options) in RUNS.items():
         environment = os.environ | variables | QUIET
         out = folder / f"{name}.json"
-        command = [sys.executable, script, str(folder / "model"), str(out), json.dumps(options)]
-        started[name] = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        arguments = [str(folder / "model"), str(out), json.dumps(options)]
+        with Path(os.devnull).open("r+") as nothing, (folder / f"{name}.log").open("w") as log:
+            started[name] = warm.start(
+                "tests.runner_v2.generate", arguments, streams=(nothing, nothing, log), env=environment
+            )
     try:
         for name, process in started.items():
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, f"{name}: {errors[-4000:]}"
+            code = process.wait(timeout=300)
+            assert code == 0, f"{name}: {(folder / f'{name}.log').read_text()[-4000:]}"
     finally:
         for process in started.values():
             process.kill()

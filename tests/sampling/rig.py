@@ -43,7 +43,7 @@ def numbers_of(algorithm: str) -> dict[str, float]:
 
 
 @dataclass
-class Wish:
+class Request:
     """A request."""
 
     params: SamplingParams
@@ -68,7 +68,7 @@ class Wish:
 
 
 @dataclass
-class Told:
+class Answer:
     """What was emitted for a request."""
 
     tokens: list[int] = field(default_factory=list)
@@ -111,23 +111,23 @@ class Rig:
         self.sampler = DenoisingSampler(
             sampler, self.canvases, no_grammars, layout, False, tempered, False, num_slots * WIDTH
         )
-        self.live: dict[str, tuple[int, Wish, Told]] = {}
+        self.live: dict[str, tuple[int, Request, Answer]] = {}
         self._count = 0
 
-    def add(self, wish: Wish, output: list[int] | None = None) -> str:
+    def add(self, request: Request, output: list[int] | None = None) -> str:
         """Admits a request, or resumes one that has had ``output``; its name."""
         name = str(self._count)
         self._count += 1
-        tokens = wish.prompt + (output or [])
-        self.requests.add_request(name, len(wish.prompt), tokens, 0, 64)
+        tokens = request.prompt + (output or [])
+        self.requests.add_request(name, len(request.prompt), tokens, 0, 64)
         slot = self.requests.req_id_to_index[name]
-        grid = self.blocks.grid(wish.block_length, len(wish.prompt), MAX_LENGTH)
-        self.canvases.add(slot, wish.decoding(), grid, len(wish.prompt))
-        self.sampler.add_request(slot, wish.params)
+        grid = self.blocks.grid(request.block_length, len(request.prompt), MAX_LENGTH)
+        self.canvases.add(slot, request.decoding(), grid, len(request.prompt))
+        self.sampler.add_request(slot, request.params)
         self.requests.apply_staged_writes()
         self.sampler.apply_staged_writes()
         self.canvases.apply_added(self.requests)
-        self.live[name] = (slot, wish, Told())
+        self.live[name] = (slot, request, Answer())
         return name
 
     def remove(self, name: str) -> None:
@@ -145,9 +145,9 @@ class Rig:
         steps = (self.canvases.step[slots] + 1).tolist()
         counts = length.numpy()
         rows = []
-        for (slot, wish, _), first, count in zip(self.live.values(), start.tolist(), counts, strict=True):
+        for (slot, request, _), first, count in zip(self.live.values(), start.tolist(), counts, strict=True):
             at = int(self.canvases.step[slot])
-            rows += [model(wish.key, first + i, at, self.dtype) for i in range(count)]
+            rows += [model(request.key, first + i, at, self.dtype) for i in range(count)]
         logits = torch.stack(rows)
         before = logits.clone()
         batch: Any = SimpleNamespace(
@@ -168,16 +168,16 @@ class Rig:
         self._emit(output, steps)
         return output
 
-    def run(self, wishes: list[Wish], num_tokens: int) -> list[Told]:
+    def run(self, requests: list[Request], num_tokens: int) -> list[Answer]:
         """Runs requests in one batch until each has so many tokens."""
-        names = [self.add(wish) for wish in wishes]
-        told = [self.live[name][2] for name in names]
+        names = [self.add(request) for request in requests]
+        answer = [self.live[name][2] for name in names]
         for _ in range(40 * num_tokens):
             for name in list(self.live):
                 if len(self.live[name][2].tokens) >= num_tokens:
                     self.remove(name)
             if not self.live:
-                return told
+                return answer
             self.step()
         raise AssertionError("a block never unmasked")
 
@@ -190,7 +190,7 @@ class Rig:
         """
         lists: Any = output.logprobs_tensors.tolists() if output.logprobs_tensors else None
         bins = self.sampler.penalties_state.output_bin_counts
-        for i, (slot, wish, told) in enumerate(self.live.values()):
+        for i, (slot, request, answer) in enumerate(self.live.values()):
             count = int(output.num_sampled[i])
             tokens = output.sampled_token_ids[i, :count].tolist()
             length = int(self.requests.total_len.gpu[slot])
@@ -198,10 +198,10 @@ class Rig:
             self.requests.total_len.gpu[slot] += count
             for token in tokens:
                 bins[slot, token] += 1
-            told.tokens += tokens
-            if count and wish.params.num_logprobs is not None:
+            answer.tokens += tokens
+            if count and request.params.num_logprobs is not None:
                 part = lists.slice_request(i, count)
-                told.logprobs += zip(
+                answer.logprobs += zip(
                     part.logprob_token_ids.tolist(),
                     part.logprobs.tolist(),
                     part.sampled_token_ranks.tolist(),
@@ -209,5 +209,5 @@ class Rig:
                 )
             if output.unmask_trace is None:
                 continue
-            told.steps += (output.unmask_trace[i, :count, 0].int() + steps[i]).tolist()
-            told.confidence += output.unmask_trace[i, :count, 1].tolist()
+            answer.steps += (output.unmask_trace[i, :count, 0].int() + steps[i]).tolist()
+            answer.confidence += output.unmask_trace[i, :count, 1].tolist()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.sampling.held import differences, held_by
-from tests.sampling.rig import MASK, MAX_LENGTH, Rig, Wish, numbers_of
+from tests.sampling.rig import MASK, MAX_LENGTH, Request, Rig, numbers_of
 from tests.sampling.test_parameters import OPTIONS, PROMPT, params
 from vllm.v1.diffusion.policies.registry import built_in_policies
 from vllm.v1.diffusion.request.template import HOLE
@@ -25,28 +25,30 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-def mixture() -> list[Wish]:
+def mixture() -> list[Request]:
     """Every parameter, policy and feature, with and without log probabilities."""
-    wishes = [
-        Wish(params(logprobs=2, **OPTIONS["bad_words"], **OPTIONS["bias"]), PROMPT, block_length=4),
-        Wish(params(temperature=0.8, top_k=5, top_p=0.9, min_p=0.01, seed=3), PROMPT[:3], block_length=8),
-        Wish(params(logprobs=5, **OPTIONS["repetition"], **OPTIONS["min_tokens"]), PROMPT[:5]),
+    requests = [
+        Request(params(logprobs=2, **OPTIONS["bad_words"], **OPTIONS["bias"]), PROMPT, block_length=4),
+        Request(params(temperature=0.8, top_k=5, top_p=0.9, min_p=0.01, seed=3), PROMPT[:3], block_length=8),
+        Request(params(logprobs=5, **OPTIONS["repetition"], **OPTIONS["min_tokens"]), PROMPT[:5]),
     ]
     for name in built_in_policies():
         values = numbers_of(name)
-        wishes.append(Wish(params(), PROMPT, algorithm=name, threshold=0.4, values=values, block_length=8))
-    return [*wishes, *(Wish(params(), PROMPT, more=more) for more in FEATURES.values())]
+        requests.append(
+            Request(params(), PROMPT, algorithm=name, threshold=0.4, values=values, block_length=8)
+        )
+    return [*requests, *(Request(params(), PROMPT, more=more) for more in FEATURES.values())]
 
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("aborted", [False, True])
 def test_after_a_mixture(aligned: bool, aborted: bool) -> None:
     fresh, used = (Rig(aligned, num_slots=6) for _ in range(2))
-    wishes = mixture()
-    while wishes:
-        some, wishes = wishes[:6], wishes[6:]
+    requests = mixture()
+    while requests:
+        some, requests = requests[:6], requests[6:]
         if aborted:
-            names = [used.add(wish) for wish in some]
+            names = [used.add(request) for request in some]
             used.step()
             for name in names:
                 used.remove(name)
@@ -63,7 +65,7 @@ def test_a_request_that_ends_before_its_first_step_leaves_nothing() -> None:
     rig = Rig()
     rig.canvases.add(
         3,
-        Wish(params(), PROMPT, more=FEATURES["template"]).decoding(),
+        Request(params(), PROMPT, more=FEATURES["template"]).decoding(),
         rig.blocks.grid(4, len(PROMPT), MAX_LENGTH),
         len(PROMPT),
     )
@@ -75,9 +77,9 @@ def test_a_request_that_ends_before_its_first_step_leaves_nothing() -> None:
 def test_what_others_hold_stays() -> None:
     """One of two requests of a policy with a memory ends; the other's is not touched."""
     rig, alone = Rig(), Rig()
-    wish = Wish(params(), PROMPT, algorithm="credit", threshold=0.99, block_length=8, key=7)
-    names = [rig.add(wish), rig.add(Wish(params(), PROMPT, algorithm="credit", threshold=0.99, key=8))]
-    kept = alone.add(wish)
+    request = Request(params(), PROMPT, algorithm="credit", threshold=0.99, block_length=8, key=7)
+    names = [rig.add(request), rig.add(Request(params(), PROMPT, algorithm="credit", threshold=0.99, key=8))]
+    kept = alone.add(request)
     for i in range(6):
         rig.step()
         alone.step()

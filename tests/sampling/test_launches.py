@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.sampling.launches import Launches, canvas, launches, question
-from tests.sampling.rig import Rig, Wish
+from tests.sampling.rig import Request, Rig
 from vllm import SamplingParams
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies import built_in_policies, get_policy
@@ -112,7 +112,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Launches]:
 def test_a_step(name: str, temperature: float, counted: list[Launches]) -> None:
     """The whole of the sampler, for two requests of one policy, from the second step of a block on."""
     rig = Rig()
-    wish = Wish(
+    request = Request(
         SamplingParams(temperature=temperature, seed=3),
         [1, 2, 3, 4],
         algorithm=name,
@@ -120,8 +120,8 @@ def test_a_step(name: str, temperature: float, counted: list[Launches]) -> None:
         values={number: one.default or 0.9 for number, one in get_policy(name).numbers.items()},
         trace=False,
     )
-    rig.add(wish)
-    rig.add(wish)
+    rig.add(request)
+    rig.add(request)
     for _ in range(3):
         rig.step()
     most = STEP.get(name, OTHER_STEP) if asks(name) else RULE_STEP

@@ -8,24 +8,26 @@ from typing import Any
 import pytest
 import torch
 
-from tests.sampling.reference_ import distribution
-from tests.sampling.rig import MASK, VOCABULARY, Rig, Told, Wish, model
+from tests.sampling.float64 import distribution
+from tests.sampling.rig import MASK, VOCABULARY, Answer, Request, Rig, model
 from tests.sampling.test_parameters import PROMPT, params
 
 
-def row(wish: Wish, told: Told, i: int, mode: str) -> torch.Tensor:
+def row(request: Request, answer: Answer, i: int, mode: str) -> torch.Tensor:
     """Scores of all tokens at the step that unmasked output token i, float64."""
-    position = len(wish.prompt) + i
-    raw = model(wish.key, position, told.steps[i]).double()
+    position = len(request.prompt) + i
+    raw = model(request.key, position, answer.steps[i]).double()
     if mode.startswith("processed"):
-        start = position // wish.block_length * wish.block_length
-        known = [*wish.prompt, *told.tokens]
+        start = position // request.block_length * request.block_length
+        known = [*request.prompt, *answer.tokens]
         block = [
-            known[p] if p < len(wish.prompt) or told.steps[p - len(wish.prompt)] < told.steps[i] else None
-            for p in range(start, start + wish.block_length)
+            known[p]
+            if p < len(request.prompt) or answer.steps[p - len(request.prompt)] < answer.steps[i]
+            else None
+            for p in range(start, start + request.block_length)
         ]
-        raw = distribution(wish, raw, position, [*known[:start], *block])
-        raw = raw / (wish.params.temperature or 1.0)
+        raw = distribution(request, raw, position, [*known[:start], *block])
+        raw = raw / (request.params.temperature or 1.0)
     return raw if mode.endswith("logits") else raw.log_softmax(-1)
 
 
@@ -39,18 +41,18 @@ def test_modes(mode: str) -> None:
         {},
         {"logprobs": VOCABULARY},
     ]
-    wishes = [
-        Wish(params(**some), PROMPT, key=40 + i, steps=2, block_length=4) for i, some in enumerate(options)
+    requests = [
+        Request(params(**some), PROMPT, key=40 + i, steps=2, block_length=4) for i, some in enumerate(options)
     ]
-    for wish, told in zip(wishes, Rig(mode=mode).run(wishes, 10), strict=True):
-        count, listed = wish.params.num_logprobs, wish.params.logprob_token_ids
-        assert len(told.logprobs) == (0 if count is None else len(told.tokens))
-        for i, (ids, scores, rank) in enumerate(told.logprobs):
+    for request, answer in zip(requests, Rig(mode=mode).run(requests, 10), strict=True):
+        count, listed = request.params.num_logprobs, request.params.logprob_token_ids
+        assert len(answer.logprobs) == (0 if count is None else len(answer.tokens))
+        for i, (ids, scores, rank) in enumerate(answer.logprobs):
             assert count is not None
-            want = row(wish, told, i, mode)
+            want = row(request, answer, i, mode)
             allowed = want.clone()
             allowed[MASK] = -torch.inf
-            assert ids[0] == told.tokens[i]
+            assert ids[0] == answer.tokens[i]
             assert rank == int((allowed >= allowed[ids[0]]).sum())
             best = allowed.topk(min(count, VOCABULARY - 1)).indices.tolist()
             if count == VOCABULARY:  # Ids of equal score, -inf, come in any order; the mask token does not.
@@ -65,30 +67,30 @@ def test_modes(mode: str) -> None:
 def test_tables_grow_and_shrink_while_blocks_are_open() -> None:
     """A request of another width comes and goes; the first one's rows survive."""
     rig = Rig()
-    first = Wish(params(logprobs=2), PROMPT, key=50, steps=4, block_length=4)
+    first = Request(params(logprobs=2), PROMPT, key=50, steps=4, block_length=4)
     name = rig.add(first)
-    told = rig.live[name][2]
+    answer = rig.live[name][2]
     for key, width in ((51, VOCABULARY), (52, 1), (53, None), (54, 3), (55, 0)):
-        other = rig.add(Wish(params(logprobs=width), PROMPT, key=key, block_length=8))
+        other = rig.add(Request(params(logprobs=width), PROMPT, key=key, block_length=8))
         for _ in range(3):
             rig.step()
         rig.remove(other)
-    (alone,) = Rig().run([first], len(told.tokens))
-    assert told.tokens == alone.tokens
-    assert [(ids[:3], scores[:3], rank) for ids, scores, rank in told.logprobs] == alone.logprobs
-    assert len(told.logprobs) == len(told.tokens) > 8
+    (alone,) = Rig().run([first], len(answer.tokens))
+    assert answer.tokens == alone.tokens
+    assert [(ids[:3], scores[:3], rank) for ids, scores, rank in answer.logprobs] == alone.logprobs
+    assert len(answer.logprobs) == len(answer.tokens) > 8
 
 
 def test_a_second_look_wins_after_a_preemption() -> None:
-    """The open block starts over; nothing of its first attempt is told."""
-    wish = Wish(params(logprobs=1), PROMPT, key=60, steps=4, block_length=8)
+    """The open block starts over; nothing of its first attempt is reported."""
+    request = Request(params(logprobs=1), PROMPT, key=60, steps=4, block_length=8)
     rig = Rig()
-    name = rig.add(wish)
+    name = rig.add(request)
     rig.step()
     rig.remove(name)
-    rig.add(wish)
-    (told,) = [told for _, _, told in rig.live.values()]
-    while not told.tokens:
+    rig.add(request)
+    (answer,) = [answer for _, _, answer in rig.live.values()]
+    while not answer.tokens:
         rig.step()
-    (alone,) = Rig().run([wish], len(told.tokens))
-    assert told.logprobs == alone.logprobs
+    (alone,) = Rig().run([request], len(answer.tokens))
+    assert answer.logprobs == alone.logprobs

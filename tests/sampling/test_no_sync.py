@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.sampling.no_sync import WouldWait, no_waiting
-from tests.sampling.rig import Rig, Wish, numbers_of
+from tests.sampling.rig import Request, Rig, numbers_of
 from tests.sampling.test_given_back import FEATURES
 from tests.sampling.test_parameters import OPTIONS, PROMPT, params
 from vllm.v1.diffusion.policies.registry import built_in_policies
@@ -33,12 +33,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def wish(case: dict[str, Any], key: int) -> Wish:
+def request(case: dict[str, Any], key: int) -> Request:
     """A request with that, and the numbers of its policy."""
     values = numbers_of(case.get("algorithm", "threshold"))
     fields: dict[str, Any] = {"algorithm": "threshold", "threshold": 0.4, "trace": False} | case
     fields |= {"params": params(**case.get("params", {})), "values": values, "block_length": (8, 4)[key % 2]}
-    return Wish(prompt=PROMPT[: 3 + key % 3], key=key, **fields)
+    return Request(prompt=PROMPT[: 3 + key % 3], key=key, **fields)
 
 
 def watched(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,15 +60,15 @@ def watched(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_alone_and_beside_another(case: str, aligned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(aligned)
     watched(rig, monkeypatch)
-    rig.run([wish(CASES[case], 0)], 9)
-    rig.run([wish(CASES[case], 1), wish({}, 2), wish(CASES[case], 3)], 9)
+    rig.run([request(CASES[case], 0)], 9)
+    rig.run([request(CASES[case], 1), request({}, 2), request(CASES[case], 3)], 9)
 
 
 @pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs", "processed_logits"])
 def test_all_at_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(mode=mode, num_slots=len(CASES))
     watched(rig, monkeypatch)
-    rig.run([wish(case, i) for i, case in enumerate(CASES.values())], 9)
+    rig.run([request(case, i) for i, case in enumerate(CASES.values())], 9)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.sampling.rig import MASK, MAX_LENGTH, WIDTH, Rig, Wish
+from tests.sampling.rig import MASK, MAX_LENGTH, WIDTH, Request, Rig
 from vllm import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.kernels.row_stats import RowStats
@@ -75,9 +75,9 @@ class Hesitant(RowLayout):
 
 def test_a_mode_may_keep_a_block_open() -> None:
     """One step fills a block; the mode opens its first position again; the second step fills that."""
-    wish = Wish(SamplingParams(temperature=0), prompt=[1, 2, 3, 4], steps=1)
-    (plain,) = Rig().run([wish], 4)
-    (hesitant,) = Rig(rows=Hesitant).run([wish], 4)
+    request = Request(SamplingParams(temperature=0), prompt=[1, 2, 3, 4], steps=1)
+    (plain,) = Rig().run([request], 4)
+    (hesitant,) = Rig(rows=Hesitant).run([request], 4)
     assert plain.steps == [0, 0, 0, 0]
     assert hesitant.steps == [1, 0, 0, 0]
     assert hesitant.tokens[1:] == plain.tokens[1:]

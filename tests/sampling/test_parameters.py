@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.sampling.reference_ import decode, distribution
-from tests.sampling.rig import MASK, VOCABULARY, Rig, Wish, model
+from tests.sampling.float64 import decode, distribution
+from tests.sampling.rig import MASK, VOCABULARY, Request, Rig, model
 from vllm import SamplingParams
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline
 from vllm.v1.diffusion.sampling.step_logits import Part
@@ -30,21 +30,21 @@ PROMPT = [1, 2, 3, 4, 20, 3]
 
 
 def params(**options: Any) -> SamplingParams:
-    """Greedy unless told otherwise; bad words as tokens."""
+    """Greedy unless it says otherwise; bad words as tokens."""
     words = options.pop("bad_words", None)
     made = SamplingParams(**{"temperature": 0.0, **options})
     made._bad_words_token_ids = words
     return made
 
 
-def assert_same(told: Any, want: Any, context: object) -> None:
+def assert_same(answer: Any, want: Any, context: object) -> None:
     """Tokens and steps exactly, confidences nearly."""
-    assert told.tokens == want.tokens, context
-    assert told.steps == want.steps, context
-    assert told.confidence == pytest.approx(want.confidence, abs=2e-5), context
+    assert answer.tokens == want.tokens, context
+    assert answer.steps == want.steps, context
+    assert answer.confidence == pytest.approx(want.confidence, abs=2e-5), context
 
 
-def wishes() -> list[Wish]:
+def requests() -> list[Request]:
     """Each option alone, in pairs, and all of them, with several shapes."""
     names = [n for n in OPTIONS if n != "none"]
     groups = [("none",), *itertools.combinations(names, 1), *itertools.combinations(names, 2), tuple(names)]
@@ -53,7 +53,7 @@ def wishes() -> list[Wish]:
         options = {key: value for name in group for key, value in OPTIONS[name].items()}
         how = {"algorithm": "threshold", "threshold": 0.2} if i % 2 else {"steps": (1, 2, 3)[i % 3]}
         made.append(
-            Wish(params(**options), PROMPT[: 3 + i % 4], key=i, block_length=(4, 8, 1, 2)[i % 4], **how)
+            Request(params(**options), PROMPT[: 3 + i % 4], key=i, block_length=(4, 8, 1, 2)[i % 4], **how)
         )
     return made
 
@@ -61,22 +61,22 @@ def wishes() -> list[Wish]:
 @pytest.mark.parametrize("aligned", [False, True])
 def test_alone_and_together(aligned: bool) -> None:
     """With blocks that begin anywhere (full diffusion) and at their multiples."""
-    for wish in wishes():
-        (told,) = Rig(aligned=aligned, tempered=aligned).run([wish], 12)
-        assert_same(told, decode(wish, 12, aligned), wish)
+    for request in requests():
+        (answer,) = Rig(aligned=aligned, tempered=aligned).run([request], 12)
+        assert_same(answer, decode(request, 12, aligned), request)
 
 
 def test_in_mixed_batches() -> None:
     """The same, six at a time, through slots that others have used."""
-    rig, all_wishes = Rig(), wishes()
+    rig, all_wishes = Rig(), requests()
     for i in range(0, len(all_wishes), 6):
         batch = all_wishes[i : i + 6]
-        for wish, told in zip(batch, rig.run(batch, 12), strict=True):
-            assert_same(told, decode(wish, 12), wish)
+        for request, answer in zip(batch, rig.run(batch, 12), strict=True):
+            assert_same(answer, decode(request, 12), request)
         # Where nobody asks how it finished, nothing is kept of that.
-        for wish, told in zip(batch, rig.run([replace(w, trace=False) for w in batch], 12), strict=True):
-            assert told.tokens == decode(wish, 12).tokens
-            assert told.steps == []
+        for request, answer in zip(batch, rig.run([replace(w, trace=False) for w in batch], 12), strict=True):
+            assert answer.tokens == decode(request, 12).tokens
+            assert answer.steps == []
 
 
 def test_logits_are_changed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_logits_are_changed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> Non
     for i, (filters, how) in enumerate(ways):
         options = params(**OPTIONS[names[i]], temperature=0.8, seed=i, **filters, logprobs=2)
         length = (8, 4)[i % 2]
-        batch.append(Wish(options, PROMPT[: 2 + i], key=70 + i, steps=2, block_length=length, **how))
+        batch.append(Request(options, PROMPT[: 2 + i], key=70 + i, steps=2, block_length=length, **how))
     batch[5].params._bad_words_token_ids = OPTIONS["bad_words"]["bad_words"]
     sizes = []
     change = LogitsPipeline._change
@@ -125,8 +125,8 @@ def test_the_mask_token_is_never_chosen() -> None:
         {"temperature": 1.0, "top_p": 0.01, "logit_bias": {MASK: 50.0}},
         {"temperature": 1.0, "min_p": 1.0, "logit_bias": {MASK: 50.0}},
     ):
-        seen = Rig().run([Wish(params(seed=1, **options), PROMPT, key=3, steps=1)], 16)[0]
-        greedy = Rig().run([Wish(params(), PROMPT, key=3, steps=1)], 16)[0]
+        seen = Rig().run([Request(params(seed=1, **options), PROMPT, key=3, steps=1)], 16)[0]
+        greedy = Rig().run([Request(params(), PROMPT, key=3, steps=1)], 16)[0]
         assert MASK not in seen.tokens
         if options:
             # One token is left, or none is drawn: the best that can be generated.
@@ -153,55 +153,55 @@ def test_no_bad_word_stands_in_the_text(rewrites: bool) -> None:
             temperature=1.0,
             seed=key,
         )
-        wish = Wish(options, PROMPT, key=key, block_length=(2, 4, 8)[key % 3], **how)
-        (told,) = Rig().run([wish], 24)
-        text = told.tokens
+        request = Request(options, PROMPT, key=key, block_length=(2, 4, 8)[key % 3], **how)
+        (answer,) = Rig().run([request], 24)
+        text = answer.tokens
         for word in words:
             assert all(text[i : i + len(word)] != word for i in range(len(text))), (word, text)
 
 
 def test_bad_words_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many and long words no more at a time than a fixed memory holds."""
-    many = [w for w in wishes() if w.params.bad_words_token_ids]
+    many = [w for w in requests() if w.params.bad_words_token_ids]
     whole = Rig().run(many[:6], 16)
     monkeypatch.setattr("vllm.v1.diffusion.sampling.bad_words.MOST_PLACES", 1)
-    for told, want in zip(Rig().run(many[:6], 16), whole, strict=True):
-        assert_same(told, want, "in parts")
+    for answer, want in zip(Rig().run(many[:6], 16), whole, strict=True):
+        assert_same(answer, want, "in parts")
 
 
 def test_a_bad_word_longer_than_the_answer_costs_nothing() -> None:
     rig = Rig()
-    rig.add(Wish(params(bad_words=[[1, 2, 3, 4, 5]], max_tokens=4), PROMPT))
+    rig.add(Request(params(bad_words=[[1, 2, 3, 4, 5]], max_tokens=4), PROMPT))
     assert not rig.sampler.logits.bad_words._words
-    rig.add(Wish(params(bad_words=[[1, 2, 3, 4, 5], [7, 8]], max_tokens=4), PROMPT))
+    rig.add(Request(params(bad_words=[[1, 2, 3, 4, 5], [7, 8]], max_tokens=4), PROMPT))
     assert list(rig.sampler.logits.bad_words._words.values()) == [[[7, 8]]]
 
 
 def test_bad_words_look_at_the_output_only() -> None:
     """As upstream: a prompt's tokens begin no word."""
-    first = Rig().run([Wish(params(), PROMPT, key=1, block_length=1)], 1)[0].tokens[0]
+    first = Rig().run([Request(params(), PROMPT, key=1, block_length=1)], 1)[0].tokens[0]
     options = params(bad_words=[[PROMPT[-1], first]])
-    assert Rig().run([Wish(options, PROMPT, key=1, block_length=1)], 1)[0].tokens == [first]
+    assert Rig().run([Request(options, PROMPT, key=1, block_length=1)], 1)[0].tokens == [first]
 
 
 @pytest.mark.parametrize("name", ["repetition", "presence", "bad_words", "min_tokens", "bias"])
 def test_after_a_preemption(name: str) -> None:
     """A request that comes back with its output goes on as if nothing had happened."""
-    wish = Wish(params(**OPTIONS[name]), PROMPT, key=21, block_length=4)
-    whole = decode(wish, 18)
+    request = Request(params(**OPTIONS[name]), PROMPT, key=21, block_length=4)
+    whole = decode(request, 18)
     rig = Rig()
-    head = rig.run([wish], 6)[0]
+    head = rig.run([request], 6)[0]
     assert len(head.tokens) == 6
-    rig.add(wish, output=head.tokens)
-    (told,) = [told for _, _, told in rig.live.values()]
-    while len(told.tokens) < 12:
+    rig.add(request, output=head.tokens)
+    (answer,) = [answer for _, _, answer in rig.live.values()]
+    while len(answer.tokens) < 12:
         rig.step()
-    assert head.tokens + told.tokens == whole.tokens
+    assert head.tokens + answer.tokens == whole.tokens
 
 
 def test_a_unmasked_token_is_not_penalised_for_itself() -> None:
     """A rewriting policy sees an unmasked position as if its own token were not there."""
-    wish = Wish(
+    request = Request(
         params(presence_penalty=2.0, repetition_penalty=2.0, frequency_penalty=2.0),
         PROMPT,
         key=8,
@@ -211,7 +211,7 @@ def test_a_unmasked_token_is_not_penalised_for_itself() -> None:
         values={"edit_threshold": 0.999, "max_post_steps": 3},
     )
     rig = Rig()
-    rig.add(wish)
+    rig.add(request)
     rig.step()
     slot = next(iter(rig.live.values()))[0]
     first = rig.canvases.tokens[slot].tolist()
@@ -222,5 +222,5 @@ def test_a_unmasked_token_is_not_penalised_for_itself() -> None:
     rig.step()
     for p in range(len(PROMPT), 8):
         others: list[int | None] = [*PROMPT, *first[len(PROMPT) : p], None, *first[p + 1 :]]
-        want = distribution(wish, model(wish.key, p, 1), p, others)[first[p]]
+        want = distribution(request, model(request.key, p, 1), p, others)[first[p]]
         assert float(seen[0].logits[p, first[p]]) == pytest.approx(float(want), abs=1e-4)

@@ -11,7 +11,7 @@ import torch
 from tests.sampling import rig
 from tests.sampling.peak import Peak
 from tests.sampling.rig import WIDTH, Rig
-from tests.sampling.test_no_sync import CASES, wish
+from tests.sampling.test_no_sync import CASES, request
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.memory import size_of
 from vllm.v1.diffusion.sampling import logits, sampler, step_logits
@@ -47,7 +47,7 @@ def test_no_step_takes_more(mode: str, rows_at_once: int, monkeypatch: pytest.Mo
     for name, case in CASES.items():
         one = Rig(mode=mode, num_slots=slots)
         for i in range(slots):
-            one.add(wish(case if i != 1 else {}, 2 * i))
+            one.add(request(case if i != 1 else {}, 2 * i))
         call = one.sampler.__call__
         peaks: list[int] = []
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.sampling.rig import MASK, VOCABULARY, Rig, Wish, numbers_of
+from tests.sampling.rig import MASK, VOCABULARY, Request, Rig, numbers_of
 from tests.sampling.test_parameters import PROMPT, params
 from vllm.v1.diffusion.kernels.merge_row_stats import share_numbers
 from vllm.v1.diffusion.kernels.row_stats import row_stats
@@ -57,11 +57,11 @@ class NoGrammars:
     revise = restrict
 
 
-def run(wishes: list[Wish], shares: TwoRanks | None) -> list[tuple[list[int], list[int], list[float]]]:
+def run(requests: list[Request], shares: TwoRanks | None) -> list[tuple[list[int], list[int], list[float]]]:
     rig = Rig()
     rig.sampler.shares = shares  # type: ignore[assignment]
     rig.sampler.grammars = NoGrammars()  # type: ignore[assignment]
-    return [(told.tokens, told.steps, told.confidence) for told in rig.run(wishes, 12)]
+    return [(answer.tokens, answer.steps, answer.confidence) for answer in rig.run(requests, 12)]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def run(wishes: list[Wish], shares: TwoRanks | None) -> list[tuple[list[int], li
 )
 def test_a_greedy_batch_needs_no_whole_rows(algorithm: str) -> None:
     how: dict[str, Any] = {"steps": 2, "algorithm": algorithm, "values": numbers_of(algorithm)}
-    wishes = [Wish(params(temperature=0), PROMPT, key=i, **how) for i in range(3)]
+    requests = [Request(params(temperature=0), PROMPT, key=i, **how) for i in range(3)]
     ranks = TwoRanks()
-    for (tokens, steps, confidence), alone in zip(run(wishes, ranks), run(wishes, None), strict=True):
+    for (tokens, steps, confidence), alone in zip(run(requests, ranks), run(requests, None), strict=True):
         assert (tokens, steps) == alone[:2]
         assert any(token >= HALF for token in tokens), "nothing of the other rank's"
         torch.testing.assert_close(torch.tensor(confidence), torch.tensor(alone[2]))
@@ -92,9 +92,9 @@ def test_a_greedy_batch_needs_no_whole_rows(algorithm: str) -> None:
 )
 def test_whole_rows_where_a_request_of_the_step_reads_them(options: dict[str, Any]) -> None:
     """The others of the batch too, so that all ranks do the same."""
-    wishes = [Wish(params(**options), PROMPT, key=1), Wish(params(temperature=0), PROMPT, key=2)]
+    requests = [Request(params(**options), PROMPT, key=1), Request(params(temperature=0), PROMPT, key=2)]
     ranks = TwoRanks()
-    assert run(wishes, ranks) == run(wishes, None)
+    assert run(requests, ranks) == run(requests, None)
     assert ranks.gathered > 0
     assert ranks.shared == 0
 

@@ -19,6 +19,8 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests import warm
+
 MODEL = "bundled"
 
 
@@ -31,7 +33,7 @@ class Server:
 
     url: str
     log: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | warm.Program
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=60) as response:
@@ -53,17 +55,31 @@ class Server:
 
 
 @contextmanager
-def serving(model: str | Path, log: Path, *options: str) -> Iterator[Server]:
-    """Runs ``vllm serve`` until it is healthy, and ends it after."""
+def serving(model: str | Path, log: Path, *options: str, cold: bool = False) -> Iterator[Server]:
+    """Runs ``vllm serve`` until it is healthy, and ends it after.
+
+    Args:
+        model: The checkpoint.
+        log: The file that it writes to.
+        *options: Further options.
+        cold: Whether interpreters are started, as a user does; see ``tests/warm.py``.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
+    module = "vllm.entrypoints.cli.main"
+    command = ["serve", str(model)]
     command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     # In float32 an answer does not depend on what else is in the batch.
     command += ["--dtype", "float32", "--enforce-eager", *options]
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ})
+    process: subprocess.Popen[bytes] | warm.Program
+    with log.open("wb") as file, Path(os.devnull).open() as nothing:
+        if cold:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *command], stdin=nothing, stdout=file, stderr=file
+            )
+        else:
+            process = warm.start(module, command, streams=(nothing, file, file))
     running = Server(f"http://127.0.0.1:{port}", log, process)
     try:
         _wait_until_healthy(running)
@@ -81,7 +97,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     from vllm.v1.diffusion import bundled_path
 
     tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    with serving(bundled_path(), tmp_path_factory.mktemp("server") / "log", *tools) as running:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(bundled_path(), log, *tools, cold=True) as running:
         yield running
 
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.server.conftest import Server, client_of, serving
-from tests.server.requests_ import SOLVED, chat, complete
+from tests.server.known_answers import SOLVED, chat, complete
 from vllm.v1.diffusion.demo.puzzles import TASKS, make_puzzle
 
 END = 1

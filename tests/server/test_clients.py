@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import MODEL, Server
-from tests.server.requests_ import SOLVED, SUDOKU
+from tests.server.known_answers import SOLVED, SUDOKU
 
 MESSAGES = [{"role": "user", "content": SUDOKU}]
 WEATHER = {

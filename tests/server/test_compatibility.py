@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.server.conftest import MODEL
-from tests.server.requests_ import SOLVED, SUDOKU
+from tests.server.known_answers import SOLVED, SUDOKU
 from tools.compatibility import Row, request_rows, shown
 from tools.compatibility_fields import KINDS
 from vllm.v1.diffusion.frontend.http_fields import ASKS_NOTHING, LABELS, RULES, check_request

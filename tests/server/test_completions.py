@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.requests_ import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
+from tests.server.known_answers import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
 from vllm.v1.diffusion.demo.puzzles import TASKS, make_puzzle
 
 # The model is sure of everything but this, and of this only where the order is given.

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.server.requests_ import SOLVED, SUDOKU, complete
+from tests.server.known_answers import SOLVED, SUDOKU, complete
 
 LONG = {"ignore_eos": True, "max_tokens": 1900, "temperature": 1.0, "seed": 3}
 SLOW = {"vllm_xargs": {"diffusion_algorithm": "low_confidence_static", "diffusion_steps": 16}}

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.server.requests_ import SOLVED, chat, complete
+from tests.server.known_answers import SOLVED, chat, complete
 
 
 def diffusion(**parameters: Any) -> dict[str, Any]:

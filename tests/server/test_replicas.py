@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.engine import requests_ as sdar
+from tests.engine import cases as sdar
 from tests.engine import test_llada as llada
-from tests.engine.requests_ import Case
+from tests.engine.cases import Case
+from tests.engine.golden import cases_of
 from tests.server.conftest import MODEL, Server, serving
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -59,7 +60,7 @@ def test_two_engines_give_the_ids_of_one(family: str, tmp_path: Path) -> None:
     """Blocks, and whole canvases; all requests at once, to either engine by name and to any."""
     options = ["--max-model-len", "512"]
     if family == "sdar":
-        cases = json.loads((GOLDEN / "sdar" / "cases.json").read_text())["cases"]
+        cases = cases_of(GOLDEN / "sdar")
         asked = [sdar.of_golden(case) for case in cases]
         options += ["--diffusion-config", json.dumps({"block_length": 16})]
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.requests_ import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
+from tests.server.known_answers import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
 
 TOKENS = len(SOLVED) + 1
 HOW = {"diffusion_algorithm": "low_confidence_static", "diffusion_steps": 4}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tests.server.requests_ import SOLVED, SUDOKU, chat, complete
+from tests.server.known_answers import SOLVED, SUDOKU, chat, complete
 
 
 def test_completions_with_logprobs(client: Any) -> None:

@@ -10,7 +10,7 @@ import jsonschema
 import openai
 import pytest
 
-from tests.server.requests_ import chat, complete
+from tests.server.known_answers import chat, complete
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -94,9 +94,10 @@ def test_forced_tools_that_are_not_strict(client: Any, strict: bool | None) -> N
     """The defaults of instructor and langchain: the arguments are an object that the schema admits."""
     tools = [{"type": "function", "function": {**tool["function"], "strict": strict}} for tool in TOOLS]
     for choice in ("required", TIDES):
-        for call in (
-            chat(client, tools=tools, tool_choice=choice, max_tokens=600).choices[0].message.tool_calls
-        ):
+        answer = chat(client, tools=tools, tool_choice=choice, max_tokens=600)
+        calls = answer.choices[0].message.tool_calls
+        assert calls
+        for call in calls:
             jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
 
 

@@ -8,6 +8,9 @@ import dataclasses
 import importlib
 import inspect
 import textwrap
+from pathlib import Path
+
+import pytest
 
 from tests.upstream_contract.overlay_source import load
 
@@ -63,3 +66,16 @@ def test_mistral_grows_queries_as_the_configuration_says() -> None:
 def test_keys_can_be_kept_from_the_prefix_cache() -> None:
     allocate = load("vllm.v1.core.kv_cache_manager:KVCacheManager").allocate_slots
     assert inspect.signature(allocate).parameters["delay_cache_blocks"].default is False
+
+
+def test_a_cpu_inspects_a_model_without_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An architecture's first start; later ones read a file that this one writes."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    if not load("vllm.platforms:current_platform").is_cpu():
+        pytest.skip("needs a CPU's build")
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    monkeypatch.delattr(registry, "subprocess")
+    found = registry.ModelRegistry.models["SDARForCausalLM"].inspect_model_cls()
+    assert found.architecture == "SDARForCausalLM"
+    assert found.is_text_generation_model
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]

@@ -555,7 +555,7 @@ def _causal_mode(model_config: ModelConfig, family: Family, given: MaskedDiffusi
 
 
 def _end_think_token_id(model_config: ModelConfig, family: Family, given: MaskedDiffusionConfig) -> Setting:
-    """The token that ends the thinking, of a family that can be told how long to think."""
+    """The token that ends the thinking, of a family that takes a thinking budget."""
     if family.name not in SEEDED:
         return Setting(None, "the family has no such setting")
     if given.end_think_token_id is not None or model_config.skip_tokenizer_init:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 IN_TOKENIZER = -1
 """Stands for a mask id that no table can have: the tokenizer's mask token."""
@@ -74,59 +74,72 @@ class Family:
     answer_length: int = 256
 
 
+# Defaults of the published generate.py of SDAR (JetAstra/SDAR).
+_SDAR = Family(
+    name="SDAR",
+    architectures=("SDARForCausalLM",),
+    model_type="sdar",
+    config_class="SDARConfig",
+    config_module="vllm.transformers_utils.configs.sdar",
+    model=("sdar", "SDARForCausalLM"),
+    loop="block_diffusion",
+    mask_token_id=151669,
+    block_length=4,
+    algorithm="low_confidence_dynamic",
+    threshold=0.85,
+)
+
+# Defaults of the published model's generate() (inclusionAI/LLaDA2.0-mini).
+_LLADA2 = Family(
+    name="LLaDA2",
+    architectures=("LLaDA2MoeModelLM",),
+    model_type="llada2_moe",
+    config_class="LLaDA2MoeConfig",
+    config_module="vllm.transformers_utils.configs.llada2_moe",
+    model=("llada2_moe", "LLaDA2MoeModelLM"),
+    loop="block_diffusion",
+    mask_token_id=156895,
+    block_length=32,
+    algorithm="low_confidence_dynamic",
+    threshold=0.95,
+)
+
+# Settings of the published examples (DreamLM/Dream); threshold of Fast-dLLM's.
+_DREAM = Family(
+    name="Dream",
+    architectures=("DreamModel",),
+    model_type="Dream",
+    config_class="DreamConfig",
+    config_module="vllm.transformers_utils.configs.dream",
+    model=("dream", "DreamModel"),
+    loop="full_diffusion",
+    mask_token_id=151666,
+    block_length=None,
+    algorithm="entropy",
+    threshold=0.9,
+    stops_at_eos=False,
+    shifted=True,
+    keeps_filters=True,
+    answer_length=512,
+)
+
 FAMILIES = (
-    # Defaults of the published generate.py of SDAR (JetAstra/SDAR).
-    Family(
-        name="SDAR",
-        architectures=("SDARForCausalLM",),
-        model_type="sdar",
-        config_class="SDARConfig",
-        config_module="vllm.transformers_utils.configs.sdar",
-        model=("sdar", "SDARForCausalLM"),
-        loop="block_diffusion",
-        mask_token_id=151669,
-        block_length=4,
-        algorithm="low_confidence_dynamic",
-        threshold=0.85,
-    ),
-    Family(
+    _SDAR,
+    replace(
+        _SDAR,
         name="SDAR-MoE",
         architectures=("SDARMoeForCausalLM",),
         model_type="sdar_moe",
         config_class="SDARMoeConfig",
         config_module="vllm.transformers_utils.configs.sdar_moe",
         model=("sdar_moe", "SDARMoeForCausalLM"),
-        loop="block_diffusion",
-        mask_token_id=151669,
-        block_length=4,
-        algorithm="low_confidence_dynamic",
-        threshold=0.85,
     ),
-    # Defaults of the published model's generate() (inclusionAI/LLaDA2.0-mini).
-    Family(
-        name="LLaDA2",
-        architectures=("LLaDA2MoeModelLM",),
-        model_type="llada2_moe",
-        config_class="LLaDA2MoeConfig",
-        config_module="vllm.transformers_utils.configs.llada2_moe",
-        model=("llada2_moe", "LLaDA2MoeModelLM"),
-        loop="block_diffusion",
-        mask_token_id=156895,
-        block_length=32,
-        algorithm="low_confidence_dynamic",
-        threshold=0.95,
-    ),
+    _LLADA2,
     # Ships as LLaDA2MoeModelLM: LLaDA2MoeConfig tells the two apart. Defaults of SGLang's decoder.
-    Family(
+    replace(
+        _LLADA2,
         name="LLaDA2.2",
         architectures=("LLaDA22MoeModelLM",),
-        model_type="llada2_moe",
-        config_class="LLaDA2MoeConfig",
-        config_module="vllm.transformers_utils.configs.llada2_moe",
-        model=("llada2_moe", "LLaDA2MoeModelLM"),
-        loop="block_diffusion",
-        mask_token_id=156895,
-        block_length=32,
         algorithm="insert_delete",
         threshold=0.5,
         edit_threshold=0.0,
@@ -195,41 +208,16 @@ FAMILIES = (
         stops_at_eos=False,
         tempered_confidence=False,
     ),
-    # Settings of the published examples (DreamLM/Dream); threshold of Fast-dLLM's.
-    Family(
-        name="Dream",
-        architectures=("DreamModel",),
-        model_type="Dream",
-        config_class="DreamConfig",
-        config_module="vllm.transformers_utils.configs.dream",
-        model=("dream", "DreamModel"),
-        loop="full_diffusion",
-        mask_token_id=151666,
-        block_length=None,
-        algorithm="entropy",
-        threshold=0.9,
-        stops_at_eos=False,
-        shifted=True,
-        keeps_filters=True,
-        answer_length=512,
-    ),
+    _DREAM,
     # DreamOn's generation_utils. Ships as DreamModel: the id that expands shows it (checkpoint/recognise.py).
-    Family(
+    replace(
+        _DREAM,
         name="DreamOn",
         architectures=("DreamOnModel",),
-        model_type="Dream",
-        config_class="DreamConfig",
-        config_module="vllm.transformers_utils.configs.dream",
-        model=("dream", "DreamModel"),
         loop="elastic_diffusion",
-        mask_token_id=151666,
-        block_length=None,
         algorithm="least_entropy",
-        threshold=0.9,
-        stops_at_eos=False,
-        shifted=True,
-        keeps_filters=True,
         executes=frozenset({"delete", "expand"}),
+        answer_length=256,
     ),
     # Defaults of transformers' generate() (models/diffusion_gemma). Images need torchvision.
     Family(

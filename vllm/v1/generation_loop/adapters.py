@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters are loaded before a step needs them: one that cannot be ends its own requests only.
+"""Adapters are loaded before a step needs them: one that cannot be loaded ends its own requests only.
 
-Upstream loads an adapter inside the step that first needs it, where an error ends the engine. What it
-has loaded of it by then stays, and the next adapter meets it.
+Upstream loads an adapter inside the step that first needs it, where an error ends the engine. The part that
+is loaded by then stays, and disturbs the next adapter.
 """
 
 from __future__ import annotations

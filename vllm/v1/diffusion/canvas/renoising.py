@@ -122,7 +122,7 @@ class RenoisingStates:
         self.conditions[slot] = decoding.max_steps != 1
 
     def remove(self, slot: int) -> None:
-        """Gives a slot back: batches of nobody's requests use the published numbers."""
+        """Gives a slot back: warm-up batches use the published numbers."""
         for name, number in Renoise.numbers.items():
             self.values[name].np[slot] = number.default or 0.0
         self.conditions[slot] = True

@@ -12,7 +12,7 @@ from vllm.v1.diffusion.canvas.tables import SlotFlags, SlotTables
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.modes.grid import NO_LIMIT, BlockGrid, BlockRule
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
-from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.request.decoding import CACHED, Decoding
 from vllm.v1.diffusion.request.template import HOLE
 from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
 from vllm.v1.worker.gpu.states import RequestState
@@ -137,7 +137,7 @@ class CanvasStates:
         self.rule.np[slot] = policy.rule
         self.threshold.np[slot] = decoding.threshold
         self.floating.np[slot] = decoding.verifies
-        self.cached.np[slot] = decoding.cache in ("prefix", "dual")
+        self.cached.np[slot] = decoding.cache in CACHED
         self.decoding[slot] = decoding
         self.exiting.discard(slot)
         if decoding.exits:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refuses a ``config.json`` that asks for a computation nobody has written."""
+"""Refuses a ``config.json`` that asks for a computation that is not implemented."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class KnownFields:
     follows: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
     nested: Mapping[str, KnownFields] = field(default_factory=dict)
 
-    def with_(
+    def including(
         self,
         *read: str,
         fixed: Mapping[str, tuple[Any, ...]] | None = None,
@@ -136,14 +136,14 @@ _WINDOW_SIZES = ("sliding_window", "max_window_layers")
 """Without effect where ``use_sliding_window`` is off."""
 
 _BACKBONE = KnownFields(frozenset(_SHAPE), {**_ONE_FORM, **_WINDOW}, frozenset(_WINDOW_SIZES))
-QWEN2 = _BACKBONE.with_(fixed={"qk_norm": OFF, "use_qk_norm": OFF}).following(head_dim=_head_dim)
-QWEN3 = _BACKBONE.with_("attention_bias", fixed={"qk_norm": (True, None), "use_qk_norm": (True, None)})
-QWEN3_MOE = QWEN3.with_(
+QWEN2 = _BACKBONE.including(fixed={"qk_norm": OFF, "use_qk_norm": OFF}).following(head_dim=_head_dim)
+QWEN3 = _BACKBONE.including("attention_bias", fixed={"qk_norm": (True, None), "use_qk_norm": (True, None)})
+QWEN3_MOE = QWEN3.including(
     *names("decoder_sparse_step mlp_only_layers moe_intermediate_size norm_topk_prob num_experts"),
     *names("num_experts_per_tok num_local_experts"),
     unread=("output_router_logits",),
 )
-LLAMA = _BACKBONE.with_(
+LLAMA = _BACKBONE.including(
     "attention_bias", "mlp_bias", fixed={"qk_norm": OFF, "use_qk_norm": OFF}, unread=("pretraining_tp",)
 )
 
@@ -175,7 +175,7 @@ _GEMMA_TEXT = KnownFields(
     {name: _ONE_FORM[name] for name in ("is_causal", "is_decoder", "add_cross_attention")},
 )
 
-_LLADA2 = _BACKBONE.with_(
+_LLADA2 = _BACKBONE.including(
     *names("expert_capacity first_k_dense_replace moe_intermediate_size n_group num_experts"),
     *names("num_experts_per_tok num_shared_experts partial_rotary_factor routed_scaling_factor topk_group"),
     *names("use_qk_norm use_qkv_bias"),
@@ -193,11 +193,11 @@ _LLADA2 = _BACKBONE.with_(
 ).following(rotary_dim=_rotary_dim)
 
 KNOWN_FIELDS: dict[str, KnownFields] = {
-    "SDAR": QWEN3.with_(unread=_SDAR),
-    "SDAR-MoE": QWEN3_MOE.with_(unread=_SDAR),
+    "SDAR": QWEN3.including(unread=_SDAR),
+    "SDAR-MoE": QWEN3_MOE.including(unread=_SDAR),
     "A2D-Llama": LLAMA,
-    "A2D-Qwen2": QWEN2.with_(unread=_SLIDING),
-    "A2D-Qwen3": QWEN3.with_(unread=_SLIDING),
+    "A2D-Qwen2": QWEN2.including(unread=_SLIDING),
+    "A2D-Qwen3": QWEN3.including(unread=_SLIDING),
     "DiffusionGemma": KnownFields(
         frozenset({*names("block_size canvas_length tie_word_embeddings vocab_size")}),
         {name: _ONE_FORM[name] for name in ("hidden_act", "is_causal", "is_decoder")},
@@ -208,16 +208,16 @@ KNOWN_FIELDS: dict[str, KnownFields] = {
         nested={"text_config": _GEMMA_TEXT},
     ),
     "Dream": QWEN2,
-    "DreamOn": QWEN2.with_("expand_token_id"),
+    "DreamOn": QWEN2.including("expand_token_id"),
     "Open-dLLM": QWEN2,
-    "Stable-DiffCoder": LLAMA.with_(unread=("layer_norm_eps",)),
-    "Fast-dLLM v2": QWEN2.with_("bd_size"),
+    "Stable-DiffCoder": LLAMA.including(unread=("layer_norm_eps",)),
+    "Fast-dLLM v2": QWEN2.including("bd_size"),
     "WeDLM": QWEN3,
-    "WeDLM-Qwen2": QWEN2.with_("attention_bias"),
+    "WeDLM-Qwen2": QWEN2.including("attention_bias"),
     "LLaDA2": _LLADA2,
-    "LLaDA2.2": _LLADA2.with_("delete_token_id", "split_token_id"),
+    "LLaDA2.2": _LLADA2.including("delete_token_id", "split_token_id"),
     "Nemotron-Labs-Diffusion": replace(
-        LLAMA.with_(
+        LLAMA.including(
             "ar_mode",
             "canvas_length",
             fixed={
@@ -232,7 +232,7 @@ KNOWN_FIELDS: dict[str, KnownFields] = {
         nested={"rope_parameters": KnownFields(ROPE | {"llama_4_scaling_beta", "max_position_embeddings"})},
     ),
     # Llama's names too: so a configuration is that the engine has saved.
-    "LLaDA": LLAMA.with_(
+    "LLaDA": LLAMA.including(
         *names("activation_type alibi attention_layer_norm bias_for_layer_norm block_group_size block_type"),
         *names("d_model embedding_size include_bias include_qkv_bias input_emb_norm layer_norm_type"),
         *names("layer_norm_with_affine logit_scale max_sequence_length mlp_hidden_size mlp_ratio"),
@@ -242,7 +242,7 @@ KNOWN_FIELDS: dict[str, KnownFields] = {
             *names("init_device init_fn precision rope_full_precision"),
         ),
     ),
-    "LLaDA-MoE": _BACKBONE.with_(
+    "LLaDA-MoE": _BACKBONE.including(
         *names("clip_qkv dense_intermediate_size expert_intermediate_size moe_layer_freq norm_topk_prob"),
         *names("num_experts num_experts_per_tok partial_rotary_factor qk_layernorm"),
         # The configuration class refuses other forms of these.

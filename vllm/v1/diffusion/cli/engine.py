@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import time
@@ -32,7 +33,12 @@ class UsageError(ValueError):
 
 
 class Engine:
-    """A multi-process engine that is fed from this process."""
+    """An engine that is fed from this process.
+
+    One rank runs in this process too: another one would import all of vLLM again, half of a start's
+    processor time. ``VLLM_ENABLE_V1_MULTIPROCESSING=1`` gives it a process of its own, which several
+    ranks have in any case.
+    """
 
     def __init__(self, args: argparse.Namespace) -> None:
         """Checks the arguments, then starts the engine.
@@ -46,6 +52,8 @@ class Engine:
         if not args.verbose:
             os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
             logging.getLogger("vllm").setLevel(logging.ERROR)
+        if args.tensor_parallel_size == 1:
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -57,6 +65,8 @@ class Engine:
             enforce_eager=not args.compile,
             disable_log_stats=True,
         ).create_engine_config()
+        # The start collects garbage many times: what was imported is none, and need not be read each time.
+        gc.freeze()
         self.params = _sampling_params(config, args)
         self.description = _description(model, config, self.params)
         self._engine: LLMEngine = LLMEngine.from_vllm_config(config, disable_log_stats=True)

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from vllm.v1.diffusion.policies.parameter import Parameter
-from vllm.v1.diffusion.request.params import DiffusionParams, parameters
+from vllm.v1.diffusion.request.params import DiffusionParams, canonical, parameters
 
 _OF_THE_COMMAND = ("trace", "stats", "likelihood", "score_from")
 """What the command itself asks for, or never does."""
@@ -20,11 +21,47 @@ def add_decoding_options(group: argparse._ArgumentGroup) -> None:
         text = f"{one.meaning}{families} Default: {one.default_text}.".replace("`", "").replace("%", "%%")
         names = [f"--{written.replace('_', '-')}" for written in (name, *one.aliases)]
         group.add_argument(*names, dest=name, default=None, help=text, **_kind(one))
+    group.add_argument(
+        "--policy-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="A number that the --algorithm of another package declares; may be repeated.",
+    )
 
 
 def diffusion_params(args: argparse.Namespace) -> DiffusionParams:
-    """The parameters that were given, and the trace that the command draws from."""
-    return DiffusionParams(**{name: getattr(args, name) for name in _options()}, trace=True)
+    """The parameters that were given, and the trace that the command draws from.
+
+    Raises:
+        ValueError: Names the parameter or option that cannot be used.
+    """
+    given = {name: getattr(args, name) for name in _options()}
+    return DiffusionParams(**given, **_policy_numbers(args.policy_option, args.algorithm), trace=True)
+
+
+def _policy_numbers(options: Sequence[str], algorithm: str | None) -> dict[str, float]:
+    """Reads ``--policy-option``: the package that declares the numbers is imported later only."""
+    numbers: dict[str, float] = {}
+    for option in options:
+        written, _, value = option.partition("=")
+        name = written.replace("-", "_")
+        problem = None
+        if algorithm is None:
+            problem = "needs --algorithm, which declares the number"
+        elif canonical(name) in parameters():
+            problem = f"has an option of its own, --{written.replace('_', '-')}"
+        elif name in numbers:
+            problem = "is given twice"
+        try:
+            number = float(value)
+        except ValueError:
+            problem = "must be NAME=VALUE, with a number as the value"
+        if problem is not None:
+            raise ValueError(f"--policy-option {option}: {problem}.")
+        # A number that is declared as an integer takes no 3.0.
+        numbers[name] = int(value) if value.strip().lstrip("+-").isdecimal() else number
+    return numbers
 
 
 def _options() -> dict[str, Parameter]:

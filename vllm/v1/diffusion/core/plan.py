@@ -75,8 +75,8 @@ class RequestPlan:
     """Those of them since a block finished."""
     scoring: Scoring | None = None
     """What is scored of the request's prompt before it is answered; None for nothing, or no more."""
-    held: tuple[int, int] | None = None
-    """KV blocks that were asked for last, and how many of them were full; see ``held_blocks.py``."""
+    kv_blocks: tuple[int, int] | None = None
+    """KV blocks that were asked for last, and how many of them were full; see ``window_kv_blocks.py``."""
 
     @property
     def elastic(self) -> bool:
@@ -94,7 +94,7 @@ class RequestPlan:
             window.stale = True
         self.block = -1
         self.step = 0
-        self.held = None
+        self.kv_blocks = None
 
     def next_known(self, known: int) -> int:
         """Tokens known once the windows in flight have run, as far as certain.

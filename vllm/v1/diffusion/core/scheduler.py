@@ -18,10 +18,10 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.core.counts import DenoisingRecord
 from vllm.v1.diffusion.core.failed_requests import failed_requests
-from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, set_window
 from vllm.v1.diffusion.core.planner import WindowPlanner
 from vllm.v1.diffusion.core.scores import Scoring, unscored
+from vllm.v1.diffusion.core.window_kv_blocks import WindowKVBlocks
 from vllm.v1.diffusion.message.compiled_grammar import serialised
 from vllm.v1.diffusion.message.report import DenoisingReport, Likelihood
 from vllm.v1.diffusion.message.request_data import DiffusionRequestData, described
@@ -63,8 +63,10 @@ class DiffusionScheduler(Scheduler):
         self._plans: dict[str, RequestPlan] = {}
         self._check_cache()
         one_kind = len(self.kv_cache_config.kv_cache_groups) == 1
-        slots = HeldSlots(self.kv_cache_manager, self._plans, self.hash_block_size if one_kind else None)
-        self.kv_cache_manager.allocate_slots = slots  # type: ignore[method-assign,assignment]
+        allocate = WindowKVBlocks(
+            self.kv_cache_manager, self._plans, self.hash_block_size if one_kind else None
+        )
+        self.kv_cache_manager.allocate_slots = allocate  # type: ignore[method-assign,assignment]
         # ``running`` is in the order of turns, not of arrivals: upstream then preempts by priority and
         # arrival, where the last place would name whoever has just made a step.
         self.policy = SchedulingPolicy.PRIORITY

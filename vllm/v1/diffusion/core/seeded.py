@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows over a causal context: known tokens that are not final yet, or the open block; never both.
+"""Windows over a causal context: known tokens that are not final yet, or the open block, never both.
 
 A pass over known tokens makes their keys and values final. Where blocks begin with a seed, its
 last row is the next block's first token. A request that verifies drafts has no grid: its block begins
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 def by_token(grid: BlockGrid, window_end: int, known: int) -> int:
-    """All of a causal pass is final, wherever it ends; of one that denoises, what its block follows."""
+    """Known tokens before the open block are final as soon as a causal pass has computed them."""
     return min(window_end, grid.begin(known))
 
 
 def by_context(grid: BlockGrid, window_end: int, known: int) -> int:
-    """A prompt that sees itself is final as a whole, and so are blocks."""
+    """A prompt that sees all of itself is final as a whole; so is each block."""
     return min(window_end, grid.begin(known)) if window_end >= grid.origin else 0
 
 
 def but_the_last(grid: BlockGrid, window_end: int, known: int) -> int:
-    """Behind the prompt, all but the last token, with which the next draft begins."""
+    """All tokens are final but the answer's last one, with which the next draft begins."""
     return min(window_end, known if known <= grid.origin else known - 1)
 
 

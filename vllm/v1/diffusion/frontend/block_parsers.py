@@ -61,7 +61,7 @@ class TokenTexts:
         self._arrived = 0
         self._handed = 0
         self.agrees = True
-        """Whether the text that arrived is the tokens'; where it is not, nothing can be divided."""
+        """Whether the text that arrived is that of the tokens; if not, nothing can be divided."""
 
     def take(self, text: str, ids: Sequence[int], last: bool) -> Iterator[tuple[int, str]]:
         """The tokens whose text has arrived, each with its own.
@@ -88,7 +88,7 @@ class TokenTexts:
 
 
 class BlockParser(Parser):
-    """What :func:`by_token` puts before a parser's own methods."""
+    """Methods that :func:`by_token` puts before a parser's own."""
 
     _holds_calls: ClassVar[bool] = False
     _holds_reasoning: ClassVar[bool] = False
@@ -111,7 +111,7 @@ class BlockParser(Parser):
 
     @override
     def adjust_request(self, request: Request) -> Request:
-        """Pins the arguments of forced calls to their schemas: a canvas can always hold what they admit."""
+        """Holds the arguments of forced calls to their schemas."""
         choice, tools = request.tool_choice, request.tools
         if self._divides and tools and choice not in (None, "auto", "none"):
             strict: Any = resolve_tool_strictness(tools, choice, ToolStrictLevel.PARAMETER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the last delta of a stream says of the calls of tools before it."""
+"""How the last delta of a stream marks whether its tool calls are complete."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from vllm.entrypoints.generate.base.protocol import DeltaMessage
 
 
 class ClosedCalls(DeltaMessage):
-    """The last delta of an answer in which the whole of it has calls."""
+    """The last delta of an answer whose tool calls are complete."""
 
 
 class OpenCalls(DeltaMessage):
-    """The last delta of an answer that ends inside its only call."""
+    """The last delta of an answer that ends inside its only tool call."""

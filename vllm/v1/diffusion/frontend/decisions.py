@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Upstream's structured decisions (``/v1/systemone``) on models with a mask.
 
-A question is one read of a short canvas: a mask where the label stands, an end token behind it, padding.
-One denoising step says how probable each label is. Upstream does the same with DiffusionGemma.
+A question is one read of a short canvas: a mask in the label's place, an end token behind it, padding.
+One denoising step gives the probability of each label. Upstream does the same with DiffusionGemma.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _labels(tokenizer: TokenizerLike, prompt: list[int]) -> dict[str, int]:
 
 
 def offer_decisions(vllm_config: VllmConfig) -> None:
-    """Tells upstream's table of strategies how this engine's model is read, if it can be.
+    """Registers how this engine's model is read in upstream's table of strategies, if it can be read.
 
     Args:
         vllm_config: The configuration.

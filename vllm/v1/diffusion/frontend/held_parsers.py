@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers whose streams differ from what they make of the whole answer, even token by token.
+"""Parsers that give other results in a stream than for the whole answer, even token by token.
 
 With them an answer is held until it ends, and its last delta has all of it. So a stream has the calls,
 content and reasoning of the whole response. ``tests/server/test_parsers.py`` tries every parser that upstream
-registers: what is not here streams what it makes of the whole.
+registers.
 """
 
 from __future__ import annotations

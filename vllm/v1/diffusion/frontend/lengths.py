@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The length of an answer whose request names none.
 
-Upstream fills in what the prompt leaves of the context. A bidirectional model writes an answer of the
-length that it is asked for, so that would be its canvas.
+Upstream fills in what the prompt leaves of the context. For a bidirectional model that would be the length of
+the canvas, all of which it writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TEMPLATES = tuple(PREFIX + name for name in ("infill", "infill_ids", "seed_canv
 
 
 def name_length(request: Any, vllm_config: VllmConfig) -> None:
-    """Fills in the length of a request of the server.
+    """Fills in the length of a request to the server.
 
     Args:
         request: The request's body, parsed; changed.
@@ -37,7 +37,7 @@ def name_length(request: Any, vllm_config: VllmConfig) -> None:
 
 
 def set_length(params: SamplingParams, vllm_config: VllmConfig) -> None:
-    """Fills in ``max_tokens`` of a request of Python's that names none.
+    """Fills in ``max_tokens`` of a request from Python that names none.
 
     Args:
         params: The request's own copy of its parameters, changed.

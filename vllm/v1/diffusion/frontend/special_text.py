@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokens end an answer and are no text of it."""
+"""Tokens that end an answer and are not part of its text."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ logger = init_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Taken:
+class KernelUse:
     """How many layers took a kernel.
 
     Attributes:
@@ -114,7 +114,7 @@ def _no_skinny_layers(vllm_config: VllmConfig, device: torch.device) -> str | No
     return None
 
 
-def fuse_attention(model: nn.Module) -> list[Taken]:
+def fuse_attention(model: nn.Module) -> list[KernelUse]:
     """Lets attention layers norm, rotate and store in one kernel.
 
     Args:
@@ -128,12 +128,12 @@ def fuse_attention(model: nn.Module) -> list[Taken]:
             storing += stores(form)
     all_layers = sum(isinstance(module, Attention) for module in model.modules())
     what = "attention layers" if storing == fused else f"attention layers, {storing} of them with the cache"
-    return [Taken("qk_norm_rope_cache", fused, all_layers, what)]
+    return [KernelUse("qk_norm_rope_cache", fused, all_layers, what)]
 
 
 def use_block_causal_attention(
     vllm_config: VllmConfig, device: torch.device
-) -> tuple[PrefillAttention, Taken]:
+) -> tuple[PrefillAttention, KernelUse]:
     """Lets the layers' attention take steps with short blocks to the kernel: all layers, or none.
 
     Args:
@@ -145,11 +145,11 @@ def use_block_causal_attention(
     suiting = impls if all(computes(impl, vllm_config.model_config.dtype) for impl in impls) else []
     for impl in suiting:
         retype(impl, BlockCausalAttentionImpl)
-    taken = Taken("block_causal_attention", len(suiting), len(impls), "attention layers")
+    taken = KernelUse("block_causal_attention", len(suiting), len(impls), "attention layers")
     return PrefillAttention(suiting, device), taken
 
 
-def use_skinny_layers(model: nn.Module) -> list[Taken]:
+def use_skinny_layers(model: nn.Module) -> list[KernelUse]:
     """Changes the layers of a model that suit.
 
     Args:
@@ -174,9 +174,9 @@ def use_skinny_layers(model: nn.Module) -> list[Taken]:
     for norm in normed:
         become(norm, SkinnyNorm)
     return [
-        Taken("skinny_linear", len(suited), len(linear), "layers"),
-        Taken("with its activation", len(gated), len(networks), "networks"),
-        Taken("add_rms_norm", len(normed), len(between), "norms"),
+        KernelUse("skinny_linear", len(suited), len(linear), "layers"),
+        KernelUse("with its activation", len(gated), len(networks), "networks"),
+        KernelUse("add_rms_norm", len(normed), len(between), "norms"),
     ]
 
 

@@ -72,6 +72,23 @@ def configure_graphs(vllm_config: VllmConfig, block_length: int) -> None:
         attention.flash_attn_max_num_splits_for_cuda_graph = 1
 
 
+def refuse_graphs(vllm_config: VllmConfig, kind: str) -> None:
+    """Switches CUDA graphs off, for a mode whose steps no graph can replay.
+
+    Raises:
+        ValueError: The user has asked for graphs.
+    """
+    if not current_platform.is_cuda_alike():
+        return
+    compilation = vllm_config.compilation_config
+    if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
+        raise ValueError(
+            f"cudagraph_mode={compilation.cudagraph_mode.name!r} is not supported with {kind}; leave it "
+            "unset or 'NONE'."
+        )
+    compilation.cudagraph_mode = CUDAGraphMode.NONE
+
+
 def largest_graph(block_length: int, max_num_seqs: int, max_num_batched_tokens: int) -> int:
     """Rows of the largest graph: those of a full batch, unless a step of so many gains nothing by it.
 

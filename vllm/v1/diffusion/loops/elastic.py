@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from vllm.config.compilation import CUDAGraphMode
-from vllm.platforms import current_platform
 from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.loops.cuda_graphs import refuse_graphs
 from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
-from vllm.v1.diffusion.loops.settings import CanvasSettings, one_step_at_a_time
+from vllm.v1.diffusion.loops.settings import CanvasSettings, one_step_at_a_time, refuse_pipeline
 from vllm.v1.diffusion.modes import ELASTIC
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.request.fields import ParameterError
@@ -35,20 +34,14 @@ class ElasticSettings(CanvasSettings):
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
         one_step_at_a_time(vllm_config, "elastic diffusion")
-        if vllm_config.parallel_config.pipeline_parallel_size > 1:
-            raise ValueError(
-                "pipeline_parallel_size > 1 is not supported with elastic diffusion: only the last stage "
-                "knows how long an answer is."
-            )
+        refuse_pipeline(vllm_config, "elastic diffusion", "only the last stage knows how long an answer is")
+        # Each row of a canvas is a sequence, and only the device knows how many keys it has.
+        refuse_graphs(vllm_config, "elastic diffusion")
         cache = resolve_diffusion_config(vllm_config).cache
         if cache != "none":
             raise ValueError(
                 f"diffusion_config: cache={cache!r} is not supported: tokens move in every step."
             )
-        compilation = vllm_config.compilation_config
-        if current_platform.is_cuda_alike() and compilation.cudagraph_mode is None:
-            # Every row of a canvas is a sequence; such a step has not been captured yet.
-            compilation.cudagraph_mode = CUDAGraphMode.NONE
         super().configure(vllm_config, loop, served)
 
     @override
@@ -83,19 +76,6 @@ class ElasticSettings(CanvasSettings):
                 parameter="diffusion_infill_ids",
                 value=list(given),
             )
-
-
-def _without_graphs(vllm_config: VllmConfig) -> None:
-    """Switches CUDA graphs off: a step has a sequence for every row of a canvas."""
-    compilation = vllm_config.compilation_config
-    if not current_platform.is_cuda_alike():
-        return
-    if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
-        raise ValueError(
-            f"cudagraph_mode={compilation.cudagraph_mode.name!r} is not supported with elastic diffusion; "
-            "leave it unset or 'NONE'."
-        )
-    compilation.cudagraph_mode = CUDAGraphMode.NONE
 
 
 def _moving(name: str, value: Any) -> ParameterError:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from vllm.config.compilation import CompilationMode, CUDAGraphMode
+from vllm.config.compilation import CompilationMode
 from vllm.platforms import current_platform
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.loops.cuda_graphs import refuse_graphs
 from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
 from vllm.v1.diffusion.loops.engine_settings import check_budget, configure_cpu, fit_warm_up
-from vllm.v1.diffusion.loops.settings import Settings
+from vllm.v1.diffusion.loops.settings import Settings, one_step_at_a_time, refuse_pipeline
 from vllm.v1.diffusion.modes import RENOISING
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 
@@ -33,19 +34,11 @@ class RenoisingSettings(Settings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        if vllm_config.parallel_config.pipeline_parallel_size > 1:
-            raise ValueError(
-                "pipeline_parallel_size > 1 is not supported with renoising diffusion: the first stage takes "
-                "along what the last one predicted."
-            )
+        refuse_pipeline(
+            vllm_config, "renoising diffusion", "the first stage takes along what the last one predicted"
+        )
         resolve_decoding(None, resolve_diffusion_config(vllm_config))  # Do the defaults fit?
-        scheduler_config = vllm_config.scheduler_config
-        if scheduler_config.async_scheduling:
-            raise ValueError(
-                "async_scheduling=True is not supported with renoising diffusion: what a step computes "
-                "depends on the step before it."
-            )
-        scheduler_config.async_scheduling = False
+        one_step_at_a_time(vllm_config, "renoising diffusion")
         check_budget(vllm_config, 2 * served)
         configure_cpu(vllm_config)
         _configure_device(vllm_config)
@@ -64,13 +57,6 @@ def _configure_device(vllm_config: VllmConfig) -> None:
         )
     if attention.backend is None:
         attention.use_non_causal = True
-    if not current_platform.is_cuda_alike():
-        return
-    if compilation.cudagraph_mode not in (None, CUDAGraphMode.NONE):
-        raise ValueError(
-            f"cudagraph_mode={compilation.cudagraph_mode.name!r} is not supported with renoising diffusion; "
-            "leave it unset or 'NONE'."
-        )
-    compilation.cudagraph_mode = CUDAGraphMode.NONE
-    if compilation.mode is None:
+    refuse_graphs(vllm_config, "renoising diffusion")
+    if current_platform.is_cuda_alike() and compilation.mode is None:
         compilation.mode = CompilationMode.NONE

@@ -10,7 +10,7 @@ from typing_extensions import override
 from vllm.v1.diffusion.loops.cuda_graphs import configure_graphs
 from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
 from vllm.v1.diffusion.loops.engine_settings import check_budget, configure_cpu, fit_warm_up
-from vllm.v1.diffusion.loops.settings import Settings, one_step_at_a_time
+from vllm.v1.diffusion.loops.settings import Settings, one_step_at_a_time, refuse_pipeline
 from vllm.v1.diffusion.modes import REORDERED
 from vllm.v1.diffusion.request.fields import ParameterError
 
@@ -35,11 +35,11 @@ class ReorderedSettings(Settings):
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
         one_step_at_a_time(vllm_config, "reordered diffusion")
-        if vllm_config.parallel_config.pipeline_parallel_size > 1:
-            raise ValueError(
-                "pipeline_parallel_size > 1 is not supported with reordered diffusion: the first stage does "
-                "not know which positions the last one has unmasked."
-            )
+        refuse_pipeline(
+            vllm_config,
+            "reordered diffusion",
+            "the first stage does not know which positions the last one has unmasked",
+        )
         check_budget(vllm_config, 2 * served)
         configure_cpu(vllm_config)
         configure_graphs(vllm_config, served)

@@ -266,3 +266,9 @@ def one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:
             "step before it."
         )
     scheduler_config.async_scheduling = False
+
+
+def refuse_pipeline(vllm_config: VllmConfig, kind: str, why: str) -> None:
+    """Raises ValueError, which says ``why``, for a pipeline of several stages."""
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise ValueError(f"pipeline_parallel_size > 1 is not supported with {kind}: {why}.")

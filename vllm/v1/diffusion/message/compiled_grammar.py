@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A grammar that the engine core has compiled, on its way to the workers.
+"""A compiled grammar, as the engine core sends it to the workers.
 
-To compile a grammar of a large vocabulary takes seconds, which a step must not wait for. The engine core
-compiles it off the step, while the request waits. A worker in the core's process takes what was compiled as
-it is. One in another process receives a serialised form, where the backend has one (xgrammar, outlines), and
-else compiles the grammar itself: guidance takes milliseconds.
+Compiling a grammar of a large vocabulary takes seconds, for which a step must not wait. The engine core
+compiles it off the step, while the request waits. A worker in the core's process takes the compiled grammar
+as it is. A worker in another process receives a serialised form, where the backend has one (xgrammar,
+outlines). Otherwise it compiles the grammar itself: guidance takes milliseconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FORM = "serialised_form"
 
 @dataclass
 class CompiledGrammar:
-    """What was compiled.
+    """A compiled grammar, in one of its forms.
 
     Attributes:
         grammar: The core's grammar, however far it has read; None in another process.
@@ -38,7 +38,7 @@ class CompiledGrammar:
     form: str | bytes | None = None
 
     def __reduce__(self) -> tuple[Callable[..., CompiledGrammar], tuple[None, str | bytes | None]]:
-        """Leaves what only this process has behind."""
+        """Leaves out what exists in this process only."""
         return CompiledGrammar, (None, self.form)
 
     def fresh(self, stop_token_ids: Set[int]) -> StructuredOutputGrammar | None:

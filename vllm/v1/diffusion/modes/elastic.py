@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bidirectional models that insert masks into their answer and delete tokens of it (DreamOn).
 
-The engine core reserves a window for the longest answer. How long it is now, the worker knows: rows behind
-the answer's end are computed and seen by nobody.
+The engine core reserves a window for the longest answer. Only the worker knows how long the answer is. Rows
+behind its end are computed, and no position sees them.
 """
 
 from __future__ import annotations

@@ -173,6 +173,8 @@ def _fault(policy: UnmaskingPolicy) -> str | None:
             return f"is a {kept.__name__} and must leave select() to it: score() ranks the positions"
         if policy.rule not in _SCHEDULED[kept]:
             return f"is a {kept.__name__}, and rule {policy.rule.name} keeps no schedule"
+        if policy.rule is Rule.GIVEN and cls.score is kept.score:  # type: ignore[attr-defined]
+            return f"is a {kept.__name__} and has no score(), which ranks the positions"
     elif cls.steps_left is not UnmaskingPolicy.steps_left:
         return "must not override steps_left(); derive from ScheduledPolicy to be planned ahead"
     return _fault_of_rule(policy, kept or UnmaskingPolicy) or _fault_of_numbers(policy)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request asks of a checkpoint that writes causally and denoises blocks."""
+"""A request's parameters for a checkpoint that writes causally and denoises blocks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _OF_DENOISING = (
     "algorithm", "steps", "block_length", "max_steps", "exit_threshold", "eos_early_stop",
     "causal_context", "seed_token",
 )  # fmt: skip
-"""What a request that writes one token after the other does not read."""
+"""Parameters that a request without denoising does not read."""
 
 _NOT_OF_DRAFTS = (
     "algorithm", "steps", "max_steps", "exit_threshold", "eos_early_stop", "causal_context", "seed_token",
     "infill", "infill_ids", "seed_canvas", "trace",
 )  # fmt: skip
-"""What has no effect on drafts, or on what a pass makes of them."""
+"""Parameters without effect on drafts and their verification."""
 
 _UNREAD = {"autoregressive": _OF_DENOISING, "self_speculation": _NOT_OF_DRAFTS}
 
@@ -44,8 +44,8 @@ _NOT_OF_VERIFICATION: dict[str, Any] = {
 row stands one position further."""
 
 
-class CausalWay(NamedTuple):
-    """How a request is decoded, of a family that can do more than denoise.
+class CausalDecoding(NamedTuple):
+    """How a request is decoded by a family that can do more than denoise.
 
     Attributes:
         mode: See ``DiffusionParams.mode``; None for a family that only denoises.
@@ -73,10 +73,10 @@ class CausalWay(NamedTuple):
         return self.mode == "self_speculation"
 
 
-def causal_way(
+def causal_decoding(
     given: DiffusionParams, params: SamplingParams | None, config: MaskedDiffusionConfig
-) -> CausalWay:
-    """Reads what only these families know, and refuses what has no effect with it.
+) -> CausalDecoding:
+    """Reads the parameters of these families, and refuses those without effect beside them.
 
     Args:
         given: The request's parameters.
@@ -90,7 +90,7 @@ def causal_way(
         for name in _OWN:
             value = getattr(given, name)
             require(value is None, name, value, f"has no effect on this model, but on {', '.join(SEEDED)}")
-        return CausalWay()
+        return CausalDecoding()
     mode = given.mode or config.mode
     unread: tuple[str, ...] = _UNREAD.get(mode, ())
     asked = {**{name: getattr(given, name) for name in fields()}, **given.numbers}
@@ -111,7 +111,7 @@ def causal_way(
         "needs a causal context, which diffusion_causal_context switches off",
     )
     seeded = causal and (given.seed_token is None or bool(given.seed_token))
-    return CausalWay(mode, causal, seeded, _budget(given, config))
+    return CausalDecoding(mode, causal, seeded, _budget(given, config))
 
 
 def _budget(given: DiffusionParams, config: MaskedDiffusionConfig) -> tuple[int, int] | None:

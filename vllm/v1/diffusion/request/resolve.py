@@ -11,7 +11,7 @@ from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
 from vllm.v1.diffusion.policies.parameter import PREFIX
 from vllm.v1.diffusion.policies.redrawing.insert_delete import MOST_POST_STEPS
-from vllm.v1.diffusion.request.causal import causal_way
+from vllm.v1.diffusion.request.causal import causal_decoding
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError, naming, require
 from vllm.v1.diffusion.request.params import DiffusionParams, parameters
@@ -44,7 +44,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         algorithm = WITHOUT_TIMETABLE.get(algorithm, algorithm)
     policy = _policy(algorithm)
     given = DiffusionParams.from_extra_args(extra, policy)
-    way = causal_way(given, params, config)
+    way = causal_decoding(given, params, config)
     if way.verifies:
         algorithm, policy = _DRAFTS, get_policy(_DRAFTS)
     block_length = 1 if way.writes else _block_length(given, config)

@@ -41,15 +41,15 @@ class CanvasLogprobs:
         self._wanted = np.zeros(len(self.sampling_states.num_logprobs), dtype=np.int64)
         """Columns that each slot's request needs; 0: it wants no log probabilities."""
         self._lanes = np.zeros_like(self._wanted)
-        self._among = np.zeros(len(self._wanted), dtype=bool)
-        """Slots whose log probabilities are those among the ids that may be written."""
+        self._constrained = np.zeros(len(self._wanted), dtype=bool)
+        """Slots whose log probabilities are normalised over the ids that may be written."""
         self._ids, self._scores, self._ranks = self._tables(0, 0)
 
     def add_request(self, slot: int, params: SamplingParams) -> None:
         """Notes what a request wants; after ``sampling_states`` has."""
         self.token_ids_state.add_request(slot, params)
         self._wanted[slot] = 0
-        self._among[slot] = bool((params.extra_args or {}).get("diffusion_constrained"))
+        self._constrained[slot] = bool((params.extra_args or {}).get("diffusion_constrained"))
         if params.num_logprobs is None:
             return
         counts = self.sampling_states.num_logprobs
@@ -96,7 +96,7 @@ class CanvasLogprobs:
         """Whether a step's changed logits are read once its choice is made."""
         asked = self._wanted[step.slots_np] > 0
         if self.mode not in PROCESSED_LOGPROBS_MODES:
-            asked &= self._among[step.slots_np]
+            asked &= self._constrained[step.slots_np]
         return bool(asked.any())
 
     def record(
@@ -201,10 +201,10 @@ class CanvasLogprobs:
         """A copy of some rows, raw or, where ``--logprobs-mode`` says so, processed and tempered."""
         if self.mode not in PROCESSED_LOGPROBS_MODES:
             plain = logits.plain(rows)
-            if not self._among[slots_np].any():
+            if not self._constrained[slots_np].any():
                 return plain
-            among = async_tensor_h2d(self._among, device=rows.device)[slot]
-            return torch.where(among[:, None], logits.of(rows_np), plain)
+            constrained = async_tensor_h2d(self._constrained, device=rows.device)[slot]
+            return torch.where(constrained[:, None], logits.of(rows_np), plain)
         temperature = self.sampling_states.temperature.gpu[slot]
         return logits.of(rows_np).div_(torch.where(temperature == 0, 1.0, temperature)[:, None])
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
@@ -26,6 +28,39 @@ if TYPE_CHECKING:
 
 AfterStep = Callable[[RowStats, DenoisingStep, torch.Tensor], torch.Tensor]
 """Changes canvases behind a step's unmasking; given which blocks are done, bool ``[R]``, and returns that."""
+
+
+@dataclass(frozen=True)
+class DenoisedBatch:
+    """What is known of a batch of R requests when its step has unmasked.
+
+    Attributes:
+        input_batch: The step's batch.
+        request_states: The runner's request state.
+        window_end: Where the requests' windows ended, integers ``[R]``.
+        known: Tokens known when the step began, likewise.
+        start: Where the open blocks began then, likewise.
+        block_end: Where they ended, likewise.
+        finished: Whose blocks the step finished, bool ``[R]``.
+    """
+
+    input_batch: InputBatch
+    request_states: RequestState
+    window_end: torch.Tensor
+    known: torch.Tensor
+    start: torch.Tensor
+    block_end: torch.Tensor
+    finished: torch.Tensor
+
+    @property
+    def slots(self) -> torch.Tensor:
+        """The requests' slots, ``[R]``."""
+        return self.input_batch.idx_mapping[: self.input_batch.num_reqs]
+
+    @property
+    def computed_known(self) -> torch.Tensor:
+        """End of the known tokens that the windows computed, integers ``[R]``."""
+        return torch.minimum(self.window_end, self.known)
 
 
 class RowLayout:
@@ -202,50 +237,30 @@ class RowLayout:
         """
         return first
 
-    def emit(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        finished: torch.Tensor,
-        open_tokens: torch.Tensor,
-    ) -> torch.Tensor:
-        """How many tokens leave, integers ``[requests]``: those of finished blocks.
+    def emit(self, batch: DenoisedBatch) -> torch.Tensor:
+        """How many tokens each request emits, integers ``[R]``: those of finished blocks.
 
         A mode whose steps emit other runs of tokens says so here, and turns their canvases. The
         canvases of finished blocks have turned.
-
-        Args:
-            input_batch: The step's batch.
-            request_states: The runner's request state.
-            finished: Whether the step finished the block, bool ``[requests]``.
-            open_tokens: Tokens of each block that have not been emitted, ``[requests]``.
         """
-        return torch.where(finished, open_tokens, 0)
+        return torch.where(batch.finished, batch.block_end - batch.known, 0)
 
-    def computed(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
-        """Positions that are final after this step, integers ``[requests]``.
+    def computed(self, batch: DenoisedBatch) -> torch.Tensor:
+        """Positions of each request that are final after the step, integers ``[R]``.
 
         ``BlockGrid.computed``, on the device: the two must agree.
-
-        Args:
-            input_batch: The step's batch.
-            request_states: The runner's request state.
-            window_end: Ends of the requests' windows.
-            known: Tokens known when the step began.
-            start: Starts of their blocks, likewise.
-            finished: Whether the step finished the block.
         """
-        slots_np = input_batch.idx_mapping_np
-        slots = input_batch.idx_mapping[: input_batch.num_reqs]
-        return self.canvases.floor(torch.minimum(window_end, known), slots, slots_np)
+        return self.canvases.floor(batch.computed_known, batch.slots, batch.input_batch.idx_mapping_np)
+
+
+class CausalContextRows(RowLayout):
+    """Rows behind known tokens that are computed causally: each of these is final at once."""
+
+    begins_open: ClassVar[bool] = True
+
+    @override
+    def computed(self, batch: DenoisedBatch) -> torch.Tensor:
+        return batch.computed_known
 
 
 def row_counts(input_batch: InputBatch) -> np.ndarray:

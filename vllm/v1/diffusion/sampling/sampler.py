@@ -20,7 +20,7 @@ from vllm.v1.diffusion.sampling.early_exits import EarlyExits
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline
 from vllm.v1.diffusion.sampling.logprobs import CanvasLogprobs
 from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
-from vllm.v1.diffusion.sampling.rows import RowLayout
+from vllm.v1.diffusion.sampling.rows import DenoisedBatch, RowLayout
 from vllm.v1.diffusion.sampling.statistics import StepStatistics
 from vllm.v1.diffusion.sampling.step_logits import StepLogits
 from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
@@ -160,8 +160,8 @@ class DenoisingSampler:
             if len(done) < num_reqs:
                 finished = slots.new_zeros(num_reqs, dtype=torch.bool)
                 finished[step.index] = done
-        computed = self.rows.computed(input_batch, self.req_states, window_end, known, start, finished)
-        num_sampled = self.rows.emit(input_batch, self.req_states, finished, block_end - known)
+        batch = DenoisedBatch(input_batch, self.req_states, window_end, known, start, block_end, finished)
+        computed, num_sampled = self.rows.computed(batch), self.rows.emit(batch)
         return SamplerOutput(
             sampled_token_ids=outputs.tokens,
             logprobs_tensors=logprobs,

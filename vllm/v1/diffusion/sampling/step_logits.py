@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A step's logits, of which some rows are changed.
 
-Changed logits are float32: of a large batch, several gigabytes. So they are made for some
-rows at a time, and every step's work on them goes part by part.
+Changed logits are float32, several gigabytes for a large batch. They are therefore made for some rows at a
+time, and each step works on them part by part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 
 MOST_BYTES = 1 << 28
-"""Float32 logits that are worked on at a time. Filters make a few copies of them."""
+"""Bytes of float32 logits in one part. Filters make a few copies of it."""
 
 
 class Part(NamedTuple):

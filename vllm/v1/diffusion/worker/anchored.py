@@ -13,8 +13,9 @@ import torch
 from typing_extensions import override
 
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
-from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
+from vllm.v1.diffusion.sampling.rows import DenoisedBatch, RowLayout, row_counts
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
 
@@ -43,25 +44,34 @@ class AnchoredRows(RowLayout):
         return step.row_start.diff() == 1 if (step.row_counts == 1).any() else None
 
     @override
-    def emit(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        finished: torch.Tensor,
-        open_tokens: torch.Tensor,
-    ) -> torch.Tensor:
-        emitted = super().emit(input_batch, request_states, finished, open_tokens)
-        anchors = np.flatnonzero(row_counts(input_batch) == 1)
-        if not len(anchors):
-            return emitted
-        index = async_tensor_h2d(anchors, dtype=torch.int64, device=emitted.device)
-        emitted.index_fill_(0, index, 1)
-        canvases, slots = self.canvases, input_batch.idx_mapping[index].to(torch.int64)
-        # The published steps of a block are those that denoise it.
-        canvases.step.index_fill_(0, slots, 0)
-        start, length = canvases.start[slots], canvases.length[slots]
-        canvases.next_block(request_states, slots, length == 1, start + length)
+    def emit(self, batch: DenoisedBatch) -> torch.Tensor:
+        return emit_first(self.canvases, batch, super().emit(batch), row_counts(batch.input_batch) == 1)
+
+
+def emit_first(
+    canvases: CanvasStates, batch: DenoisedBatch, emitted: torch.Tensor, which: np.ndarray
+) -> torch.Tensor:
+    """Emits the token that a pass has made of a block's first position.
+
+    Args:
+        canvases: The canvases of this worker's requests; blocks of one token are turned.
+        batch: The step's batch.
+        emitted: How many tokens its requests emit, ``[R]``, changed.
+        which: Requests with such a pass, bool ``[R]``.
+
+    Returns:
+        ``emitted``.
+    """
+    if not which.any():
         return emitted
+    index = async_tensor_h2d(np.flatnonzero(which), dtype=torch.int64, device=emitted.device)
+    emitted.index_fill_(0, index, 1)
+    slots = batch.slots[index].to(torch.int64)
+    # Steps of a block are those that denoise it, as in the published code.
+    canvases.step.index_fill_(0, slots, 0)
+    start, length = canvases.start[slots], canvases.length[slots]
+    canvases.next_block(batch.request_states, slots, length == 1, start + length)
+    return emitted
 
 
 class ShiftedRows(RowLayout):
@@ -78,14 +88,5 @@ class ShiftedRows(RowLayout):
         input_batch.logits_indices = (input_batch.logits_indices - 1).clamp_(min=0)
 
     @override
-    def computed(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
-        whole = super().computed(input_batch, request_states, window_end, known, start, finished)
-        return (whole - 1).clamp(min=0)
+    def computed(self, batch: DenoisedBatch) -> torch.Tensor:
+        return (super().computed(batch) - 1).clamp(min=0)

@@ -8,6 +8,7 @@ are what the block's first step left in the cache. A guided request's window als
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,10 +22,16 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.families import Family
 from vllm.v1.diffusion.modes.bidirectional import MORE_SEQUENCES
-from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
+from vllm.v1.diffusion.sampling.rows import DenoisedBatch, RowLayout, row_counts
 from vllm.v1.diffusion.sampling.step_logits import in_parts
 from vllm.v1.diffusion.worker.causal import make_room
-from vllm.v1.diffusion.worker.sequences import Attention, Sequences, StagedSequences
+from vllm.v1.diffusion.worker.sequences import (
+    Attention,
+    Sequences,
+    StagedSequences,
+    canvas_rows,
+    window_ends,
+)
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
@@ -135,27 +142,19 @@ class CanvasRows(RowLayout):
             return first
         return first.clamp(min=1).where(self.canvases.cached.gpu[slots], first)
 
-    def computed(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
+    @override
+    def computed(self, batch: DenoisedBatch) -> torch.Tensor:
         """Where the next window begins: at the block, if the cache keeps what is before it."""
-        slots_np = input_batch.idx_mapping_np
-        slots = input_batch.idx_mapping[: input_batch.num_reqs]
+        slots, slots_np = batch.slots, batch.input_batch.idx_mapping_np
         cached = self.canvases.cached.np[slots_np]
         if not cached.any():
-            return torch.zeros_like(start)
-        begins = ~finished
+            return torch.zeros_like(batch.start)
+        begins = ~batch.finished
         if not cached.all():
             begins &= self.canvases.cached.gpu[slots]
-        if self.canvases.flags.unforeseen[slots_np].any() or not row_counts(input_batch).all():
-            begins &= self.covers(request_states, slots, window_end)
-        return torch.where(begins, start, 0)
+        if self.canvases.flags.unforeseen[slots_np].any() or not row_counts(batch.input_batch).all():
+            begins &= self.covers(batch.request_states, slots, batch.window_end)
+        return torch.where(begins, batch.start, 0)
 
 
 class CanvasAttention(Attention):
@@ -175,22 +174,17 @@ class CanvasAttention(Attention):
 
     @override
     def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
-        used = input_batch.num_reqs
-        window_end = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
-        # A dummy batch has rows of logits too, but no canvas.
-        denoises = (row_counts(input_batch) > 0) & (input_batch.num_draft_tokens > 0)
+        window_end = window_ends(input_batch)
+        denoises = canvas_rows(input_batch) > 0
         ends = np.where(denoises, self._canvas_ends(input_batch, window_end), window_end)
         copies = Copies.of(input_batch, self.canvases)
         self._moved = self._open_ended = None
         initial = np.where(denoises, self.canvases.initial.np[input_batch.idx_mapping_np], 0)
         if copies is not None or initial.any():
             return self._parts(input_batch, ends, copies, initial)
-        return Sequences(
-            # A graph reads block tables of its own, as many as it has sequences.
-            request=np.arange(used) if captured else None,
-            query_start_loc=input_batch.query_start_loc_np[: used + 1],
-            seq_lens=ends.astype(np.int32),
-        )
+        sequences = Sequences.of_requests(input_batch, ends)
+        # A graph reads block tables of its own, as many as it has sequences.
+        return replace(sequences, request=np.arange(input_batch.num_reqs)) if captured else sequences
 
     def _parts(
         self, input_batch: InputBatch, ends: np.ndarray, copies: Copies | None, initial: np.ndarray

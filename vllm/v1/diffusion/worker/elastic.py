@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows and sequences of canvases whose answer grows and shrinks.
 
-The model writes an id that deletes its position, and one that makes two masks of it. Both act as soon as
-a step has written them. A window has rows for the longest answer. Those behind the answer's end are
+The model writes an id that deletes its position, and one that puts two masks in its place. Both take effect
+as soon as a step has written them. A window has rows for the longest answer. Rows behind the answer's end are
 queries, but no sequence has their keys.
 """
 
@@ -21,9 +21,9 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.families import Family
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.sampling.rows import row_counts
+from vllm.v1.diffusion.sampling.rows import DenoisedBatch
 from vllm.v1.diffusion.worker.bidirectional import CanvasRows
-from vllm.v1.diffusion.worker.sequences import Attention, Sequences, StagedSequences
+from vllm.v1.diffusion.worker.sequences import Attention, Sequences, StagedSequences, canvas_rows, window_ends
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
 
@@ -32,7 +32,7 @@ _FORBIDDEN = -1e9
 
 
 class ElasticRows(CanvasRows):
-    """Deletes positions and makes two masks of one, as the model has written."""
+    """Deletes positions and replaces one by two masks, where the model has written so."""
 
     changes_logits: ClassVar[bool] = True
 
@@ -71,19 +71,13 @@ class ElasticRows(CanvasRows):
         logits[:, expand] = torch.where(rows, logits[:, expand], _FORBIDDEN)
 
     @override
-    def emit(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        finished: torch.Tensor,
-        open_tokens: torch.Tensor,
-    ) -> torch.Tensor:
-        emitted = torch.zeros_like(open_tokens)
+    def emit(self, batch: DenoisedBatch) -> torch.Tensor:
+        emitted = torch.zeros_like(batch.known)
         if self._answers is not None:
             index, lengths = self._answers
             # An answer of which everything was deleted is an end token: a request ends with tokens only.
             emitted[index] = lengths.clamp(min=1).to(emitted.dtype)
-        return torch.where(finished, emitted, 0)
+        return torch.where(batch.finished, emitted, 0)
 
     @property
     def _ids(self) -> tuple[int, int]:
@@ -142,11 +136,8 @@ class ElasticAttention(Attention):
     @override
     def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
         lengths, slots = input_batch.num_scheduled_tokens, input_batch.idx_mapping_np
-        window_end = input_batch.num_computed_tokens_np + lengths
-        # A dummy batch has rows of logits too, but no canvas.
-        denoises = (row_counts(input_batch) > 0) & (input_batch.num_draft_tokens > 0)
-        rows = np.where(denoises, row_counts(input_batch), 0)
-        before = lengths - rows
+        window_end, rows = window_ends(input_batch), canvas_rows(input_batch)
+        denoises, before = rows > 0, lengths - rows
         counts = rows + (before > 0)
         request = np.repeat(np.arange(len(lengths)), counts)
         nth = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts)

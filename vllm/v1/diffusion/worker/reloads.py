@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that are loaded into a served model: where that fails, the worker goes on.
+"""Loads weights into a served model; a failed load does not end the worker.
 
 Upstream takes a model's parameters apart before it loads new ones, layer by layer, and puts them back
-behind the last one. A load that fails in between leaves a model that ends the worker with the next step.
+after the last one. A load that fails in between leaves a model that ends the worker with the next step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WeightsError(RuntimeError):
 
 
 class Reloads:
-    """Watches what is loaded into a model that is served.
+    """Watches loads into a served model, and undoes those that fail.
 
     Attributes:
         problem: Why the model must not run; None where it may.
@@ -117,7 +117,7 @@ def _open_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def _put_back(model: nn.Module) -> None:
-    """Gives the layers that were not loaded what they had."""
+    """Restores the parameters of layers that were not loaded."""
     for layer in _open_layers(model):
         info = layerwise.LAYERWISE_INFO[layer]
         if info.kernel_tensors is not None:

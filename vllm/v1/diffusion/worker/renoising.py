@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,18 +18,16 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.layers.canvas_window import Canvases, CanvasWindows, use_canvas_windows
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.sampling.renoising import Renoising
-from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
+from vllm.v1.diffusion.sampling.rows import CausalContextRows
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
-from vllm.v1.diffusion.worker.sequences import Attention, Sequences
+from vllm.v1.diffusion.worker.sequences import Attention, Sequences, canvas_rows, window_ends
 from vllm.v1.worker.gpu.input_batch import InputBatch
-from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
 
 
-class RenoisingRows(RowLayout):
+class RenoisingRows(CausalContextRows):
     """Rows of whole canvases, which the model is given as embeddings."""
 
-    begins_open: ClassVar[bool] = True
     _added = False
 
     @override
@@ -74,18 +72,6 @@ class RenoisingRows(RowLayout):
             embeddings[rows] = network.canvas_inputs(embeddings[rows], conditions)
         return {"inputs_embeds": embeddings}
 
-    @override
-    def computed(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
-        return torch.minimum(window_end, known)
-
 
 @dataclass(frozen=True)
 class CanvasSequences(Sequences):
@@ -124,7 +110,7 @@ class CanvasAttention(Attention):
     @override
     def sequences(self, input_batch: InputBatch, captured: bool) -> CanvasSequences:
         return CanvasSequences.of(
-            input_batch.num_computed_tokens_np, input_batch.num_scheduled_tokens, _canvases(input_batch)
+            input_batch.num_computed_tokens_np, input_batch.num_scheduled_tokens, canvas_rows(input_batch)
         )
 
     @override
@@ -141,8 +127,8 @@ class CanvasAttention(Attention):
         block_tables: tuple[torch.Tensor, ...],
     ) -> None:
         """Tells sliding-window layers which canvases do not fit into a window with their context."""
-        lengths, widths = input_batch.num_scheduled_tokens, _canvases(input_batch)
-        ends = input_batch.num_computed_tokens_np + lengths
+        lengths, widths = input_batch.num_scheduled_tokens, canvas_rows(input_batch)
+        ends = window_ends(input_batch)
         outside = (widths > 0) & (ends > self._window)
         if not self._windowed or not outside.any():
             return
@@ -169,10 +155,3 @@ class CanvasAttention(Attention):
             for values in (which, rows, ends[which].astype(np.int32))
         )
         return Canvases(rows_gpu, ends_gpu, int(ends[which].min()), table[index])
-
-
-def _canvases(input_batch: InputBatch) -> np.ndarray:
-    """Positions of each request's canvas that a step computes, int64 ``[R]``."""
-    counts = row_counts(input_batch)
-    # A dummy batch has rows of logits too, but no canvas.
-    return counts if input_batch.num_draft_tokens else np.zeros_like(counts)

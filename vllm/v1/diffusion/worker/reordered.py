@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of causal models whose window computes its unmasked tokens before its masks.
 
-Slots of the KV cache are filled in the order of rows. What stands before the window is in its own place
-there. What the window leaves in the cache is in another order, and is computed again by the next step.
+Slots of the KV cache are filled in the order of rows. Tokens before the window are in slots of their own. The
+window's are in another order, and the next step computes them again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.families import Family
 from vllm.v1.diffusion.kernels.row_stats import RowStats
-from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
+from vllm.v1.diffusion.sampling.rows import CausalContextRows, DenoisedBatch, row_counts
 from vllm.v1.diffusion.worker.sequences import Attention, Sequences
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 
 
-class ReorderedRows(RowLayout):
+class ReorderedRows(CausalContextRows):
     """Emits what is unmasked at the front of a window, which slides on by as much."""
-
-    begins_open: ClassVar[bool] = True
 
     def __init__(self, canvases: CanvasStates, family: Family) -> None:
         super().__init__(canvases, family)
@@ -68,14 +66,8 @@ class ReorderedRows(RowLayout):
             input_batch.logits_indices = self._rows
 
     @override
-    def emit(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        finished: torch.Tensor,
-        open_tokens: torch.Tensor,
-    ) -> torch.Tensor:
-        emitted = torch.zeros_like(open_tokens)
+    def emit(self, batch: DenoisedBatch) -> torch.Tensor:
+        emitted, input_batch = torch.zeros_like(batch.known), batch.input_batch
         denoised = np.flatnonzero(row_counts(input_batch))
         if not len(denoised):
             return emitted
@@ -85,21 +77,9 @@ class ReorderedRows(RowLayout):
         known = ~canvases.masked[slots] & (canvases.columns < canvases.length[slots, None])
         leaving = known.to(torch.int64).cumprod(dim=1).sum(dim=1)
         emitted[index] = leaving.to(emitted.dtype)
-        canvases.slide(request_states, slots, leaving)
+        canvases.slide(batch.request_states, slots, leaving)
         self._logprobs.slide(input_batch.idx_mapping_np[denoised], leaving)
         return emitted
-
-    @override
-    def computed(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
-        return torch.minimum(window_end, known)
 
     def _place(self) -> torch.Tensor:
         """Rows of the columns of all windows: first what is unmasked, int64 ``[S, W]``."""
@@ -117,19 +97,6 @@ class ReorderedRows(RowLayout):
 
 class CausalAttention(Attention):
     """One causal sequence per request."""
-
-    @override
-    def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
-        ends = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
-        return Sequences(
-            request=None,
-            query_start_loc=input_batch.query_start_loc_np[: input_batch.num_reqs + 1],
-            seq_lens=ends.astype(np.int32),
-        )
-
-    @override
-    def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
-        return input_batch.num_reqs_after_padding, input_batch.num_tokens_after_padding
 
     @override
     def causal(self, sequences: Sequences, count: int, captured: bool) -> bool:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of models whose causal passes make tokens: seeds of blocks, or what becomes of a draft.
+"""Rows of models whose causal passes make tokens: seeds of blocks, or the tokens that verify a draft.
 
-Row i of a causal pass predicts token i + 1, row i of one that denoises predicts token i. A draft is a
-block whose first token is the last one that is known. Once it has no mask left, its next pass is
-causal: up to the first row that disagrees with the draft its predictions leave, that row's too, and the
-last of them begins the next draft. ``core/seeded.py`` plans the passes.
+Row i of a causal pass predicts token i + 1. Row i of a pass that denoises predicts token i. A draft is a
+block whose first token is the last known one. Once it has no mask left, its next pass is causal. That pass
+emits its predictions up to and including the first that disagrees with the draft. The last of them begins
+the next draft. ``core/seeded.py`` plans the passes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.families import Family
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.request.decoding import Decoding
-from vllm.v1.diffusion.sampling.rows import RowLayout, row_counts
+from vllm.v1.diffusion.sampling.rows import DenoisedBatch, RowLayout, row_counts
 from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
+from vllm.v1.diffusion.worker.anchored import emit_first
 from vllm.v1.diffusion.worker.thinking import Thinking
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.states import RequestState
@@ -33,8 +34,8 @@ class Accepted(NamedTuple):
 
     Attributes:
         which: Which of the step's R requests they are of, int64 ``[n]``.
-        leaving: How many tokens leave, 0 where the draft is not complete, int64 ``[n]``.
-        tokens: What the rows predict, int64 ``[n, W]``: the first ``leaving`` leave.
+        leaving: How many tokens are emitted, 0 where the draft is not complete, int64 ``[n]``.
+        tokens: What the rows predict, int64 ``[n, W]``: the first ``leaving`` are emitted.
     """
 
     which: torch.Tensor
@@ -114,37 +115,15 @@ class SeededRows(RowLayout):
         return outputs
 
     @override
-    def emit(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        finished: torch.Tensor,
-        open_tokens: torch.Tensor,
-    ) -> torch.Tensor:
-        emitted = super().emit(input_batch, request_states, finished, open_tokens)
-        canvases = self.canvases
-        if self._seeds.any():
-            index = self._index(self._seeds)
-            emitted.index_fill_(0, index, 1)
-            slots = input_batch.idx_mapping[index].to(torch.int64)
-            # Steps of a block are those that denoise it.
-            canvases.step.index_fill_(0, slots, 0)
-            start, length = canvases.start[slots], canvases.length[slots]
-            canvases.next_block(request_states, slots, length == 1, start + length)
+    def emit(self, batch: DenoisedBatch) -> torch.Tensor:
+        emitted = emit_first(self.canvases, batch, super().emit(batch), self._seeds)
         if self._accepted is not None:
             emitted[self._index(self._drafts)] = self._accepted.leaving.to(emitted.dtype)
         return emitted
 
     @override
-    def computed(
-        self,
-        input_batch: InputBatch,
-        request_states: RequestState,
-        window_end: torch.Tensor,
-        known: torch.Tensor,
-        start: torch.Tensor,
-        finished: torch.Tensor,
-    ) -> torch.Tensor:
+    def computed(self, batch: DenoisedBatch) -> torch.Tensor:
+        input_batch, window_end, start = batch.input_batch, batch.window_end, batch.start
         if self._accepted is not None:
             index = self._index(self._drafts)
             start = start.index_add(0, index, self._accepted.leaving)

@@ -13,6 +13,7 @@ from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
+from vllm.v1.diffusion.sampling.rows import row_counts
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.utils import AttentionGroup
 
@@ -31,6 +32,12 @@ class Sequences:
     request: np.ndarray | None
     query_start_loc: np.ndarray
     seq_lens: np.ndarray
+
+    @classmethod
+    def of_requests(cls, input_batch: InputBatch, ends: np.ndarray) -> Sequences:
+        """One sequence per request, each up to its end in ``ends``, ``[R]``."""
+        starts = input_batch.query_start_loc_np[: input_batch.num_reqs + 1]
+        return cls(request=None, query_start_loc=starts, seq_lens=ends.astype(np.int32))
 
     def staged(self, input_batch: InputBatch, block_tables: tuple[torch.Tensor, ...]) -> StagedSequences:
         """The same on the device.
@@ -106,17 +113,17 @@ class Attention:
         """
 
     def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
-        """A batch's sequences.
+        """A batch's sequences: by default one per request, which ends with its window.
 
         Args:
             input_batch: The step's batch.
             captured: Whether a graph runs the batch or is being captured.
         """
-        raise NotImplementedError
+        return Sequences.of_requests(input_batch, window_ends(input_batch))
 
     def graph_shape(self, input_batch: InputBatch) -> tuple[int, int]:
         """How many sequences the graph of a batch was captured for, and rows of the longest one."""
-        raise NotImplementedError
+        return input_batch.num_reqs_after_padding, input_batch.num_tokens_after_padding
 
     def adjust(self, staged: StagedSequences, input_batch: InputBatch) -> None:
         """Changes what only the device knows of a step's sequences, in place.
@@ -208,6 +215,19 @@ class GraphSequences:
             block_tables,
             torch.from_numpy(staged[: count + 1]),
         )
+
+
+def window_ends(input_batch: InputBatch) -> np.ndarray:
+    """Where each request's window ends, int64 ``[R]``."""
+    ends: np.ndarray = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
+    return ends
+
+
+def canvas_rows(input_batch: InputBatch) -> np.ndarray:
+    """Positions of each request's canvas that a step computes, int64 ``[R]``."""
+    counts = row_counts(input_batch)
+    # A dummy batch has rows of logits too, but no canvas.
+    return counts if input_batch.num_draft_tokens else np.zeros_like(counts)
 
 
 def padded(lengths: np.ndarray, num_sequences: int) -> torch.Tensor:

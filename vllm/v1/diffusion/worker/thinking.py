@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends the thinking of requests that may think for so many tokens."""
+"""Ends the thinking of requests that have a thinking budget."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Budgets(NamedTuple):
     """Requests that may have to end their thinking now, n of them.
 
     Attributes:
-        which: Which of the requests asked about they are, int64 ``[n]``.
+        which: Their places in the given requests, int64 ``[n]``.
         slots: Their slots, int64 ``[n]``.
-        column: Column of the canvas at which the end stands at the latest; it may be behind, int64 ``[n]``.
+        column: Last column at which the end may be; it may lie behind the canvas, int64 ``[n]``.
         end: The id that ends the thinking, int64 ``[n]``.
         thinks: Whether no such id has been written, bool ``[n]``.
     """
@@ -36,7 +36,7 @@ class Budgets(NamedTuple):
 class Thinking:
     """Writes the end of the thinking where the budget ends, if the answer does not hold it.
 
-    A token is forced where nothing else would have stopped the thinking; whatever the pass predicts.
+    The end is written whatever the pass predicts there.
     """
 
     def __init__(self, canvases: CanvasStates) -> None:

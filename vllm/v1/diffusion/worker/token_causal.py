@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequences of windows that are causal by token or bidirectional.
 
-Attention backends take one kind a call; FlashAttention 3 cannot be told for each sequence. A step whose
-windows are all causal is one call of that kind. In others a causal window is one sequence per
-row, each over the keys up to its own: that is causal attention by any backend. On a GPU a kernel of ours
-takes such windows as they are, where it can and no graph runs.
+An attention backend takes one kind per call: FlashAttention 3 has no flag per sequence. A step whose windows
+are all causal is one causal call. In other steps a causal window is one sequence per row, each over the keys
+up to its own. That is causal attention with any backend. On a GPU a kernel of ours takes such windows whole,
+where it can and no graph runs.
 """
 
 from __future__ import annotations

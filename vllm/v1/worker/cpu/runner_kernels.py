@@ -24,7 +24,7 @@ from vllm.v1.diffusion.kernels import library as _ops  # noqa: F401  loads the o
 __all__ = ["KERNELS", "register"]
 
 # Module under vllm.v1.worker.gpu -> {kernel: operator of torch.ops.vllm_diffusion}. The one kernel
-# with two signatures has a function of ours instead.
+# with two signatures has a function of ours.
 _OPERATORS: dict[str, dict[str, str]] = {
     "block_table": {
         "_gather_block_tables_kernel": "runner_gather_block_tables",

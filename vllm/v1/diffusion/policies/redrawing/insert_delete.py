@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from typing_extensions import override
 
-from vllm.v1.diffusion.policies.adaptive.edit import EDIT_THRESHOLD, MAX_POST_STEPS
+from vllm.v1.diffusion.policies.adaptive.edit import Edit
 from vllm.v1.diffusion.policies.base import (
     CanvasView,
     PositionStats,
@@ -14,7 +14,6 @@ from vllm.v1.diffusion.policies.base import (
     Redrawn,
     UnmaskingPolicy,
 )
-from vllm.v1.diffusion.policies.parameter import THRESHOLD
 
 MOST_POST_STEPS = 256
 """Bounds what is remembered of a block: a row of tokens per step."""
@@ -37,11 +36,7 @@ class InsertDelete(UnmaskingPolicy):
     the best token that was not written in that place before.
     """
 
-    numbers: ClassVar = {
-        "threshold": THRESHOLD,
-        "edit_threshold": EDIT_THRESHOLD,
-        "max_post_steps": MAX_POST_STEPS,
-    }
+    numbers: ClassVar = Edit.numbers
 
     @override
     def make_memory(self, requests: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:

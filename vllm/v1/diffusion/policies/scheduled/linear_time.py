@@ -30,8 +30,8 @@ END_TIME = Parameter(
 class LinearTimePolicy(UnmaskingPolicy):
     """Unmasks the share of a step, those of highest score.
 
-    With ``position_temperature`` above 0 the positions are drawn instead, without
-    replacement, from ``softmax(score / position_temperature)`` over the masked positions.
+    With ``position_temperature`` above 0 the positions are drawn, without replacement, from
+    ``softmax(score / position_temperature)`` over the masked positions.
     """
 
     uses_steps = True

@@ -8,19 +8,21 @@ from collections import Counter
 
 import torch
 
-from tests.sampling.rig import MASK, VOCABULARY, Told, Wish, model
+from tests.sampling.rig import MASK, VOCABULARY, Answer, Request, model
 
 
-def distribution(wish: Wish, raw: torch.Tensor, position: int, sequence: list[int | None]) -> torch.Tensor:
+def distribution(
+    request: Request, raw: torch.Tensor, position: int, sequence: list[int | None]
+) -> torch.Tensor:
     """Logits of a position after all that the request asks for, float64.
 
     Args:
-        wish: The request.
+        request: The request.
         raw: The model's logits.
         position: The position.
         sequence: Tokens of all positions, None where they are masked.
     """
-    params, prompt = wish.params, len(wish.prompt)
+    params, prompt = request.params, len(request.prompt)
     x = raw.double().clone()
     if params.allowed_token_ids is not None:
         for token in set(range(VOCABULARY)) - set(params.allowed_token_ids):
@@ -31,7 +33,7 @@ def distribution(wish: Wish, raw: torch.Tensor, position: int, sequence: list[in
         for token in params.all_stop_token_ids:
             x[token] = -math.inf
     counts = Counter(t for t in sequence[prompt:] if t is not None)
-    for token in set(counts) | set(wish.prompt):
+    for token in set(counts) | set(request.prompt):
         x[token] *= 1 / params.repetition_penalty if x[token] > 0 else params.repetition_penalty
     for token, count in counts.items():
         x[token] -= params.frequency_penalty * count + params.presence_penalty
@@ -55,42 +57,42 @@ def distribution(wish: Wish, raw: torch.Tensor, position: int, sequence: list[in
     return x
 
 
-def bad_word(wish: Wish, sequence: list[int | None], fresh: set[int]) -> list[list[int]]:
+def bad_word(request: Request, sequence: list[int | None], fresh: set[int]) -> list[list[int]]:
     """Fresh positions of each bad word that stands in the output."""
     found = []
-    for word in wish.params.bad_words_token_ids or ():
-        for first in range(len(wish.prompt), len(sequence) - len(word) + 1):
+    for word in request.params.bad_words_token_ids or ():
+        for first in range(len(request.prompt), len(sequence) - len(word) + 1):
             span = range(first, first + len(word))
             if [sequence[p] for p in span] == word:
                 found.append([p for p in span if p in fresh])
     return found
 
 
-def decode(wish: Wish, num_tokens: int, aligned: bool = True) -> Told:
+def decode(request: Request, num_tokens: int, aligned: bool = True) -> Answer:
     """Greedy decoding of a request, ``low_confidence_static`` or ``threshold``."""
-    assert wish.params.temperature == 0
-    told = Told()
-    known, size = list(wish.prompt), wish.block_length
-    while len(told.tokens) < num_tokens:
+    assert request.params.temperature == 0
+    answer = Answer()
+    known, size = list(request.prompt), request.block_length
+    while len(answer.tokens) < num_tokens:
         start = len(known) // size * size if aligned else len(known)
         sequence: list[int | None] = [*known, *[None] * (start + size - len(known))]
         step, unmasked = 0, {}
         while None in sequence:
             rows = {}
             for p in (p for p, t in enumerate(sequence) if t is None):
-                x = distribution(wish, model(wish.key, p, step), p, sequence)
+                x = distribution(request, model(request.key, p, step), p, sequence)
                 probabilities = x.softmax(-1)
                 x[MASK] = -math.inf
                 token = int(x.argmax())
                 rows[p] = (float(probabilities[token]), -p, token)
             best = sorted(rows, key=lambda p: rows[p], reverse=True)
-            quota = max(1, size // wish.steps + (step < size % wish.steps))
-            if wish.algorithm == "threshold":
-                quota = max(1, sum(rows[p][0] >= wish.threshold for p in best))
+            quota = max(1, size // request.steps + (step < size % request.steps))
+            if request.algorithm == "threshold":
+                quota = max(1, sum(rows[p][0] >= request.threshold for p in best))
             chosen = best[:quota]
             for p in chosen:
                 sequence[p] = rows[p][2]
-            for fresh in bad_word(wish, sequence, set(chosen)):
+            for fresh in bad_word(request, sequence, set(chosen)):
                 assert len(fresh) > 1, "a bad word should have been banned"
                 sequence[min(fresh, key=lambda p: rows[p])] = None
             for p in chosen:
@@ -98,8 +100,8 @@ def decode(wish: Wish, num_tokens: int, aligned: bool = True) -> Told:
                     unmasked[p] = (step, rows[p][0])
             step += 1
         fresh_tokens = [t for t in sequence[len(known) :] if t is not None]
-        told.tokens += fresh_tokens
-        told.steps += [unmasked[p][0] for p in range(len(known), len(sequence))]
-        told.confidence += [unmasked[p][1] for p in range(len(known), len(sequence))]
+        answer.tokens += fresh_tokens
+        answer.steps += [unmasked[p][0] for p in range(len(known), len(sequence))]
+        answer.confidence += [unmasked[p][1] for p in range(len(known), len(sequence))]
         known += fresh_tokens
-    return told
+    return answer

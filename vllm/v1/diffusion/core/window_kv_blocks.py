@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 
-class HeldSlots:
+class WindowKVBlocks:
     """Upstream's ``allocate_slots``, without the calls that would change nothing.
 
     A block of the canvas is computed again at every step, so most windows end in a KV
@@ -52,11 +52,11 @@ class HeldSlots:
         known = min(end, request.num_tokens)
         final = min(known, plan.grid.computed(end, request.num_tokens))
         held = (-(-(end + num_lookahead_tokens) // size), final // size)
-        if plan.held == held:
+        if plan.kv_blocks == held:
             return self._nothing_new
         # What a window holds and does not make final must not be found by its prefix yet.
         delay = {"delay_cache_blocks": True} if final // size < known // size else {}
         blocks = self._allocate(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens, **delay)
         if blocks is not None:
-            plan.held = held
+            plan.kv_blocks = held
         return blocks

@@ -14,6 +14,16 @@ from tests.reference.sdar import Decoded, SdarReference
 GOLDEN_SDAR = Path(__file__).parent.parent / "golden" / "sdar"
 VOCABULARY = 480  # Ids below it are ordinary tokens of the golden checkpoint.
 
+LENGTHS = (1, 7, 33, 130, 600)
+ALGORITHMS: list[dict[str, Any]] = [
+    {"algorithm": "low_confidence_static"},
+    {"algorithm": "low_confidence_static", "steps": 3},
+    {"algorithm": "low_confidence_dynamic", "threshold": 0.4},
+    {"algorithm": "low_confidence_dynamic", "threshold": 0.7, "steps": 2},
+    {"algorithm": "sequential", "steps": 4},
+    {"algorithm": "entropy_bounded", "entropy_bound": 1.5},
+]
+
 
 @dataclass(frozen=True)
 class Case:
@@ -141,6 +151,20 @@ def expected(case: Case) -> Decoded:
         case.entropy_bound or 0.35,
         case.stop_token_ids,
     )
+
+
+def mixed_batch() -> list[Case]:
+    """16 requests of all lengths, block lengths and algorithms."""
+    rng = random.Random(7)
+    return [
+        Case(
+            random_prompt(LENGTHS[i % 5], 2 + i),
+            rng.choice((1, 5, 16, 21, 30)),
+            block_length=(4, 8, 16)[i % 3],
+            **ALGORITHMS[i % 6],
+        )
+        for i in range(16)
+    ]
 
 
 def run(llm: Any, cases: list[Case]) -> list[dict[str, Any]]:

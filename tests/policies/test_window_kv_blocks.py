@@ -13,8 +13,8 @@ from vllm import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.diffusion.core.held_blocks import HeldSlots
 from vllm.v1.diffusion.core.plan import RequestPlan
+from vllm.v1.diffusion.core.window_kv_blocks import WindowKVBlocks
 from vllm.v1.diffusion.modes import BlockGrid
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.request import Request
@@ -39,7 +39,7 @@ class Manager:
 def test_a_request_asks_for_what_it_does_not_hold() -> None:
     plan = RequestPlan(SimpleNamespace(), BlockGrid(4))  # type: ignore[arg-type]
     manager = Manager()
-    slots = HeldSlots(manager, {"a": plan}, block_size=16)  # type: ignore[arg-type]
+    slots = WindowKVBlocks(manager, {"a": plan}, block_size=16)  # type: ignore[arg-type]
 
     def ask(computed: int, end: int, known: int, **more: Any) -> Any:
         request: Any = SimpleNamespace(request_id="a", num_computed_tokens=computed, num_tokens=known)
@@ -90,7 +90,7 @@ def test_upstreams_manager_holds_what_it_would_if_it_were_asked_at_every_step(le
     spared, asked = managers()
     plans = {name: RequestPlan(SimpleNamespace(), BlockGrid(length)) for name in "abc"}  # type: ignore[arg-type]
     always = {name: RequestPlan(SimpleNamespace(), BlockGrid(length)) for name in "abc"}  # type: ignore[arg-type]
-    held, shadow = HeldSlots(spared, plans, SIZE), HeldSlots(asked, always, SIZE)
+    held, shadow = WindowKVBlocks(spared, plans, SIZE), WindowKVBlocks(asked, always, SIZE)
     requests = {n: made(n, [chance.randrange(9) for _ in range(chance.randrange(3, 70))]) for n in plans}
     skipped = 0
     for _ in range(300):
@@ -98,7 +98,7 @@ def test_upstreams_manager_holds_what_it_would_if_it_were_asked_at_every_step(le
         request, plan = requests[name], plans[name]
         computed = request.num_computed_tokens
         end = plan.grid.reach(max(computed, request.num_tokens - 1))
-        always[name].held = None
+        always[name].kv_blocks = None
         final = max(computed, plan.grid.computed(end, request.num_tokens))
         got, expected = (slots(request, end - computed) for slots in (held, shadow))
         assert (got is None) == (expected is None)
