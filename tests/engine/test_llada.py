@@ -464,6 +464,8 @@ def test_growth_is_refused_by_name(llada: Any) -> None:
             "diffusion_end_token_id=512 must be below 512",
         ),
         (own("cfg_scale", 1.0), f"diffusion_cfg_scale=1.0 {why}"),
+        (own("end_tokens_last", True), f"diffusion_end_tokens_last=True {why}"),
+        (own("end_token_id", 505), "diffusion_end_token_id=505 is the mask token"),
     ):
         with pytest.raises(ValueError, match=message):
             run(llada, [wrong])
@@ -475,6 +477,18 @@ def test_growth_is_refused_by_name(llada: Any) -> None:
     params.logprobs = 1
     with pytest.raises(ValueError, match=f"logprobs=1 {why}"):
         llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
+    params = case.sampling_params()
+    params.logprob_token_ids = [5]
+    with pytest.raises(ValueError, match=rf"logprob_token_ids=\[5\] {why}"):
+        llada.generate({"prompt_token_ids": list(case.prompt)}, params, use_tqdm=False)
+
+
+def test_guidance_that_rounds_to_none_is_none(llada: Any) -> None:
+    """What the workers keep in float32 is what the scheduler plans by."""
+    case = guided(9, 0.0, algorithm="threshold", steps=None, threshold=0.5)
+    assert run(llada, [guided(9, 1e-46, algorithm="threshold", steps=None, threshold=0.5)]) == run(
+        llada, [case]
+    )
 
 
 @pytest.mark.every_mode

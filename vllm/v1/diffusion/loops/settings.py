@@ -255,6 +255,8 @@ def _check_elastic(params: SamplingParams, decoding: Decoding, vllm_config: Vllm
     require(stages == 1, "algorithm", name, f"is not supported with pipeline_parallel_size={stages}")
     size, end = vllm_config.model_config.get_vocab_size(), int(decoding.values["end_token_id"])
     require(end < size, "end_token_id", end, f"must be below {size}, the vocabulary's size")
+    mask = resolve_diffusion_config(vllm_config).mask_token_id
+    require(end != mask, "end_token_id", end, "is the mask token, which an answer never holds")
 
 
 def one_step_at_a_time(vllm_config: VllmConfig, kind: str) -> None:

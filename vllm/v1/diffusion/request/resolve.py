@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, WITHOUT_TIMETABLE
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
-from vllm.v1.diffusion.policies.parameter import PREFIX
+from vllm.v1.diffusion.policies.parameter import PREFIX, in_float32
 from vllm.v1.diffusion.policies.redrawing.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.request.causal import causal_decoding
 from vllm.v1.diffusion.request.decoding import Decoding
@@ -103,7 +103,8 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         drops_mask=way.mode == "diffusion" and way.causal and not way.seeded,
         budget=way.budget,
         expand_budget=given.expand_budget,
-        guidance=given.cfg_scale or 0.0,
+        # As the workers keep it: what is 0 there must be 0 for the scheduler.
+        guidance=in_float32(given.cfg_scale or 0.0),
         # A template is the whole answer, and seen as a whole.
         canvas=config.max_canvas_length if template is None else None,
     )
@@ -272,10 +273,13 @@ def _check_edits(
     for name in ("max_steps", "exit_threshold", "infill", "infill_ids", "seed_canvas"):
         value = getattr(given, name)
         require(value is None, name, value, f"is not supported with diffusion_algorithm={algorithm!r}")
+    late = given.end_tokens_last
+    require(not late, "end_tokens_last", late, f"is not supported with diffusion_algorithm={algorithm!r}")
     words = params.bad_words_token_ids if params else None
     for name, value in (
         ("bad_words", params.bad_words if params and any(len(word) > 1 for word in words or ()) else None),
         ("logprobs", params.logprobs if params else None),
+        ("logprob_token_ids", params.logprob_token_ids if params else None),
     ):
         if value is not None:
             why = "tokens move after the step that wrote them"
