@@ -57,6 +57,7 @@ def test_decoding_parameters_have_an_effect(steps_of: Any) -> None:
         (diffusion(stepz=3), "diffusion_stepz"),
         ({"vllm_xargs": {"anything": 1}}, "anything"),
         ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
         (diffusion(likelihood="one_step"), "diffusion_likelihood"),
         (diffusion(score_from=1), "diffusion_score_from"),
         (diffusion(likelihood="exact") | {"prompt_logprobs": 1}, "diffusion_likelihood"),

@@ -69,7 +69,12 @@ class Scoring:
             return
         assert output is not None and output.logprobs is not None
         index = output.req_id_to_index[request.request_id]
-        self.parts.append(output.logprobs.slice_request(index, len(tokens)))
+        said = output.logprobs.slice_request(index, len(tokens))
+        # A copy of what was asked for: the step's tables are as wide as the request of the step that asks for most.
+        most = self.params.prompt_logprobs
+        columns = None if most is None or most < 0 else 1 + most
+        ids, values = said.logprob_token_ids[:, :columns].copy(), said.logprobs[:, :columns].copy()
+        self.parts.append(LogprobsLists(ids, values, said.sampled_token_ranks.copy()))
         request.append_output_token_ids(tokens)
 
     def is_done(self, request: Request) -> bool:

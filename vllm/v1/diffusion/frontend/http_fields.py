@@ -82,6 +82,11 @@ RULES = {
         lambda request, config: not hasattr(request, "messages"),
         "is not supported in a chat, where it asks for the prompt's log probabilities: use prompt_logprobs",
     ),
+    "prompt_logprobs": Rule(
+        (None,),
+        lambda request, config: not getattr(request, "stream", False),
+        "is not reported in a stream: use echo with logprobs",
+    ),
     "length_penalty": Rule(
         (1.0,), _never, "has no effect without beam search, which diffusion models do not have"
     ),
