@@ -65,11 +65,11 @@ def test_beside_a_request_that_asks_for_more(engine: Any) -> None:
     """A step's tables are as wide as its widest request; the first steps have one, the last ones have not."""
     text = list(random_prompt(40, 63))
     (alone,) = scored(engine, [text], [params_of(prompt_logprobs=1)])
-    short = params_of(prompt_logprobs=None, max_tokens=4)
+    short = params_of(prompt_logprobs=None, max_tokens=16, algorithm="sequential", steps=16)
     short.logprobs = 5
     beside = scored(engine, [text, text[:9]], [params_of(prompt_logprobs=1), short])
     assert [set(e) for e in beside[0].prompt_logprobs[1:]] == [set(e) for e in alone.prompt_logprobs[1:]]
-    assert len(beside[1].outputs[0].logprobs) == 4
+    assert len(beside[1].outputs[0].logprobs) == 16
 
 
 def test_the_best_tokens_stand_beside(engine: Any) -> None:

@@ -70,7 +70,7 @@ class Scoring:
         assert output is not None and output.logprobs is not None
         index = output.req_id_to_index[request.request_id]
         said = output.logprobs.slice_request(index, len(tokens))
-        # A copy of what was asked for: the step's tables are as wide as the request of the step that asks for most.
+        # A copy of what was asked for: the step's tables hold all requests, as wide as the widest.
         most = self.params.prompt_logprobs
         columns = None if most is None or most < 0 else 1 + most
         ids, values = said.logprob_token_ids[:, :columns].copy(), said.logprobs[:, :columns].copy()
