@@ -27,6 +27,7 @@ def arguments(**given: Any) -> argparse.Namespace:
         *parameters(),
     )
     defaults: dict[str, Any] = dict.fromkeys(names) | {"dtype": "auto", "json": True, "verbose": False}
+    defaults["policy_option"] = []
     return argparse.Namespace(**defaults | given)
 
 

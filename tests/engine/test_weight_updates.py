@@ -16,7 +16,7 @@ _CHECK = """
 at, probabilities = 0, []
 for output in [result.outputs[-1]]:
     steps = len({s for s, _ in output.diffusion.trace})
-    rows = zip(taken[-steps:], torch.stack(unmasked)[-steps:], strict=True)
+    rows = zip(taken[-steps:], unmasked[-steps:], strict=True)
     computed = torch.stack([row.exp() * mask for row, mask in rows]).sum(0)[-len(output.token_ids):]
     reported = torch.tensor([p for _, p in output.diffusion.trace])
     torch.testing.assert_close(computed.detach(), reported, atol=1e-4, rtol=0)
