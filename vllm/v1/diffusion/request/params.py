@@ -218,7 +218,8 @@ class DiffusionParams(BaseModel):
         Parameter(
             "Adds `trace` to what is reported of the denoising: for every token the denoising step of the "
             "request that unmasked it, and its probability in that step. A token that `edit` rewrote has "
-            "the step that first unmasked its position, and the probability of the step that wrote it last.",
+            "the step that first unmasked its position, and the probability of the step that wrote it last. "
+            "A token that an insertion or a deletion moved has the step that moved it.",
             otherwise="false",
         ),
     ] = None
