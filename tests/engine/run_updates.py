@@ -19,8 +19,9 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 import torch
 from safetensors.torch import load_file, save_file
 
-from vllm import LLM, DiffusionParams, SamplingParams
+from vllm import LLM, RequestOutput, SamplingParams
 from vllm.v1.diffusion.bundled import bundled_path
+from vllm.v1.diffusion.request.params import DiffusionParams
 
 _PROMPTS = ["sort 3142=", "reverse keyboardkeyboard=", "sort 98765=", "add 12+30="]
 _END = 1
@@ -77,9 +78,9 @@ def main(family: str) -> dict[str, Any]:
         assert not any(output.finished for output in engine.step())
     _update(llm, changed)
     assert engine.reset_prefix_cache(reset_running_requests=True)
-    last = {}
+    last: dict[str, RequestOutput] = {}
     while engine.has_unfinished_requests():
-        last |= {output.request_id: output for output in engine.step()}
+        last |= {o.request_id: o for o in engine.step() if isinstance(o, RequestOutput)}
     said["lengths of those that ran"] = [len(last[prompt].outputs[0].token_ids) for prompt in prompts]
     said["updated while others ran"] = _ids(llm, prompts)
     del engine, llm

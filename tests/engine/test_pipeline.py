@@ -61,8 +61,9 @@ def test_block_causal(golden_cases: list[dict[str, Any]], async_scheduling: bool
     assert batches[1][-1]["vllm:num_preemptions"] > 0
     sdar = reference()
     for result, case in zip(batches[1][:4], crowd[:4], strict=True):
-        logits, block = partial(sdar.logits, block_length=case.block_length), case.block_length
+        block = case.block_length
         assert block is not None
+        logits = partial(sdar.logits, block_length=block)
         at_once = case.likelihood == "one_step"
         want = scores(logits, list(case.prompt), sdar.mask_id, 1, block, at_once=at_once)
         assert result["scores"] == pytest.approx(want, abs=TOLERANCE)

@@ -19,7 +19,7 @@ from tests.engine import (
     test_llada_moe,
 )
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
-from tests.engine.golden import cases_of
+from tests.engine.golden import cases_of, generate
 from tests.engine.layouts import LLADA_MOE_QUIRKS
 from tests.reference.moe import SdarMoeReference
 from vllm import DiffusionParams  # type: ignore[attr-defined]  # lazy
@@ -78,7 +78,7 @@ def test_wedlm_on_two_ranks(on_two_ranks: Callable[..., Any]) -> None:
     llm = on_two_ranks("wedlm", diffusion_config={"block_length": 32})
     cases = test_golden_wedlm.CASES
     requests = [(case["prompt_ids"], test_golden_wedlm.of_golden(case)) for case in cases]
-    for completion, case in zip(test_golden_wedlm.generate(llm, requests), cases, strict=True):
+    for completion, case in zip(generate(llm, requests), cases, strict=True):
         test_golden_wedlm.check(completion, case)
 
 
@@ -86,7 +86,7 @@ def test_wedlm_on_two_ranks(on_two_ranks: Callable[..., Any]) -> None:
 def test_dream_on_on_two_ranks(on_two_ranks: Callable[..., Any]) -> None:
     cases = test_golden_dreamon.CASES
     requests = [test_golden_dreamon.of_golden(case) for case in cases]
-    completions = test_golden_dreamon.generate(on_two_ranks("dreamon"), requests)
+    completions = generate(on_two_ranks("dreamon"), requests)
     for completion, case in zip(completions, cases, strict=True):
         test_golden_dreamon.check(completion, case)
 

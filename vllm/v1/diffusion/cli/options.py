@@ -36,8 +36,9 @@ def diffusion_params(args: argparse.Namespace) -> DiffusionParams:
     Raises:
         ValueError: Names the parameter or option that cannot be used.
     """
-    given = {name: getattr(args, name) for name in _options()}
-    return DiffusionParams(**given, **_policy_numbers(args.policy_option, args.algorithm), trace=True)
+    given: dict[str, Any] = {name: getattr(args, name) for name in _options()}
+    numbers: dict[str, Any] = {**_policy_numbers(args.policy_option, args.algorithm)}
+    return DiffusionParams(**given, **numbers, trace=True)
 
 
 def _policy_numbers(options: Sequence[str], algorithm: str | None) -> dict[str, float]:
