@@ -101,6 +101,24 @@ def test_forced_tools_that_are_not_strict(client: Any, strict: bool | None) -> N
             jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
 
 
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"grammar": "root ::= [\n]"}, "Invalid grammar specification"),
+        (
+            {"json": {"type": "array", "items": {"type": "integer", "multipleOf": 3}}},
+            "not supported by xgrammar",
+        ),
+    ],
+)
+def test_what_xgrammar_does_not_support_is_refused(client: Any, asked: dict[str, Any], reason: str) -> None:
+    """Whatever an engine's first grammar was."""
+    message = f"structured_outputs cannot be compiled(?s:.)*{reason}"
+    with pytest.raises(openai.BadRequestError, match=message) as refused:
+        chat(client, extra_body={"structured_outputs": asked}, max_tokens=9)
+    assert '{"backend": "guidance"}' in str(refused.value)
+
+
 @pytest.mark.parametrize("asked", [{"choice": ["é"]}, {"regex": "ab{20}é"}])
 def test_a_grammar_that_the_vocabulary_cannot_write(client: Any, asked: dict[str, Any]) -> None:
     """Its tokens are ASCII. The request ends with the reason."""

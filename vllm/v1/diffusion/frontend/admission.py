@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from vllm.exceptions import VLLMValidationError
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import FEW_ANSWERS, end_tokens, family_of, limit_of, resolve_diffusion_config
 from vllm.v1.diffusion.frontend.values import check_values
@@ -228,6 +229,28 @@ def _check_work(params: SamplingParams, vllm_config: VllmConfig) -> None:
         return
     for name in ("json", "regex", "choice", "grammar", "structural_tag"):
         check_grammar_size(f"structured_outputs: {name}", getattr(grammar, name), config)
+    _check_backend(params)
+
+
+def _check_backend(params: SamplingParams) -> None:
+    """Refuses a grammar for which upstream's ``auto`` would take another backend than xgrammar.
+
+    An engine has one backend, which its first grammar chooses: whether another one's grammar could be
+    compiled would depend on which came first.
+    """
+    grammar = params.structured_outputs
+    if grammar is None or not grammar._backend_was_auto or grammar._backend == "xgrammar":
+        return
+    from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+
+    try:
+        validate_xgrammar_grammar(params)
+    except VLLMValidationError as error:
+        raise ParameterError(
+            f"structured_outputs cannot be compiled by xgrammar, which 'auto' stands for: {error} "
+            '--structured-outputs-config \'{"backend": "' + str(grammar._backend) + "\"}' serves it.",
+            parameter="structured_outputs",
+        ) from error
 
 
 def check_grammar_size(name: str, value: Any, config: MaskedDiffusionConfig) -> None:
