@@ -1,4 +1,4 @@
-# make install | run | test | test-avx2 | lint | types | bench | develop | cuda-compile | clean      (docs/building.md)
+# make install | run | test | test-avx2 | lint | types | develop | cuda-compile | clean      (docs/building.md)
 # make contract | patches | patches-next | next | proposals | docs | wheel-check | licences     (docs/upgrading.md)
 #
 # Each target makes what it needs; what is up to date is not made again.
@@ -23,7 +23,7 @@ AVX2 := VLLM_DIFFUSION_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=
 # Two engines at a time on two cores. The tests of a file share a process, and files run in their order.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install run test test-avx2 lint types format bench develop cuda-compile patches clean FORCE
+.PHONY: install run test test-avx2 lint types format develop cuda-compile patches clean FORCE
 .PHONY: contract docs docs-check hooks licences next patches-next proposals proposals-check wheel-check
 .DEFAULT_GOAL := run
 .DELETE_ON_ERROR:
@@ -56,10 +56,6 @@ format: $(VENV)/.extra-dev
 	$(BIN)/ruff format .
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null \
 	    | xargs -r $(BIN)/clang-format -i
-
-bench: $(INSTALLED)
-	@set -e; for script in benchmarks/bench_*.py; do \
-	    echo "== $$script"; $(BIN)/python "$$script"; done
 
 patches:
 	$(PYTHON) tools/patches.py verify

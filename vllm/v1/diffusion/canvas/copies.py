@@ -2,8 +2,8 @@
 """Classifier-free guidance: the copies of canvases that a step computes with their prompts masked.
 
 The window of a guided request goes on behind its canvas. The copy begins where the scheduler has put it, with
-a KV block. Its rows have the positions of those that they are copies of, and see each other only. The rows in
-between are computed for nobody.
+a KV block. Its rows have the positions of those that they are copies of, and see each other only. The rows
+between canvas and copy are computed and not used.
 """
 
 from __future__ import annotations
