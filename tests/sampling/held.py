@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -47,9 +49,16 @@ def _collect(value: Any, path: str, found: dict[str, Any], seen: set[int]) -> No
         found[path] = sorted(map(_name, value))
     elif type(value).__module__.startswith("vllm.v1.diffusion.") and id(value) not in seen:
         seen.add(id(value))
-        for name, one in vars(value).items():
+        for name, one in _attributes(value):
             if name not in OF_A_STEP and name != "_tables":
                 _collect(one, f"{path}.{name}", found, seen)
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    # Data classes with slots have no dictionary; the grid of a request that has not ended is one.
+    if is_dataclass(value):
+        return ((one.name, getattr(value, one.name)) for one in fields(value))
+    return iter(vars(value).items())
 
 
 def _name(key: Any) -> str:

@@ -69,6 +69,7 @@ def test_a_request_that_ends_before_its_first_step_leaves_nothing() -> None:
         rig.blocks.grid(4, len(PROMPT), MAX_LENGTH),
         len(PROMPT),
     )
+    assert differences(held_by(Rig().canvases), held_by(rig.canvases))
     rig.canvases.remove(3)
     rig.canvases.apply_added(rig.requests)
     assert not differences(held_by(Rig().canvases), held_by(rig.canvases))
