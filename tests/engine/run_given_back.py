@@ -79,7 +79,7 @@ def main() -> None:
         if not hasattr(llm.llm_engine.engine_core, "resources"):
             llm.llm_engine.engine_core.get_output()
         results = llm.collective_rpc(read, args=(False,))
-        if not any("_slots" in left for left, _ in results):
+        if not any(left for left, _ in results):
             break
         time.sleep(0.1)
     llm.llm_engine.engine_core.shutdown()
