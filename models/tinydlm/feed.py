@@ -21,6 +21,8 @@ from .vocab import EOS
 
 AHEAD = 6
 """Batches that each process may be ahead."""
+PATIENCE = 120.0
+"""Seconds without a batch after which its process is taken for dead."""
 
 Array = npt.NDArray[np.int16]
 
@@ -89,7 +91,7 @@ class Feed:
 
         index = 0
         while True:
-            rows, lengths = map(move, self.queues[index % len(self.queues)].get())
+            rows, lengths = map(move, self.queues[index % len(self.queues)].get(timeout=PATIENCE))
             index += 1
             tokens = torch.nn.functional.pad(rows, (0, columns - rows.shape[1]), value=EOS)
             trainable = torch.ones(len(rows), dtype=torch.bool, device=device)

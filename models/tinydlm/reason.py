@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -51,7 +51,7 @@ def read_tokenizer(folder: Path) -> BytePairs:
 
 
 def score(
-    network: Network, tokenizer: BytePairs, problems: list[Problem], decoding: Decoding
+    network: Network, tokenizer: BytePairs, problems: Sequence[Problem], decoding: Decoding
 ) -> tuple[float, float]:
     """Accuracy and tokens per forward by the reference decoding."""
     right = tokens = forwards = 0

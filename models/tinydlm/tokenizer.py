@@ -72,11 +72,8 @@ def special_tokens(family: str) -> dict[str, Any]:
 
 
 def write_tokenizer(family: str, folder: Path, max_length: int, pairs: BytePairs | None = None) -> None:
-    """Writes the three tokenizer files of ``family`` into ``folder``: of ``pairs``, else of the characters."""
-    if pairs is None:
-        content = tokenizer_json(family)
-    else:
-        content = pairs.tokenizer_json()
+    """Writes the three tokenizer files of ``family`` into ``folder``, of ``pairs`` or of the characters."""
+    content = tokenizer_json(family) if pairs is None else pairs.tokenizer_json()
     added = {str(token["id"]): _added(token["content"]) for token in content["added_tokens"]}
     config = special_tokens(family) | {
         "add_bos_token": False,

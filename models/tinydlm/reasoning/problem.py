@@ -26,8 +26,13 @@ class Problem:
 
     @property
     def reserved(self) -> bool:
-        """Whether the problem is kept for evaluation: about one prompt in 97 is."""
-        return zlib.crc32(self.prompt.encode()) % RESERVED_MODULUS == 0
+        """Whether the problem is kept for evaluation."""
+        return is_reserved(self.prompt)
+
+
+def is_reserved(prompt: str) -> bool:
+    """Says whether a prompt is kept out of training: about one in 97 is."""
+    return zlib.crc32(prompt.encode()) % RESERVED_MODULUS == 0
 
 
 def weighted(rng: random.Random, *weights: float) -> int:

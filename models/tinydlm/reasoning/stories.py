@@ -104,9 +104,7 @@ def draw(rng: Random) -> Story:
         elif kind == 1:
             more = rng.randint(2, 49)
             sentences.append(
-                rng.choice(
-                    (f"{other} gives {more} {thing} to {name}.", f"{name} finds {more} more {thing}.")
-                )
+                rng.choice((f"{other} gives {more} {thing} to {name}.", f"{name} finds {more} more {thing}."))
             )
             steps.append((have, "+", more, have + more))
             have += more

@@ -3,12 +3,12 @@
 from functools import cache
 from random import Random
 
-from .problem import Problem
+from .problem import Problem, is_reserved
 
 SIDE, CELLS = 6, 36
 MIN_EMPTY, MAX_EMPTY = 6, 18
-FRESH_GRIDS = 4000
-"""Problems made of one base grid by symmetries before another is searched for."""
+BASE_GRIDS = 4000
+"""Solved grids that symmetries make all others of."""
 
 Grid = list[int]
 
@@ -16,9 +16,7 @@ Grid = list[int]
 def _units() -> list[list[int]]:
     rows = [[SIDE * r + c for c in range(SIDE)] for r in range(SIDE)]
     columns = [[SIDE * r + c for r in range(SIDE)] for c in range(SIDE)]
-    boxes = [
-        [SIDE * (2 * (b // 2) + i // 3) + 3 * (b % 2) + i % 3 for i in range(SIDE)] for b in range(SIDE)
-    ]
+    boxes = [[SIDE * (2 * (b // 2) + i // 3) + 3 * (b % 2) + i % 3 for i in range(SIDE)] for b in range(SIDE)]
     return rows + columns + boxes
 
 
@@ -94,7 +92,7 @@ def search(rng: Random) -> Grid:
 
 
 @cache
-def base_grids(seed: int, count: int = FRESH_GRIDS) -> tuple[Grid, ...]:
+def base_grids(seed: int, count: int = BASE_GRIDS) -> tuple[Grid, ...]:
     """Solved grids to make others of."""
     rng = Random(f"sudoku base {seed}")
     return tuple(search(rng) for _ in range(count))
@@ -104,7 +102,9 @@ def shuffled(grid: Grid, rng: Random) -> Grid:
     """The same grid under a random symmetry: digits, bands, rows, stacks and columns change places."""
 
     def lines(groups: int, size: int) -> list[int]:
-        return [size * g + i for g in rng.sample(range(groups), groups) for i in rng.sample(range(size), size)]
+        return [
+            size * g + i for g in rng.sample(range(groups), groups) for i in rng.sample(range(size), size)
+        ]
 
     digits = [0, *rng.sample(range(1, SIDE + 1), SIDE)]
     rows, columns = lines(3, 2), lines(2, 3)
@@ -124,21 +124,18 @@ def read(text: str) -> Grid | None:
     return [int(char) for row in rows for char in row]
 
 
-def draw(rng: Random) -> tuple[Grid, Grid]:
-    """Draws a puzzle and its solution."""
+def make(rng: Random, reserved: bool) -> Problem:
+    """Draws a puzzle, reserved or not; its solution is the only right answer."""
     grids = base_grids(0)
     while True:
         solution = shuffled(rng.choice(grids), rng)
         puzzle = list(solution)
         for cell in rng.sample(range(CELLS), rng.randint(MIN_EMPTY, MAX_EMPTY)):
             puzzle[cell] = 0
-        if singles(puzzle) == solution:
-            return puzzle, solution
-
-
-def make(rng: Random) -> Problem:
-    """Draws a puzzle; its solution is the only right answer."""
-    puzzle, solution = draw(rng)
+        prompt = f"Sudoku:\n{write(puzzle)}\n"
+        # The cheaper test comes first, since few puzzles are reserved.
+        if is_reserved(prompt) == reserved and singles(puzzle) == solution:
+            break
 
     def is_right(text: str) -> bool:
         grid = read(text)
@@ -146,4 +143,4 @@ def make(rng: Random) -> Problem:
             return False
         return all(given in (0, cell) for given, cell in zip(puzzle, grid, strict=True))
 
-    return Problem("sudoku", f"Sudoku:\n{write(puzzle)}\n", write(solution), is_right)
+    return Problem("sudoku", prompt, write(solution), is_right)
