@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and curves from the lines of ``benchmarks.judged``.
+
+python -m benchmarks.accuracy.report lines.jsonl --figure docs/accuracy.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.score import Score
+from benchmarks.curves import Panel, Series, draw
+
+Line = dict[str, Any]
+"""A score of one task: ``method``, ``setting``, ``task``, ``batch`` and the fields of ``Score``."""
+
+TICKS = (0.5, 1, 2, 4, 8, 16, 32)
+LEVELS = (0, 20, 40, 60, 80, 100)
+
+
+def score_of(line: Line) -> Score:
+    """The score that a line holds."""
+    return Score(*(line[name] for name in ("problems", "right", "tokens", "forwards", "seconds")))
+
+
+def rows(lines: Iterable[Line]) -> Iterator[tuple[str, str, dict[str, Score]]]:
+    """Method, setting and the score of each task, in the order of the lines."""
+    for (method, setting), group in groupby(lines, key=lambda line: (line["method"], line["setting"])):
+        yield method, setting, {line["task"]: score_of(line) for line in group}
+
+
+def table(lines: list[Line], speed: bool = False) -> str:
+    """A Markdown table: one setting a row, accuracy and tokens per forward of each task.
+
+    Args:
+        lines: The scores.
+        speed: Whether to add tokens per second.
+    """
+    tasks = list(dict.fromkeys(line["task"] for line in lines))
+    heads = ["decoding", *tasks, "all", *(["tokens/s"] if speed else [])]
+    text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for method, setting, scores in rows(lines):
+        total = sum(scores.values(), Score(0, 0, 0, 0))
+        cells = [f"`{method}`, {setting}", *(str(scores[task]) for task in tasks), str(total)]
+        cells += [f"{total.tokens_per_second:.0f}"] if speed else []
+        text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def best(lines: list[Line], reference: str = "static", loss: float = 0.5) -> list[tuple[str, str, Score]]:
+    """Each method's fastest setting among those that lose little.
+
+    Args:
+        lines: The scores, of one batch size.
+        reference: The method whose most accurate setting says what is attainable.
+        loss: Points of accuracy, over all tasks, that a setting may lose.
+    """
+    totals = [(m, s, sum(scores.values(), Score(0, 0, 0, 0))) for m, s, scores in rows(lines)]
+    least = max(total.accuracy for method, _, total in totals if method == reference) - loss / 100
+    found: dict[str, tuple[str, str, Score]] = {}
+    for method, setting, total in totals:
+        before = found.get(method)
+        better = before is None or total.tokens_per_forward > before[2].tokens_per_forward
+        if total.accuracy >= least and better:
+            found[method] = (method, setting, total)
+    return list(found.values())
+
+
+def figure(lines: list[Line], shown: list[str]) -> str:
+    """Accuracy against tokens per forward, a panel a task, a curve a method."""
+    tasks = dict.fromkeys(line["task"] for line in lines)
+    panels = []
+    for task in tasks:
+        curves: Series = {}
+        for line in lines:
+            if line["task"] == task and line["method"] in shown:
+                score = score_of(line)
+                point = (score.tokens_per_forward, 100 * score.accuracy)
+                curves.setdefault(line["method"], []).append(point)
+        xs = [x for points in curves.values() for x, _ in points]
+        inner = [tick for tick in TICKS if min(xs) / 2 < tick < max(xs) * 2]
+        panels.append(Panel("tokens per forward", f"{task}: right answers, %", curves, inner, LEVELS))
+    return draw(panels)
+
+
+def read(path: Path) -> list[Line]:
+    """The lines of a file."""
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lines", type=Path)
+    parser.add_argument("--figure", type=Path, help="SVG to write")
+    parser.add_argument("--methods", nargs="*", default=[], help="curves of the figure; all by default")
+    args = parser.parse_args()
+    lines = read(args.lines)
+    for batch in dict.fromkeys(line["batch"] for line in lines):
+        part = [line for line in lines if line["batch"] == batch]
+        print(f"batch {batch}\n\n{table(part, speed=True)}\n")
+        for method, setting, total in best(part):
+            print(f"{method}, {setting}: {total}, {total.tokens_per_second:.0f} tokens/s")
+        print()
+    if args.figure:
+        first = [line for line in lines if line["batch"] == lines[0]["batch"]]
+        shown = args.methods or list(dict.fromkeys(line["method"] for line in first))
+        args.figure.write_text(figure(first, shown), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
