@@ -134,7 +134,7 @@ class BytePairs:
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_]},
             "post_processor": None,
-            "decoder": {"type": "ByteLevel"},
+            "decoder": bytes_,
             "model": {
                 "type": "BPE",
                 "dropout": None,
