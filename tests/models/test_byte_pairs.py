@@ -46,7 +46,7 @@ def test_the_library_gives_the_same_ids(tokenizer: BytePairs) -> None:
 
 def test_digits_are_never_merged_and_frequent_words_are(tokenizer: BytePairs) -> None:
     assert len(tokenizer.encode("4821")) == 4
-    assert len(tokenizer.encode(" apples")) == 1
+    assert len(tokenizer.encode("Ann")) == 1
     assert not any(sum(char.isdigit() for char in token) > 1 for token in tokenizer.tokens)
 
 
