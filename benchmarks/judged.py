@@ -14,7 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.methods import chosen
+from benchmarks.accuracy.methods import Method, chosen
+from benchmarks.accuracy.report import best, read
 from benchmarks.accuracy.score import Score, solve
 from benchmarks.kernels.harness import machine
 from models.tinydlm.reasoning import TASKS, held_out
@@ -33,10 +34,19 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[64], help="requests at a time")
     parser.add_argument("--block", type=int, default=32)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--eager", action="store_true", help="compile nothing: a quicker start")
+    parser.add_argument("--best-of", type=Path, help="lines; only each method's best setting among them")
     args = parser.parse_args()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     methods = chosen(args.methods, args.block)
+    if args.best_of:
+        settings = {method: setting for method, (setting, _) in best(read(args.best_of)).items()}
+        methods = {
+            name: Method({settings[name]: method.settings[settings[name]]})
+            for name, method in methods.items()
+            if name in settings
+        }
     from vllm import LLM, DiffusionParams  # type: ignore[attr-defined]  # lazy
     from vllm.platforms import current_platform
 
@@ -47,6 +57,7 @@ def main() -> None:
         max_model_len=512,
         disable_log_stats=True,
         enable_prefix_caching=False,
+        enforce_eager=args.eager,
     )
     problems = {task: held_out(task, args.count, args.seed) for task in TASKS}
     common: dict[str, Any] = {
