@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -79,20 +79,39 @@ def best(lines: list[Line], loss: float = 0.5) -> dict[str, tuple[str, Score]]:
     return {method: pair for method, pair in found.items() if pair}
 
 
-def figure(lines: list[Line], shown: list[str]) -> str:
-    """Accuracy against tokens per forward, a panel a task, a curve a method."""
-    tasks = dict.fromkeys(line["task"] for line in lines)
+def points(lines: Iterable[Line]) -> dict[str, Series]:
+    """Tokens per forward and right answers in per cent, by task and method."""
+    found: dict[str, Series] = {}
+    for line in lines:
+        score = score_of(line)
+        curve = found.setdefault(line["task"], {}).setdefault(line["method"], [])
+        curve.append((score.tokens_per_forward, 100 * score.accuracy))
+    return found
+
+
+def logged_points(lines: Iterable[Line]) -> dict[str, Series]:
+    """The same of the lines that ``tinydlm.reason`` logs of its reference decoding."""
+    found: dict[str, Series] = {}
+    for line in lines:
+        for task, (accuracy, speed) in line.get("held_out", {}).items():
+            method = line["decoding"].partition(",")[0]
+            found.setdefault(task, {}).setdefault(method, []).append((speed, 100 * accuracy))
+    return found
+
+
+def figure(found: dict[str, Series], shown: Sequence[str] = ()) -> str:
+    """Accuracy against tokens per forward, a panel a task, a curve a method.
+
+    Args:
+        found: What ``points`` gives.
+        shown: Methods that have a curve; all without any.
+    """
     panels = []
-    for task in tasks:
-        curves: Series = {}
-        for line in lines:
-            if line["task"] == task and line["method"] in shown:
-                score = score_of(line)
-                point = (score.tokens_per_forward, 100 * score.accuracy)
-                curves.setdefault(line["method"], []).append(point)
-        xs = [x for points in curves.values() for x, _ in points]
-        inner = [tick for tick in TICKS if min(xs) / 2 < tick < max(xs) * 2]
-        panels.append(Panel("tokens per forward", f"{task}: right answers, %", curves, inner, LEVELS))
+    for task, series in found.items():
+        curves = {method: curve for method, curve in series.items() if method in shown or not shown}
+        xs = [x for curve in curves.values() for x, _ in curve]
+        ticks = [tick for tick in TICKS if min(xs) / 2 < tick < max(xs) * 2]
+        panels.append(Panel("tokens per forward", f"{task}: right answers, %", curves, ticks, LEVELS))
     return draw(panels)
 
 
@@ -108,6 +127,17 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=[], help="curves of the figure; all by default")
     args = parser.parse_args()
     lines = read(args.lines)
+    if any("held_out" in line for line in lines):
+        found = logged_points(lines)
+    else:
+        found = points(line for line in lines if line["batch"] == lines[0]["batch"])
+        show(lines)
+    if args.figure:
+        args.figure.write_text(figure(found, args.methods), encoding="utf-8")
+
+
+def show(lines: list[Line]) -> None:
+    """Prints a table and the best settings for each batch."""
     for batch in dict.fromkeys(line["batch"] for line in lines):
         part = [line for line in lines if line["batch"] == batch]
         print(f"batch {batch}\n\n{table(part, speed=True)}\n")
@@ -115,10 +145,6 @@ def main() -> None:
             for method, (setting, total) in best(part).items():
                 print(f"{method}, {setting}: {total}, {total.tokens_per_second:.0f} tokens/s")
         print()
-    if args.figure:
-        first = [line for line in lines if line["batch"] == lines[0]["batch"]]
-        shown = args.methods or list(dict.fromkeys(line["method"] for line in first))
-        args.figure.write_text(figure(first, shown), encoding="utf-8")
 
 
 if __name__ == "__main__":

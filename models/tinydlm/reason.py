@@ -27,8 +27,8 @@ from .tasks import Batch, Sampler
 from .train import Course, train
 from .vocab import EOS
 
-SHARES = {"story": 0.26, "record": 0.22, "program": 0.17, "sudoku": 0.35}
-"""Share of each task in a batch."""
+SHARES = {"story": 0.26, "record": 0.22, "program": 0.102, "naming": 0.068, "sudoku": 0.35}
+"""Share of each task in a batch, as ``models/reasoner`` was trained."""
 VOCABULARY = 1024
 LENGTH = 128
 """Tokens of the longest prompt with its answer and end."""
@@ -126,6 +126,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--report-minutes", type=float, default=1e9, help="start no measurement after these")
     parser.add_argument("--count", type=int, default=250, help="held-out problems of each task")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) - 2))
+    parser.add_argument("--shares", type=json.loads, default=SHARES, help="of each task, a JSON object")
     parser.add_argument("--compile", choices=("layers", "whole", "no"), default="layers")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -152,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.evaluate_only:
         base_grids(0)  # Made once, then shared with every process.
         tokenizer = learn_tokenizer()
-        shares = {task: round(options.batch * share) for task, share in SHARES.items()}
+        shares = {task: round(options.batch * share) for task, share in options.shares.items()}
         feed = Feed(tokenizer, shares, options.seed, LENGTH, options.processes)
         config = NetworkConfig(
             family="sdar",

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.accuracy.methods import chosen
-from benchmarks.accuracy.report import best, figure, table
+from benchmarks.accuracy.report import best, figure, logged_points, points, table
 
 
 def line(method: str, setting: str, task: str, right: int, forwards: int) -> dict[str, object]:
@@ -39,9 +39,11 @@ def test_the_table_has_a_row_a_setting() -> None:
 
 
 def test_the_figure_has_a_panel_a_task_and_a_curve_a_method() -> None:
-    drawn = figure(LINES, ["static", "dynamic"])
+    drawn = figure(points(LINES), ["static", "dynamic"])
     assert drawn.count("<polyline") == 4
     assert drawn.count("right answers") == 2
+    logged = logged_points([{"step": 1}, {"decoding": "static, 8 steps", "held_out": {"story": [0.5, 3.0]}}])
+    assert logged == {"story": {"static": [(3.0, 50.0)]}}
 
 
 def test_every_setting_is_one_that_a_request_may_have() -> None:

@@ -8,7 +8,7 @@ import torch
 from tinydlm import reason
 from tinydlm.checkpoint import load
 from tinydlm.noise import block_diffusion
-from tinydlm.reasoning import TASKS
+from tinydlm.reasoning import TASKS, held_out
 from tinydlm.tasks import Batch, Sampler
 from tinydlm.vocab import MASK
 
@@ -50,3 +50,14 @@ def test_a_long_answer_has_a_random_run_of_its_blocks() -> None:
     inside = (example.positions >= 20) & (example.positions < end[:, None])
     assert not bool((hidden & ~inside).any())
     assert torch.equal(example.targets, example.positions[:, -window:] + 10)
+
+
+def test_the_checkpoint_that_judges() -> None:
+    """Its folder is complete and small enough for the repository, and solves Sudokus that it never saw."""
+    folder = Path(__file__).parents[2] / "models" / "reasoner"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 16_000_000
+    network, tokenizer = load(folder), reason.read_tokenizer(folder)
+    assert network.config.block_size == 32
+    puzzles = held_out("sudoku", 6, 31)
+    accuracy, _ = reason.score(network, tokenizer, puzzles, reason.Decoding("static", 4))
+    assert accuracy >= 0.8

@@ -11,6 +11,7 @@ _MAKERS: dict[str, Callable[[Random], Problem]] = {
     "story": stories.make,
     "record": records.make,
     "program": programs.make,
+    "naming": programs.make_naming,
 }
 TASKS = (*_MAKERS, "sudoku")
 

@@ -1,7 +1,7 @@
 """Rewriting of code-like text.
 
-``fresh`` leaves the new names to the writer, who has to keep to them; ``branches`` allows two ways of
-negating. The other kinds have one answer.
+``branches`` allows two ways of negating. The task ``naming``, which is ``fresh`` alone, leaves the new names
+to the writer, who has to keep to them. The other kinds have one answer.
 """
 
 import re
@@ -112,11 +112,16 @@ def branches(rng: Random) -> tuple[str, str, Callable[[str], bool]]:
     return f"Swap the branches:\n{code}\n", answer, _one_of(operator, negation)
 
 
-KINDS = (fresh, rename, comprehension, loop, branches)
-_KIND_WEIGHTS = (0.4, 0.15, 0.15, 0.15, 0.15)
+KINDS = (rename, comprehension, loop, branches)
 
 
 def make(rng: Random) -> Problem:
-    """Draws a rewriting and one of its right answers."""
-    prompt, answer, is_right = KINDS[weighted(rng, *_KIND_WEIGHTS)](rng)
+    """Draws a rewriting that says what to write, and one of its right answers."""
+    prompt, answer, is_right = rng.choice(KINDS)(rng)
     return Problem("program", prompt, answer, is_right)
+
+
+def make_naming(rng: Random) -> Problem:
+    """Draws a renaming whose names are free, and one of its right answers."""
+    prompt, answer, is_right = fresh(rng)
+    return Problem("naming", prompt, answer, is_right)
