@@ -7,6 +7,8 @@ from random import Random
 from . import programs, records, stories, sudoku
 from .problem import Problem
 
+__all__ = ["TASKS", "Problem", "draw", "held_out", "training"]
+
 _MAKERS: dict[str, Callable[[Random], Problem]] = {
     "story": stories.make,
     "record": records.make,
