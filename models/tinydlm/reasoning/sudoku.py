@@ -43,8 +43,8 @@ def singles(puzzle: Grid) -> Grid | None:
     def place(cell: int, value: int) -> None:
         grid[cell] = value
         empty.discard(cell)
-        for unit in OWN_UNITS[cell]:
-            used[unit] |= 1 << value
+        for own in OWN_UNITS[cell]:
+            used[own] |= 1 << value
 
     while empty:
         before = len(empty)
@@ -57,10 +57,10 @@ def singles(puzzle: Grid) -> Grid | None:
             else:
                 options[cell] = free
         if len(empty) == before:
-            for unit in UNITS:
-                cells = [cell for cell in unit if cell in empty]
+            for line in UNITS:
+                open_cells = [cell for cell in line if cell in empty]
                 for value in range(1, SIDE + 1):
-                    homes = [cell for cell in cells if options[cell] >> value & 1]
+                    homes = [cell for cell in open_cells if options[cell] >> value & 1]
                     if len(homes) == 1 and homes[0] in empty:
                         fits = all(not used[u] >> value & 1 for u in OWN_UNITS[homes[0]])
                         if fits:
