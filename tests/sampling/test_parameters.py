@@ -38,10 +38,11 @@ def params(**options: Any) -> SamplingParams:
 
 
 def assert_same(answer: Any, want: Any, context: object) -> None:
-    """Tokens and steps exactly, confidences nearly."""
+    """Tokens and steps exactly, confidences and entropies nearly."""
     assert answer.tokens == want.tokens, context
     assert answer.steps == want.steps, context
     assert answer.confidence == pytest.approx(want.confidence, abs=2e-5), context
+    assert answer.entropies == pytest.approx(want.entropies, abs=1e-4), context
 
 
 def requests() -> list[Request]:
