@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.sampling.float64 import decode, distribution
-from tests.sampling.rig import MASK, VOCABULARY, Request, Rig, model
+from tests.sampling.rig import MASK, VOCABULARY, Request, Rig, model, numbers_of
 from vllm import SamplingParams
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline
 from vllm.v1.diffusion.sampling.step_logits import Part
@@ -132,6 +133,25 @@ def test_the_mask_token_is_never_chosen() -> None:
         if options:
             # One token is left, or none is drawn: the best that can be generated.
             assert seen.tokens == greedy.tokens
+
+
+BANS: list[dict[str, Any]] = [
+    {"logit_bias": {3: -math.inf}},
+    {"allowed_token_ids": [1, 2, 5, 8, 13, 21]},
+    {"min_tokens": 8, "stop_token_ids": [3]},
+]
+
+
+@pytest.mark.parametrize("ban", BANS, ids=str)
+def test_growing_answers_hold_no_banned_end_token(ban: dict[str, Any]) -> None:
+    """Though an answer is long enough from the start; without the ban its end tokens are put there."""
+    values = numbers_of("daedal") | {"initial_length": 4.0, "end_check_tokens": 4.0, "end_threshold": 0.0}
+    how: dict[str, Any] = {"algorithm": "daedal", "block_length": 8, "values": values}
+    free = Request(params(logit_bias={3: 50.0}), PROMPT, key=8, **how)
+    banned = replace(free, params=params(**ban))
+    rig = Rig(aligned=False, tempered=False)
+    assert 3 in rig.run([free], 6)[0].tokens
+    assert 3 not in rig.run([banned], 4)[0].tokens
 
 
 @pytest.mark.parametrize("rewrites", [False, True])
