@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.sampling.float64 import distribution
+from tests.sampling.options import OPTIONS, PROMPT, params, requests
 from tests.sampling.rig import MASK, Request, Rig, model
-from tests.sampling.test_parameters import OPTIONS, PROMPT, params, requests
 
 FILTERS: list[dict[str, Any]] = [
     {},
