@@ -28,9 +28,8 @@ class D3llm(UnmaskingPolicy):
     """Decides in the open sub-blocks of the answer, by entropy, while every step sees all of it (d3LLM).
 
     The first sub-block is open. A step opens the next one if ``block_add_threshold`` of the last open one
-    is unmasked. Then it unmasks what has an entropy of at most ``entropy_threshold``, the position of the
-    lowest entropy, and the lowest of the first sub-block that has masks if none of its positions is
-    among these.
+    is unmasked. Then it unmasks what has an entropy of at most ``entropy_threshold``, and the position of the
+    lowest entropy. If that leaves out the first sub-block with masks, its lowest is unmasked too.
 
     With ``early_stop``, all behind the first end token of the answer becomes that token while a mask is left.
     What was masked there takes part in the next step once more, as in the published code: the lowest
@@ -44,7 +43,6 @@ class D3llm(UnmaskingPolicy):
             "Tokens of a sub-block; the answer's last one may be shorter.",
             PositiveCount,
             default=32,
-            aliases=("block_size",),
         ),
         "entropy_threshold": ENTROPY_THRESHOLD,
         "block_add_threshold": Parameter(
