@@ -155,6 +155,7 @@ class Unmasking:
             self._grade,
             self._redraw,
             self._take_back,
+            self._fill,
             self._let_mode_change,
             self._end_early,
         )
@@ -254,8 +255,11 @@ class Unmasking:
         written = unmasked.masked & ~self.canvases.masked[cell]
         if unmasked.selection is not None:
             written = written | unmasked.selection.rewrite
-        confidence = self.canvases.confidence
-        confidence[cell] = torch.where(written, unmasked.stats.sample_prob, confidence[cell])
+        for table, values in (
+            (self.canvases.confidence, unmasked.stats.sample_prob),
+            (self.canvases.entropy, unmasked.stats.entropy),
+        ):
+            table[cell] = torch.where(written, values, table[cell])
 
     def _redraw(self, unmasked: Unmasked) -> None:
         """Writes blocks of which a policy says as a whole what they are to be."""
@@ -263,8 +267,13 @@ class Unmasking:
             return
         assert unmasked.made is not None
         step, made = unmasked.step, unmasked.made
+        entropies = unmasked.stats.entropy
         for which, drawn in unmasked.selection.redrawn:
-            full = _redrawn(self.canvases, step.slots[which], drawn, step.covered[which], made[which])
+            slots, covered, entropy = step.slots[which], step.covered[which], None
+            if unmasked.masked is not None:
+                rows = step.row_start[:-1][which, None] + self.canvases.columns
+                entropy = entropies[rows.clamp(max=len(entropies) - 1)]
+            full = _redrawn(self.canvases, slots, drawn, entropy, covered, made[which])
             unmasked.done[which] = full & step.covered[which] & ~drawn.unfinished
 
     def _take_back(self, unmasked: Unmasked) -> None:
@@ -273,6 +282,26 @@ class Unmasking:
         if before is not None:
             taken_back = self.bad_words.take_back(unmasked.step, before)
             unmasked.done &= ~(taken_back & before.masked).any(dim=1)
+
+    def _fill(self, unmasked: Unmasked) -> None:
+        """Lets end tokens take all that is behind them, of requests whose policy wants it."""
+        if unmasked.selection is None or (token := unmasked.selection.fill) is None:
+            return
+        assert unmasked.made is not None
+        canvases, slots, covered = self.canvases, unmasked.step.slots, unmasked.step.covered
+        token, made = token[:, None], unmasked.made[:, None]
+        tokens, masked, at = canvases.tokens[slots], canvases.masked[slots], canvases.unmasked_at[slots]
+        # What the prompt or a template gives was unmasked in no step.
+        ends = ((at >= 0) & (tokens == token)).to(torch.int32)
+        behind = (ends.cumsum(dim=1) > ends) & (masked | (at >= 0))
+        behind &= (masked.any(dim=1) & covered)[:, None]
+        canvases.tokens[slots] = torch.where(behind, token, tokens)
+        canvases.unmasked_at[slots] = torch.where(behind & masked, made, at)
+        confidence = canvases.confidence[slots]
+        canvases.confidence[slots] = torch.where(behind, torch.ones_like(confidence), confidence)
+        canvases.masked[slots] = masked = masked & ~behind
+        filled = (token[:, 0] >= 0) & covered & ~masked.any(dim=1)
+        unmasked.done = unmasked.done | filled
 
     def _let_mode_change(self, unmasked: Unmasked) -> None:
         """Lets the mode write to the canvases."""
@@ -288,7 +317,12 @@ class Unmasking:
 
 
 def _redrawn(
-    canvases: CanvasStates, slots: torch.Tensor, drawn: Redrawn, covered: torch.Tensor, made: torch.Tensor
+    canvases: CanvasStates,
+    slots: torch.Tensor,
+    drawn: Redrawn,
+    entropy: torch.Tensor | None,
+    covered: torch.Tensor,
+    made: torch.Tensor,
 ) -> torch.Tensor:
     """Writes blocks that a policy redrew; whether no mask is left, bool ``[n]``.
 
@@ -296,16 +330,19 @@ def _redrawn(
         canvases: The canvases, changed.
         slots: The requests' slots, ``[n]``.
         drawn: Their blocks.
+        entropy: Of what the step says of each column, before tokens moved, float32 ``[n, W]``; None where
+            nobody reads how sure the step was.
         covered: Whether the step's window covers the block, bool ``[n]``.
         made: Steps made on the block before, int32 ``[n]``.
     """
     tokens, masked = canvases.tokens[slots], canvases.masked[slots]
     changed = ((drawn.tokens != tokens) | (drawn.masked != masked)) & covered[:, None]
     source = drawn.source.clamp(min=0)
-    confidence = torch.where(drawn.written, drawn.confidence, canvases.confidence[slots])
-    canvases.confidence[slots] = torch.where(
-        covered[:, None], confidence.gather(1, source), canvases.confidence[slots]
-    )
+    grades = ((canvases.confidence, drawn.confidence), (canvases.entropy, entropy))
+    for table, new in grades if entropy is not None else ():
+        held = table[slots]
+        graded = torch.where(drawn.written, new, held).gather(1, source)
+        table[slots] = torch.where(covered[:, None], graded, held)
     canvases.tokens[slots] = torch.where(changed, drawn.tokens, tokens)
     canvases.masked[slots] = masked = torch.where(changed, drawn.masked, masked)
     canvases.unmasked_at[slots] = torch.where(changed, made[:, None], canvases.unmasked_at[slots])

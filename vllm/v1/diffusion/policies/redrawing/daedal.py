@@ -16,6 +16,13 @@ END_TOKEN_ID = "end_token_id"
 _Id = Annotated[int, Field(ge=0, le=1 << 24)]
 """Numbers of policies are float32, which holds no larger integers exactly."""
 
+END = Parameter(
+    "Id of the end token: by which `daedal` judges the length, and at which `d3llm` stops with "
+    "`diffusion_early_stop`.",
+    _Id,
+    otherwise="the model's end token",
+)
+
 
 class Daedal(UnmaskingPolicy):
     """Lengthens an answer of masks, then denoises it and puts masks where the model is least sure (DAEDAL).
@@ -24,7 +31,8 @@ class Daedal(UnmaskingPolicy):
     ``end_check_tokens`` positions that propose it, divided by ``end_check_tokens``.
 
     First steps write nothing. While the end is expected less than ``end_threshold``, each adds
-    ``expansion_factor`` masks at the end; then half of ``end_check_tokens`` end tokens are put there.
+    ``expansion_factor`` masks at the end; then half of ``end_check_tokens`` end tokens are put there, where a
+    position proposes the end at all: with an ``end_threshold`` of 0 none may, or a request may ban it.
 
     Further steps work in a window of ``window_length`` positions, which moves on by its length when it is
     full. They unmask what is above ``threshold``, else the best, but no position that proposes the mask token
@@ -67,11 +75,7 @@ class Daedal(UnmaskingPolicy):
             default=0.1,
             aliases=("low_conf_threshold",),
         ),
-        END_TOKEN_ID: Parameter(
-            "Id of the end token by which the length is judged.",
-            _Id,
-            otherwise="the model's end token",
-        ),
+        END_TOKEN_ID: END,
     }
 
     @override
@@ -106,7 +110,7 @@ class Daedal(UnmaskingPolicy):
 
         factor = number["expansion_factor"]
         added = torch.where(grows, factor, 0) + torch.where(inserts, factor - 1, 0)
-        added += torch.where(ended, number["end_check_tokens"] // 2, 0)
+        added += torch.where(ended & (expected > 0), number["end_check_tokens"] // 2, 0)
         length = torch.minimum(answer.length + added, answer.most)
         # Everything behind the mask that becomes several moves on.
         place = torch.where(inserts, low, answer.length)
