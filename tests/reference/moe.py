@@ -74,9 +74,7 @@ class MoeReference(SdarReference):
         """What every token gets beside its experts."""
         return torch.zeros_like(h)
 
-    def _attend(
-        self, name: str, h: torch.Tensor, position: torch.Tensor, sees: torch.Tensor
-    ) -> torch.Tensor:
+    def _attend(self, name: str, h: torch.Tensor, position: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
         name += self.attention + "."
         q, k, v = self.projected(name, h)
         q = self._turn(self._norm(name + self.query_norm, q), position)
