@@ -56,6 +56,6 @@ class VerifiedSettings(BlockSettings):
         if needed > _MOST_DRAFTS:
             raise ValueError(
                 f"max_num_seqs={requests} with block_length={served} would take {needed} bytes for the "
-                f"drafts of generation_loop={name!r}, of which there may be {_MOST_DRAFTS}: lower one of them."
+                f"drafts of generation_loop={name!r}, and there may be {_MOST_DRAFTS}: lower one of them."
             )
         super().configure(vllm_config, loop, served)

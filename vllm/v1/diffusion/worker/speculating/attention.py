@@ -31,11 +31,16 @@ class _Tails(NamedTuple):
 
     Attributes:
         sequence: Number of each row's sequence, int64 ``[n]``.
-        slot: Its request's slot; also ``position``, and ``start`` and ``first`` of ``_Begun``.
+        slot: Its request's slot.
+        length: Tokens of the request's blocks.
+        position: The row's position.
+        start: Where the block of a request begins that is not on the device yet; -1 for others.
+        first: Column of that block's first mask.
     """
 
     sequence: np.ndarray
     slot: np.ndarray
+    length: np.ndarray
     position: np.ndarray
     start: np.ndarray
     first: np.ndarray
@@ -84,7 +89,12 @@ class VerifiedAttention(BlockAttention):
                 start[one], first[one] = start_of, first_of
             mine = of[sequence]
             self._tails = _Tails(
-                sequence, slots[mine], split.seq_lens[sequence] - 1, start[mine], first[mine]
+                sequence,
+                slots[mine],
+                canvases.block_length.np[slots[mine]],
+                split.seq_lens[sequence] - 1,
+                start[mine],
+                first[mine],
             )
         # Of rows whose keys only the device can count: the most there can be.
         seq_lens = np.where(tail[split.request], window_ends(input_batch)[of], split.seq_lens)
@@ -96,7 +106,7 @@ class VerifiedAttention(BlockAttention):
             return
         canvases, speculation = self.canvases, self.canvases.speculation
         assert speculation is not None
-        sequence, slot, position, start, first = async_tensor_h2d(
+        sequence, slot, length, position, start, first = async_tensor_h2d(
             np.stack(self._tails).astype(np.int64), device=self.device
         )
         by_token, ahead = (
@@ -110,7 +120,6 @@ class VerifiedAttention(BlockAttention):
         first = torch.where(new, first, first_mask)
         start = torch.where(new, start, canvases.start[slot])
         waits = speculation.waiting[slot] & ~new
-        length = canvases.block_length.gpu[slot].to(torch.int64)
         column = position - start
         known = torch.where(by_token, position + 1, position - position % length + length)
         by_itself = waits | (ahead & (column < first))
