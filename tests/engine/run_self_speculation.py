@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs batches of requests that verify their drafts, with the draws of the golden cases.
 
-Those fix every uniform number to one, which is in the request's seed here, in thousandths. What is drawn from a
-residual is its most probable token.
+Those fix every uniform number to one, which is in the request's seed here, in thousandths. What is drawn from
+a residual is its most probable token.
 """
 
 from __future__ import annotations

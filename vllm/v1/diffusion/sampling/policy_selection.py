@@ -55,6 +55,9 @@ class Speculation(Protocol):
             step: The step.
         """
 
+    def remove(self, slot: int) -> None:
+        """Gives a request's slot back."""
+
     def state(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rounds made on blocks, positions that the step has verified, and which drafts wait.
 
@@ -167,6 +170,8 @@ class PolicySelection:
         for memory in self._memory.values():
             for tensor in memory.values():
                 tensor[slot].zero_()
+        if self.speculation is not None:
+            self.speculation.remove(slot)
 
     def begin(self, step: DenoisingStep, first: torch.Tensor, rewritable: torch.Tensor) -> None:
         """Begins a step; rows that a policy may rewrite become active.

@@ -110,7 +110,11 @@ class VerifiedAttention(BlockAttention):
             np.stack(self._tails).astype(np.int64), device=self.device
         )
         by_token, ahead = (
-            torch.tensor([self._value(s, name) for s in self._tails.slot.tolist()], device=self.device)
+            async_tensor_h2d(
+                [self._value(s, name) for s in self._tails.slot.tolist()],
+                dtype=torch.bool,
+                device=self.device,
+            )
             for name in ("causal_cache", "causal_draft")
         )
         new = start >= 0

@@ -51,16 +51,10 @@ class VerifiedRows(RowLayout):
             self._verification.add(slot, decoding)
 
     @override
-    def remove(self, slot: int) -> None:
-        if self._verification is not None:
-            self._verification.remove(slot)
-
-    @override
     def begin_step(self, input_batch: InputBatch, request_states: RequestState) -> None:
         self._tails = None
         if self._verification is None:
             return
-        self._verification.apply_added()
         tails = speculating(input_batch, self.canvases)
         if tails.any():
             ends = input_batch.query_start_loc_np[1 : input_batch.num_reqs + 1]

@@ -67,27 +67,21 @@ class Verification:
         """What the model said in the draft: the logits of all positions."""
         self.slots: set[int] = set()
         """Slots whose requests speculate."""
-        self._added: list[int] = []
 
     def add(self, slot: int, decoding: Decoding) -> None:
         """Takes a slot for a request."""
-        self.slots.discard(slot)
+        self.remove(slot)
         if decoding.speculates:
             self.slots.add(slot)
-            self._added.append(slot)
 
     def remove(self, slot: int) -> None:
         """Gives a request's slot back."""
-        self.slots.discard(slot)
-
-    def apply_added(self) -> None:
-        """Forgets what the slots held that were taken since the last call."""
-        if not self._added:
+        if slot not in self.slots:
             return
-        slots = async_tensor_h2d(sorted(set(self._added)), dtype=torch.int64, device=self.canvases.device)
-        self._added = []
-        for table in (self.waiting, self._settled, self._on, self._rounds):
-            table.index_fill_(0, slots, 0)
+        self.slots.remove(slot)
+        tables = (self.waiting, self.tokens, self._confidence, self._settled, self._on, self._rounds)
+        for table in (*tables, self._drafts):
+            table[slot].zero_()
 
     def state(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See ``sampling.policy_selection.Speculation``."""
@@ -120,10 +114,12 @@ class Verification:
         self.tokens[slots] = torch.where(wants[:, None], draft, tokens)
         self._confidence[slots] = confidence
         # From here on, the step says what the draft has said, and what its verification makes of it.
-        inside = answers.rows < len(stats.sample)
-        rows = answers.rows[inside]
-        stats.sample[rows] = torch.where(verified[:, None], tokens, positions.token)[inside]
-        stats.sample_prob[rows] = confidence[inside]
+        sample = torch.where(verified[:, None], tokens, positions.token)
+        for values, now in ((stats.sample, sample), (stats.sample_prob, confidence)):
+            # One place more takes what no row stands for.
+            padded = torch.nn.functional.pad(values, (0, 1))
+            padded[answers.rows] = now
+            values.copy_(padded[:-1])
 
     def _ratios(self, answers: SpeculationRows, step: DenoisingStep, drafts: torch.Tensor) -> torch.Tensor:
         """q(x) / p(x) of the positions of drafts that are verified; keeps the logits of the others.
