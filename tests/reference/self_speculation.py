@@ -40,6 +40,8 @@ class How:
     max_post_steps: int = 16
     forgets: bool = False
     """Whether hysteresis begins anew with every block."""
+    context: int = 2**62
+    """A block that is not followed by room for another one is not verified."""
 
 
 @dataclass
@@ -54,6 +56,9 @@ class Spoken:
     resampled: int = 0
     filled: int = 0
     unmask_step: list[int] = field(default_factory=list)
+    """The draft, counted over all blocks, that each token is of."""
+    unmask_forward: list[int] = field(default_factory=list)
+    """The draft or verification that unmasked it."""
 
 
 class SelfSpeculation:
@@ -70,22 +75,24 @@ class SelfSpeculation:
         self._on = False
         for number in range(len(prompt) // length, blocks):
             given = len(known) - number * length
-            block, when = self._block(known[: number * length], known[number * length :], how, result)
+            block, when, by = self._block(known[: number * length], known[number * length :], how, result)
             known = known[: number * length] + block
             at += when[given:]
+            result.unmask_forward += by[given:]
         result.canvas = known
         result.output_ids = known[len(prompt) :][:gen_length]
         result.unmask_step = at[len(prompt) :][:gen_length]
+        result.unmask_forward = result.unmask_forward[:gen_length]
         return result
 
     def _block(
         self, cache: list[int], given: list[int], how: How, result: Spoken
-    ) -> tuple[list[int], list[int]]:
+    ) -> tuple[list[int], list[int], list[int]]:
         length, mask = how.block_length, self.model.mask_id
         steps = how.steps or length
         block = given + [mask] * (length - len(given))
         masked = [False] * len(given) + [True] * (length - len(given))
-        at, step, post = [-1] * length, 0, 0
+        at, by, step, post = [-1] * length, [-1] * length, 0, 0
         self._on = self._on and not how.forgets
         while True:
             p = self._draft(cache, block, masked, how).double().softmax(-1)
@@ -113,7 +120,8 @@ class SelfSpeculation:
                     last += 1
                 span = list(range(first, last))
             done: dict[int, int] = {}
-            if span and self._verifies(span, p, sure, masked, how):
+            room = len(cache) + 2 * length <= how.context
+            if span and room and self._verifies(span, p, sure, masked, how):
                 draft = [x[i] if masked[i] or i in edits else block[i] for i in range(length)]
                 q = self._verify(cache, draft, how).double().softmax(-1)
                 result.verifications += 1
@@ -139,13 +147,14 @@ class SelfSpeculation:
             open_ = any(masked)
             for i, token in done.items():
                 block[i], masked[i], at[i] = token, False, result.drafts - 1
+                by[i] = result.drafts + result.verifications - 1
             for i in edits:
                 block[i] = x[i]
             step += 1
             if any(masked):
                 continue
             if how.edit_threshold is None or post >= how.max_post_steps or (not open_ and not edits):
-                return block, at
+                return block, at, by
 
     def _verifies(
         self, span: list[int], p: torch.Tensor, sure: list[float], masked: list[bool], how: How

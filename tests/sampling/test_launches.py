@@ -29,6 +29,8 @@ SELECT = {
     "origin": 7,
     "p2": 18,
     "random": 12,
+    "self_speculation": 26,
+    "self_speculation_edit": 26,
     "sub_blocks": 15,
     "topk_margin": 14,
     "widest_margin": 15,
@@ -49,6 +51,8 @@ STEP = {
     "insert_delete": 307,
     "low_confidence_linear": 131,
     "p2": 184,
+    "self_speculation": 373,
+    "self_speculation_edit": 373,
 }
 """Most launches of a step, temperature 0, where the policy is written in Python."""
 
