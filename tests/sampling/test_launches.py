@@ -51,8 +51,8 @@ STEP = {
     "insert_delete": 307,
     "low_confidence_linear": 131,
     "p2": 184,
-    "self_speculation": 373,
-    "self_speculation_edit": 373,
+    "self_speculation": 293,
+    "self_speculation_edit": 363,
 }
 """Most launches of a step, temperature 0, where the policy is written in Python."""
 

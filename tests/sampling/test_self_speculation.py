@@ -104,10 +104,10 @@ def test_which_drafts_are_verified() -> None:
         how = How(width, 0.5, "score_hysteresis", coefficient=cost, on=1.2, off=0.4, confidence=0.6)
         ways.append(({"verify_cost": cost, "verify_score": 1.2, "release_score": 0.4}, how))
     torch.manual_seed(2)
+    seen = []
     for values, how in ways:
         reference._on = False
         on = torch.zeros(1, dtype=torch.bool)
-        seen = set()
         for _ in range(60):
             p = (torch.randn(width, ids) * 3).softmax(-1).double()
             masked = torch.rand(width) < 0.6
@@ -129,7 +129,7 @@ def test_which_drafts_are_verified() -> None:
             ]
             want = bool(span) and reference._verifies(span, p, top[:, 0].tolist(), masked.tolist(), how)
             assert bool(wants) == want
-            seen.add(want)
+            seen.append(want)
             if not span:
                 reference._on = bool(on)
-        assert True in seen
+    assert 50 < sum(seen) < len(seen) - 50
