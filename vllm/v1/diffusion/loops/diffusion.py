@@ -52,10 +52,10 @@ class DiffusionLoop(GenerationLoop):
             vllm_config.shutdown_timeout = DEFAULT_SECONDS
         check_defaults(vllm_config)
         settings = self._settings()
-        check_verifies(resolve_decoding(None, config), self.mode)
         settings.configure(vllm_config, self, config.block_length)
         offer_decisions(vllm_config)
         settings.check_params(SamplingParams(max_tokens=1), vllm_config)
+        check_verifies(resolve_decoding(None, config), self.mode)
 
     @override
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
