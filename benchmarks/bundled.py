@@ -11,56 +11,17 @@ import argparse
 import os
 import random
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks.accuracy.methods import sweep
+from benchmarks.accuracy.score import solve
 from benchmarks.kernels.harness import machine
 
 if TYPE_CHECKING:
-    from vllm import LLM
     from vllm.v1.diffusion.demo.puzzles import Puzzle
     from vllm.v1.diffusion.request.params import DiffusionParams
 
 MAX_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Score:
-    """Puzzles of one kind under one way of decoding.
-
-    ``tokens`` counts the end token; ``forwards`` are the requests' denoising steps.
-    """
-
-    puzzles: int
-    right: int
-    tokens: int
-    forwards: int
-
-    def __add__(self, other: Score) -> Score:
-        return Score(
-            self.puzzles + other.puzzles,
-            self.right + other.right,
-            self.tokens + other.tokens,
-            self.forwards + other.forwards,
-        )
-
-    def __str__(self) -> str:
-        return f"{100 * self.right / self.puzzles:.1f} % ({self.tokens / self.forwards:.1f})"
-
-
-def solve(llm: LLM, puzzles: list[Puzzle], how: DiffusionParams) -> Score:
-    """Runs puzzles in one batch, everything but ``how`` as the model's defaults say."""
-    params = llm.get_default_sampling_params()
-    params.max_tokens = MAX_TOKENS
-    params.extra_args = how.to_extra_args()
-    outputs = llm.generate([p.prompt for p in puzzles], params, use_tqdm=False)
-    done: list[Any] = [output.outputs[0] for output in outputs]
-    return Score(
-        len(puzzles),
-        sum(p.is_right(d.text) for p, d in zip(puzzles, done, strict=True)),
-        sum(len(d.token_ids) for d in done),
-        sum(d.diffusion.steps for d in done),
-    )
 
 
 def draw(seed: int, count: int) -> dict[str, list[Puzzle]]:
@@ -76,15 +37,10 @@ def ladder() -> dict[str, DiffusionParams]:
     from vllm import DiffusionParams  # type: ignore[attr-defined]  # lazy
 
     rows = {"default": DiffusionParams()}
-    for threshold in (0.5, 0.7, 0.9, 0.95, 0.99):
-        rows[f"dynamic, threshold {threshold}"] = DiffusionParams(
-            algorithm="low_confidence_dynamic", threshold=threshold
-        )
-    for steps in (1, 2, 4, 8, 16):
-        rows[f"static, {steps} step{'s' * (steps > 1)}"] = DiffusionParams(
-            algorithm="low_confidence_static", steps=steps
-        )
-    return rows
+    thresholds = sweep("threshold", (0.5, 0.7, 0.9, 0.95, 0.99), algorithm="low_confidence_dynamic")
+    steps = sweep("steps", (1, 2, 4, 8, 16), algorithm="low_confidence_static")
+    rows |= {f"dynamic, {name}": how for name, how in thresholds.requests().items()}
+    return rows | {f"static, {name}": how for name, how in steps.requests().items()}
 
 
 def main() -> None:
@@ -110,10 +66,10 @@ def main() -> None:
     print(f"{machine('cpu')}; {dtype}; {args.count} puzzles of each task, seed {args.seed}\n")
     print(f"| decoding | {' | '.join(puzzles)} | tokens per forward | tokens/s |")
     print("|---" * (len(puzzles) + 3) + "|")
-    solve(llm, puzzles["add"][:64], next(iter(ladder().values())))
+    solve(llm, puzzles["add"][:64], next(iter(ladder().values())), MAX_TOKENS)
     for name, how in ladder().items():
         begun = time.perf_counter()
-        scores = [solve(llm, batch, how) for batch in puzzles.values()]
+        scores = [solve(llm, batch, how, MAX_TOKENS) for batch in puzzles.values()]
         seconds = time.perf_counter() - begun
         total = sum(scores[1:], scores[0])
         cells = " | ".join(map(str, scores))

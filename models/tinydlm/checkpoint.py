@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .bpe import BytePairs
 from .network import Network, NetworkConfig
 from .tokenizer import write_tokenizer
 from .vocab import EOS, MASK
@@ -45,8 +46,13 @@ def published_name(family: str, name: str) -> str:
     return f"model.transformer.{LLADA_OUTER[parts[0]]}.{parts[1]}"
 
 
-def config_json(config: NetworkConfig) -> dict[str, Any]:
-    """The family's ``config.json``, without ``auto_map``: no code travels with the weights."""
+def config_json(config: NetworkConfig, dtype: str = "float32") -> dict[str, Any]:
+    """The family's ``config.json``, without ``auto_map``: no code travels with the weights.
+
+    Args:
+        config: shape of the network.
+        dtype: what the model is meant to run in.
+    """
     common = {
         "eos_token_id": EOS,
         "pad_token_id": EOS,
@@ -54,8 +60,8 @@ def config_json(config: NetworkConfig) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "vocab_size": config.vocab_size,
-        "dtype": "float32",
-        "torch_dtype": "float32",
+        "dtype": dtype,
+        "torch_dtype": dtype,
         "use_cache": False,
     }
     if config.family == "sdar":
@@ -142,8 +148,22 @@ def parse_config(published: dict[str, Any]) -> NetworkConfig:
     )
 
 
-def save(network: Network, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Writes configuration, tokenizer and weights (rounded to ``dtype``) into ``folder``."""
+def save(
+    network: Network,
+    folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    tokenizer: BytePairs | None = None,
+    compute: str = "float32",
+) -> None:
+    """Writes configuration, tokenizer and weights into ``folder``.
+
+    Args:
+        network: the model.
+        folder: where to write; made where it is missing.
+        dtype: what weights are rounded to.
+        tokenizer: the model's; without one, that of the characters.
+        compute: what the model is meant to run in.
+    """
     family = network.config.family
     folder.mkdir(parents=True, exist_ok=True)
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), EOS)
@@ -152,11 +172,11 @@ def save(network: Network, folder: Path, dtype: torch.dtype = torch.bfloat16) ->
     if family == "llada":
         generation |= {"max_canvas_length": LONGEST_CANVAS, "max_new_tokens": LONGEST_CANVAS}
     for name, content in (
-        ("config", config_json(network.config)),
+        ("config", config_json(network.config, compute)),
         ("generation_config", generation),
     ):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    write_tokenizer(family, folder, network.config.max_positions)
+    write_tokenizer(family, folder, network.config.max_positions, tokenizer)
     weights: dict[str, Tensor] = {
         published_name(family, name): weight.detach().to("cpu", dtype).contiguous()
         for name, weight in network.state_dict().items()

@@ -148,9 +148,10 @@ class Network(nn.Module):
         half = self.config.head_dim // 2
         steps = torch.arange(half, device=tokens.device, dtype=torch.float32) / half
         angles = positions[:, None, :, None].float() * self.config.rope_theta**-steps
-        bias = torch.zeros_like(visible, dtype=torch.float32).masked_fill(~visible, -torch.inf)
+        cos, sin = angles.cos(), angles.sin()
+        bias = torch.zeros_like(visible, dtype=torch.float32).masked_fill(~visible, -torch.inf)[:, None]
         x = self.embedding(tokens)
         for layer in self.layers:
-            x = layer(x, angles.cos(), angles.sin(), bias[:, None])
+            x = layer(x, cos, sin, bias)
         logits: Tensor = self.head(self.final_norm(x[:, -tail:] if tail else x))
         return logits

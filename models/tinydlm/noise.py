@@ -50,17 +50,30 @@ def mask_rates(sampler: Sampler, *shape: int) -> Tensor:
     return torch.where(sampler.uniform(*shape) < FULLY_MASKED, 1.0, rates)
 
 
-def block_diffusion(batch: Batch, sampler: Sampler, block: int) -> Example:
-    """Makes a block-diffusion example of problems with 64 columns."""
+def block_diffusion(
+    batch: Batch, sampler: Sampler, block: int, window: int = WINDOW, length: int = LENGTH
+) -> Example:
+    """Makes a block-diffusion example.
+
+    Args:
+        batch: problems; the columns reach ``window`` beyond the start of any answer's last block.
+        sampler: where random numbers come from.
+        block: tokens of a block.
+        window: positions of the noisy copy, whole blocks. An answer of more blocks has a random run of them.
+        length: positions that hold any prompt with its answer and end.
+    """
     n, device = len(batch.tokens), batch.tokens.device
-    clean = torch.arange(LENGTH - block, device=device).expand(n, -1)
+    clean = torch.arange(length - block, device=device).expand(n, -1)
     start = batch.prompt_len // block * block
-    noisy = start[:, None] + torch.arange(WINDOW, device=device)
-    targets = batch.tokens.gather(1, noisy)
     end = (batch.prompt_len + batch.answer_len) // block * block + block
+    if window != WINDOW:
+        spare = (end - start - window).clamp(min=0) // block
+        start = start + (sampler.uniform(n) * (spare + 1)).long() * block
+    noisy = start[:, None] + torch.arange(window, device=device)
+    targets = batch.tokens.gather(1, noisy)
     answer = (noisy >= batch.prompt_len[:, None]) & (noisy < end[:, None])
-    rate = mask_rates(sampler, n, WINDOW // block).repeat_interleave(block, 1)
-    hidden = answer & (sampler.uniform(n, WINDOW) < rate)
+    rate = mask_rates(sampler, n, window // block).repeat_interleave(block, 1)
+    hidden = answer & (sampler.uniform(n, window) < rate)
     positions = torch.cat([clean, noisy], 1)
     blocks = positions // block
     copy = torch.arange(positions.shape[1], device=device) >= clean.shape[1]

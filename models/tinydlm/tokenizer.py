@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .bpe import BytePairs
 from .vocab import CHARACTERS, EOS, MASK, SPECIAL_NAMES, TURN_END, TURN_START, UNK, VOCAB_SIZE
 
 CHAT_TEMPLATE = (
@@ -70,10 +71,10 @@ def special_tokens(family: str) -> dict[str, Any]:
     }
 
 
-def write_tokenizer(family: str, folder: Path, max_length: int) -> None:
-    """Writes the three tokenizer files of ``family`` into ``folder``."""
-    names = token_names(family)
-    added = {str(i): _added(name) for i, name in enumerate(names) if name not in CHARACTERS}
+def write_tokenizer(family: str, folder: Path, max_length: int, pairs: BytePairs | None = None) -> None:
+    """Writes the three tokenizer files of ``family`` into ``folder``, of ``pairs`` or of the characters."""
+    content = tokenizer_json(family) if pairs is None else pairs.tokenizer_json()
+    added = {str(token["id"]): _added(token["content"]) for token in content["added_tokens"]}
     config = special_tokens(family) | {
         "add_bos_token": False,
         "added_tokens_decoder": added,
@@ -84,7 +85,7 @@ def write_tokenizer(family: str, folder: Path, max_length: int) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     contents = {
-        "tokenizer": tokenizer_json(family),
+        "tokenizer": content,
         "tokenizer_config": config,
         "special_tokens_map": special_tokens(family),
     }

@@ -9,7 +9,8 @@ import json
 import math
 import platform
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,32 @@ def loss_of(
     return (losses * weight.flatten()).sum() / weight.sum()
 
 
-def draw(config: NetworkConfig, sampler: Sampler, shares: dict[str, int], step: int) -> Example:
-    """Draws the batch of one step; every fifth ``llada`` batch has room for long canvases."""
-    if config.family == "sdar":
-        return block_diffusion(sampler.draw(shares, 64), sampler, config.block_size)
-    return full_diffusion(sampler.draw(shares, 96 if step % 5 == 4 else 64), sampler)
+@dataclass(frozen=True)
+class Course:
+    """What a model is trained on.
+
+    Attributes:
+        draw: makes the example of a step; it runs under autocast.
+        evaluate: what the log says of the averaged network now and then.
+        save: writes the averaged network.
+    """
+
+    draw: Callable[[int], Example]
+    evaluate: Callable[[Network], dict[str, Any]]
+    save: Callable[[Network], None]
+
+
+def bundled_course(config: NetworkConfig, options: argparse.Namespace) -> Course:
+    """The course of a bundled model; every fifth ``llada`` batch has room for long canvases."""
+    sampler = Sampler(options.seed, torch.device(options.device))
+    shares = {task: round(options.batch * share) for task, share in SHARES.items()}
+
+    def draw(step: int) -> Example:
+        if config.family == "sdar":
+            return block_diffusion(sampler.draw(shares, 64), sampler, config.block_size)
+        return full_diffusion(sampler.draw(shares, 96 if step % 5 == 4 else 64), sampler)
+
+    return Course(draw, lambda network: evaluate(network, 200), lambda network: save(network, options.out))
 
 
 def learning_rate(step: int, options: argparse.Namespace) -> float:
@@ -66,7 +88,7 @@ def evaluate(network: Network, count: int) -> dict[str, Any]:
     return {s.task: [round(s.accuracy, 4), round(s.tokens_per_forward, 2)] for s in scores}
 
 
-def train(config: NetworkConfig, options: argparse.Namespace) -> Network:
+def train(config: NetworkConfig, options: argparse.Namespace, course: Course) -> Network:
     """Runs the training and returns the averaged network."""
     device = torch.device(options.device)
     torch.manual_seed(options.seed)
@@ -85,9 +107,12 @@ def train(config: NetworkConfig, options: argparse.Namespace) -> Network:
         weight_decay=options.decay,
         fused=device.type == "cuda",
     )
-    sampler = Sampler(options.seed, device)
-    shares = {task: round(options.batch * share) for task, share in SHARES.items()}
-    compiled = torch.compile(loss_of, dynamic=False) if device.type == "cuda" else loss_of
+    whole = loss_of
+    if options.compile == "whole":
+        whole = torch.compile(loss_of, dynamic=False)
+    elif options.compile == "layers":  # One compilation serves every layer, so that it takes seconds.
+        for layer in network.layers:
+            layer.compile(dynamic=False)
     log = options.log.open("a")
 
     def record(**fields: Any) -> None:
@@ -107,13 +132,16 @@ def train(config: NetworkConfig, options: argparse.Namespace) -> Network:
     )
     begin = time.perf_counter()
     recent = torch.zeros((), device=device)
-    step = 0
+    step = positions = 0
+    marked, waited = begin, 0.0
     while step < options.steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options)
-        with torch.autocast(device.type, torch.bfloat16):
-            example = draw(config, sampler, shares, step)
-            loss = compiled(
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            asked = time.perf_counter()
+            example = course.draw(step)
+            waited += time.perf_counter() - asked
+            loss = whole(
                 network,
                 example.tokens,
                 example.positions,
@@ -129,19 +157,27 @@ def train(config: NetworkConfig, options: argparse.Namespace) -> Network:
             torch._foreach_lerp_(averages, weights, 1 - min(options.ema, (step + 1) / (step + 10)))
             recent += loss.detach()
         step += 1
+        positions += example.tokens.numel()
         if step % options.log_every == 0:
             mean, recent = float(recent) / options.log_every, torch.zeros((), device=device)
-            seconds = round(time.perf_counter() - begin, 1)
-            record(step=step, loss=round(mean, 5), lr=learning_rate(step, options), seconds=seconds)
-        if step % options.eval_every == 0 and step < options.steps:
-            record(step=step, averaged=evaluate(average, 200))
-            save(average, options.out)
-        if options.minutes and step == 600:
-            started = time.perf_counter()
-        if options.minutes and step == 1000:
-            pace = (time.perf_counter() - started) / 400
-            options.steps = step + int((60 * options.minutes - (time.perf_counter() - begin)) / pace)
-            record(steps=options.steps, seconds_a_step=round(pace, 5))
+            now = time.perf_counter()
+            pace = (now - marked) / options.log_every
+            record(
+                step=step,
+                loss=round(mean, 5),
+                lr=round(learning_rate(step, options), 7),
+                seconds=round(now - begin, 1),
+                milliseconds_a_step=round(1000 * pace, 2),
+                positions_a_second=round(positions / (now - marked)),
+                drawing=round(waited / (now - marked), 3),
+            )
+            if options.minutes and step > options.log_every:
+                left = 60 * options.minutes - (now - begin)
+                options.steps = step + max(0, int(left / pace))
+            if step % options.eval_every == 0 and step < options.steps:
+                course.save(average)
+                record(step=step, steps=options.steps, averaged=course.evaluate(average))
+            marked, positions, waited = time.perf_counter(), 0, 0.0
     return average
 
 
@@ -182,7 +218,8 @@ def main() -> None:
         norm_eps=1e-6 if options.family == "sdar" else 1e-5,
     )
     options.log.parent.mkdir(parents=True, exist_ok=True)
-    save(train(config, options), options.out)
+    options.compile = "whole" if options.device == "cuda" else "no"
+    save(train(config, options, bundled_course(config, options)), options.out)
     final = evaluate(load(options.out, options.device), 500)
     print(json.dumps({"saved": final}))
     with options.log.open("a") as log:

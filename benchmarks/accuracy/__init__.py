@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy against tokens per forward: problems with checkers, ways of decoding, tables and curves."""

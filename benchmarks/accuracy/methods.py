@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways of decoding, each with the settings that trade accuracy for speed.
+
+A method that a request can choose gets its row here: :func:`sweep` names the parameter that is varied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm.v1.diffusion.request.params import DiffusionParams
+
+THRESHOLDS = (0.99, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of decoding.
+
+    Attributes:
+        settings: What a request says, by the name of the setting, the most careful one first.
+    """
+
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def requests(self) -> dict[str, DiffusionParams]:
+        """The settings as parameters, checked."""
+        from vllm import DiffusionParams  # type: ignore[attr-defined]  # lazy
+
+        return {name: DiffusionParams(**setting) for name, setting in self.settings.items()}
+
+
+def sweep(parameter: str, values: Sequence[Any], **fixed: Any) -> Method:
+    """A method whose settings differ in one parameter."""
+    return Method({f"{parameter} {value}": {**fixed, parameter: value} for value in values})
+
+
+def _steps(block: int) -> list[int]:
+    return [block >> shift for shift in range(block.bit_length())]
+
+
+def methods(block: int) -> dict[str, Method]:
+    """Methods of a block-causal model with blocks of ``block`` tokens, by name."""
+    whole: dict[str, Any] = {"steps": block}
+    return {
+        "static": sweep("steps", _steps(block), algorithm="low_confidence_static"),
+        "sequential": sweep("steps", _steps(block), algorithm="sequential"),
+        "dynamic": sweep("threshold", THRESHOLDS, algorithm="low_confidence_dynamic", **whole),
+        "entropy_bounded": sweep(
+            "entropy_bound", (0.01, 0.05, 0.1, 0.2, 0.35, 0.7, 1.4, 3.0, 6.0), algorithm="entropy_bounded"
+        ),
+        "factor": sweep("factor", (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0), algorithm="factor"),
+        "hierarchical": sweep("threshold", THRESHOLDS[:8], algorithm="hierarchical", low_threshold=0.15),
+        "credit": sweep("threshold", THRESHOLDS, algorithm="credit"),
+        "local_leap": sweep("anchor_threshold", THRESHOLDS[1:8], algorithm="local_leap", **whole),
+        "p2": sweep("steps", _steps(block), algorithm="p2"),
+    }
+
+
+def chosen(names: Sequence[str], block: int) -> dict[str, Method]:
+    """The named methods, or all.
+
+    Raises:
+        ValueError: There is no method of a name.
+    """
+    known = methods(block)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"method is {name!r}, but has to be one of {', '.join(known)}")
+    return {name: known[name] for name in names or known}
