@@ -21,23 +21,21 @@ from typing import Any
 
 import httpx
 
-from tests.reliability import faults, sanitize
+from tests.reliability import faults, sanitize, soak
 from tests.reliability.fuzz import COMPLETIONS, Fuzzer
 from tests.reliability.world import (
     PUZZLES,
+    SHORT_OF_BLOCKS,
     abort_some,
     all_ids,
     ask,
     assert_empty,
     fuzz,
     longer,
-    memory,
     mixed,
     world,
 )
 from tests.server.conftest import MODEL
-
-SHORT_OF_BLOCKS = ("--block-size", "32", "--num-gpu-blocks-override", "10")
 
 
 def _model(name: str) -> str:
@@ -135,47 +133,12 @@ def _seconds_of(server: Any, small: list[dict[str, Any]], beside: dict[str, Any]
     return seconds
 
 
-def run_soak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Changing load: streams, aborts, grammars, fuzz; memory after each round."""
-    with world(folder / "log", *SHORT_OF_BLOCKS, model=_model(args.model)) as server:
-        rng = random.Random(args.seed)
-        deadline = time.monotonic() + 60 * args.minutes
-        sizes: list[int] = []
-        faults_seen: list[str] = []
-        sent = 0
-        fuzzer = Fuzzer(args.seed, MODEL)
-        first = all_ids(server, [mixed(n) for n in range(8)], 1)
-        while time.monotonic() < deadline:
-            count = rng.choice([4, 16, 48])
-            all_ids(server, [mixed(rng.randrange(10**6)) for _ in range(count)], rng.choice([1, 8, 48]))
-            abort_some(server, 10, rng)
-            findings = fuzz(server, (fuzzer.case() for _ in range(40)))
-            faults_seen += findings.faults
-            sent += count + 50
-            assert_empty(server, 120)
-            sizes.append(memory(server))
-        same = all_ids(server, [mixed(n) for n in range(8)], 1) == first
-    third = max(1, len(sizes) // 3)
-    plateau, end = statistics.median(sizes[third : 2 * third] or sizes), statistics.median(sizes[-third:])
-    return {
-        "minutes": args.minutes,
-        "requests": sent,
-        "rounds": len(sizes),
-        "mib_after_first_round": sizes[0] >> 20,
-        "mib_second_third": int(plateau) >> 20,
-        "mib_last_third": int(end) >> 20,
-        "same_ids_after": same,
-        "faults": faults_seen[:5],
-        "failed": not same or bool(faults_seen) or end > 1.05 * plateau,
-    }
-
-
 COMMANDS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "fuzz": run_fuzz,
     "pressure": run_pressure,
     "aborts": run_aborts,
     "neighbours": run_neighbours,
-    "soak": run_soak,
+    "soak": soak.run,
     "faults": faults.run,
     "sanitize": sanitize.run,
 }
