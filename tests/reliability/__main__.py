@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from tests.reliability import faults, sanitize, soak
+from tests.reliability import families, faults, sanitize, schema, soak
 from tests.reliability.fuzz import COMPLETIONS, Fuzzer
 from tests.reliability.world import (
     PUZZLES,
@@ -139,20 +139,25 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "aborts": run_aborts,
     "neighbours": run_neighbours,
     "soak": soak.run,
+    "families": families.run,
     "faults": faults.run,
+    "schema": schema.run,
     "sanitize": sanitize.run,
 }
-_REQUESTS = {"fuzz": 20000, "pressure": 500, "aborts": 600, "sanitize": 2000}
+_REQUESTS = {"fuzz": 20000, "pressure": 500, "aborts": 600, "families": 100, "schema": 100, "sanitize": 2000}
 
 
 def main() -> int:
     """Runs a command; the exit status says whether all held."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("--requests", type=int, help="requests, or cases of sanitize")
+    parser.add_argument(
+        "--requests", type=int, help="requests, or cases of sanitize, or cases per endpoint of schema"
+    )
     parser.add_argument("--minutes", type=float, help="at most; of soak, exactly (60)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default="sdar", help="sdar, llada (bundled), or a folder")
+    parser.add_argument("--tool", default="schemathesis", help="the program, of schema")
     args = parser.parse_args()
     args.requests = args.requests or _REQUESTS.get(args.command, 0)
     if args.command == "soak":
