@@ -157,6 +157,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="at most; of soak, exactly (60)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default="sdar", help="sdar, llada (bundled), or a folder")
+    parser.add_argument("--only", help="one fault, or one family")
     parser.add_argument("--tool", default="schemathesis", help="the program, of schema")
     args = parser.parse_args()
     args.requests = args.requests or _REQUESTS.get(args.command, 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def judged(calls: list[dict[str, Any]]) -> dict[str, Any]:
     unwritable, slowest = 0, 0.0
     for call in calls:
         status, text = call["response"]["status"], call["response"]["content"].get("text") or ""
-        path = urlsplit(call["request"]["url"]).path
+        path = re.sub(
+            "^/v1/responses/.*?(/cancel)?$", r"/v1/responses/ID\1", urlsplit(call["request"]["url"]).path
+        )
         statuses[path][status] += 1
         slowest = max(slowest, call["time"] / 1000)
         if UNWRITABLE in text:

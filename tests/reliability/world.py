@@ -44,7 +44,8 @@ def world(log: Path, *options: str, model: str | Path | None = None) -> Iterator
     from vllm.v1.diffusion import bundled_path
 
     limits = ("--max-model-len", "256", "--max-num-seqs", "16")
-    with serving(model or bundled_path(), log, *limits, *options, cold=True) as server:
+    # The long forms may run on a busy machine.
+    with serving(model or bundled_path(), log, *limits, *options, cold=True, patience=1800) as server:
         yield server
 
 
