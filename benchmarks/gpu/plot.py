@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,25 @@ _COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#6d597a", "#b08900", "#444444")
 
 
 def by_batch(lines: list[Line]) -> Series:
-    """Tokens a second by batch, one curve a prompt length that has several batches."""
-    return _curves(lines, along="batch", one_for="prompt", name="prompt {}")
+    """Tokens per second by batch, one curve a shape, with its shortest prompts."""
+    shortest = min(line["prompt"] for line in lines)
+    return _curves([line for line in lines if line["prompt"] == shortest], "batch", _shape)
 
 
 def by_prompt(lines: list[Line]) -> Series:
-    """Tokens a second by prompt length, one curve a batch that has several lengths."""
-    return _curves(lines, along="prompt", one_for="batch", name="batch {}")
+    """Tokens per second by prompt length, one curve a shape and batch that has several lengths."""
+    return _curves(lines, "prompt", lambda line: f"{_shape(line)}, batch {line['batch']}")
 
 
-def _curves(lines: list[Line], along: str, one_for: str, name: str) -> Series:
-    curves: dict[int, list[tuple[float, float]]] = {}
+def _shape(line: Line) -> str:
+    return f"{line['shape']}, {line['cache']}" if line.get("cache") else str(line["shape"])
+
+
+def _curves(lines: list[Line], along: str, name: Callable[[Line], str]) -> Series:
+    curves: Series = {}
     for line in lines:
-        curves.setdefault(line[one_for], []).append((line[along], line["tokens_per_second"]))
-    return {name.format(key): sorted(points) for key, points in sorted(curves.items()) if len(points) > 1}
+        curves.setdefault(name(line), []).append((line[along], line["tokens_per_second"]))
+    return {key: sorted(points) for key, points in curves.items() if len(points) > 1}
 
 
 def draw(panels: list[tuple[str, Series]]) -> str:

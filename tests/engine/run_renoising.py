@@ -59,7 +59,7 @@ def record_and_replay() -> None:
         return drawn
 
     def row_statistics(self: Any, logits: Any, step: Any) -> Any:
-        plain = logits.plain(torch.arange(len(step.row_slot)))
+        plain = logits.plain(torch.arange(len(step.row_slot), device=step.row_slot.device))
         stats, best = computes(self, logits, step)
         sample = stats.sample.clone()
         for i, slot in enumerate(step.slots_np.tolist()):
@@ -69,7 +69,7 @@ def record_and_replay() -> None:
             key = f"{CASES[case]['name']}.block{block}.step{made}"
             note: dict[str, Any] = {"block": block, "step": made}
             if key in LOGITS:
-                note["logits"] = float((plain[rows] - torch.from_numpy(LOGITS[key])).abs().max())
+                note["logits"] = float((plain[rows].cpu() - torch.from_numpy(LOGITS[key])).abs().max())
             seen.setdefault(case, []).append(note)
             ids = _recorded(case, block, "denoiser", made)
             if ids is not None and CASES[case]["sampler"] == "multinomial":

@@ -46,9 +46,15 @@ def test_the_user_s_block_of_the_cache_stays() -> None:
         ("llada", 64, 512, True),
         ("llada", 128, 512, False),
         ("dream", None, 960, False),  # a block is a whole response
+        ("llada22", None, 960, False),  # its requests have bad words, which insertions do not go with
+        ("dreamon", None, 960, False),  # and log probabilities
+        ("wedlm", 32, 960, True),
+        ("nemotron_labs_diffusion", 32, 960, True),
     ],
 )
-def test_upstream_s_warm_up_needs_room(model: str, block: int | None, length: int, warms_up: bool) -> None:
+def test_upstream_s_warm_up_is_for_models_that_can_answer_it(
+    model: str, block: int | None, length: int, warms_up: bool
+) -> None:
     diffusion = {"block_length": block} if block else None
     config = configured(model, max_model_len=length, diffusion_config=diffusion)
     assert config.kernel_config.enable_jit_warmup is warms_up

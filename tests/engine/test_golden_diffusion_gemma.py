@@ -25,11 +25,16 @@ RENOISING_SETTINGS: dict[str, Any] = SETTINGS | {
 NUMBERS = list(range(len(CASES)))
 
 
-def run_golden(batches: list[list[int]]) -> Any:
-    """Runs batches of cases with their recorded draws, in another process."""
+def run_golden(batches: list[list[int]], **settings: Any) -> Any:
+    """Runs batches of cases with their recorded draws, in another process.
+
+    Args:
+        batches: Numbers of the cases of each.
+        **settings: Engine arguments that differ from ``RENOISING_SETTINGS``.
+    """
     done = warm.run(
         "tests.engine.run_renoising",
-        input=json.dumps({"settings": RENOISING_SETTINGS, "batches": batches}),
+        input=json.dumps({"settings": RENOISING_SETTINGS | settings, "batches": batches}),
         env={**os.environ, **IN_PROCESS},
     )
     assert done.returncode == 0, done.stderr[-6000:]

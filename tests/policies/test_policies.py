@@ -10,8 +10,16 @@ import torch
 
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.kernels.unmask import unmask
-from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy, get_policy, known_policies
+from vllm.v1.diffusion.policies import (
+    CanvasView,
+    PositionStats,
+    UnmaskingPolicy,
+    get_policy,
+    known_policies,
+    registry,
+)
 from vllm.v1.diffusion.policies.base import scheduled_count
+from vllm.v1.diffusion.request.params import DiffusionParams
 
 SCHEDULED = {"low_confidence_static", "random", "sequential"}
 TIMED = {"entropy", "maskgit_plus", "topk_margin"}
@@ -132,6 +140,16 @@ def test_tokens_that_are_given_are_no_step_s() -> None:
 def test_a_block_is_shared_out_over_the_steps() -> None:
     assert [scheduled_count(step, 3, 8) for step in range(3)] == [3, 3, 2]
     assert [scheduled_count(step, 16, 4) for step in range(6)] == [1] * 6
+
+
+def test_a_request_does_not_read_the_files_of_all_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes milliseconds, and a batch is admitted request by request."""
+    known_policies()
+    monkeypatch.setattr(registry, "entry_points", None)
+    given = {"diffusion_algorithm": "low_confidence_static", "diffusion_steps": 4}
+    assert DiffusionParams.from_extra_args(given).steps == 4
+    with pytest.raises(ValueError, match="must be one of"):
+        DiffusionParams.from_extra_args({"diffusion_algorithm": "unknown"})
 
 
 def test_unknown_policies_are_refused_with_the_known_ones() -> None:

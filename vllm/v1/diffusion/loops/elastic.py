@@ -43,6 +43,8 @@ class ElasticSettings(CanvasSettings):
                 f"diffusion_config: cache={cache!r} is not supported: tokens move in every step."
             )
         super().configure(vllm_config, loop, served)
+        # Its requests ask for what is refused below.
+        vllm_config.kernel_config.enable_jit_warmup = False
 
     @override
     def check_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from vllm import envs
 from vllm.platforms import current_platform
+from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.checkpoint.recognise import is_renamed
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.families import computes_whole_canvas
@@ -69,14 +70,19 @@ def fit_cache_blocks(vllm_config: VllmConfig, block_length: int) -> None:
 
 
 def fit_warm_up(vllm_config: VllmConfig, block_length: int) -> None:
-    """Does without upstream's warm-up where its requests are too long.
+    """Does without upstream's warm-up where the model cannot answer its requests.
 
     They have a token more than a block in their prompts, the ids of which are 0, 1, 2 and so on, and five
-    blocks after that, whatever the context and the vocabulary hold.
+    blocks after that, whatever the context and the vocabulary hold. They have every sampling parameter.
     """
     model_config = vllm_config.model_config
     longest = 6 * block_length + 1
-    if longest > model_config.max_model_len or block_length >= model_config.get_vocab_size():
+    fit = longest <= model_config.max_model_len and block_length < model_config.get_vocab_size()
+    try:
+        resolve_decoding(SamplingParams.for_sampler_warmup(), resolve_diffusion_config(vllm_config))
+    except ParameterError:
+        fit = False
+    if not fit:
         vllm_config.kernel_config.enable_jit_warmup = False
 
 
