@@ -69,10 +69,15 @@ def test_log_probabilities_slide_with_the_window(wedlm: Any) -> None:
     how.logprobs = 2
     (completion,) = generate(wedlm, [(CASES[1]["prompt_ids"], how)])
     check(completion, CASES[1])
-    for token, found, (_, probability) in zip(
-        completion.token_ids, completion.logprobs, completion.diffusion.trace, strict=True
+    report = completion.diffusion
+    for token, found, (_, probability), entropy in zip(
+        completion.token_ids, completion.logprobs, report.trace, report.entropies, strict=True
     ):
         assert math.exp(found[token].logprob) == pytest.approx(probability, abs=1e-3)
+        # Of a vocabulary of 512, whose entropy is that of this token and of what it leaves to the others.
+        rest = 1 - probability
+        least = -sum(p * math.log(p) for p in (probability, rest) if p > 0)
+        assert least - 1e-2 <= entropy <= least + rest * math.log(512) + 1e-2
 
 
 def test_long_prompts_in_chunks_and_from_the_cache(wedlm: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.cases import random_prompt, reference
+from tests.engine.cases import Case, expected, random_prompt, reference
 from tests.engine.likelihoods import ESTIMATORS, assert_scores, params_of, scored, values_of
 from tests.reference.likelihood import scores
 
@@ -120,6 +120,26 @@ def test_an_end_token_in_the_text_ends_nothing(engine: Any) -> None:
     tokens = list(free.outputs[0].token_ids)
     cut = next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens))
     assert list(output.outputs[0].token_ids) == tokens[:cut]
+
+
+def test_an_abort_while_a_text_is_scored(engine: Any) -> None:
+    """It leaves nothing behind: not in the request beside it, nor in the next text that is scored."""
+    core = engine.llm_engine
+    text = list(random_prompt(900, 65))
+    keep = Case(random_prompt(40, 14), 40, "low_confidence_static", 8)
+    core.add_request("drop", {"prompt_token_ids": text}, params_of())
+    core.add_request("keep", {"prompt_token_ids": list(keep.prompt)}, keep.sampling_params())
+    kept: list[int] = []
+    while core.has_unfinished_requests():
+        for output in core.step():
+            assert output.request_id == "keep", "the text was scored before the abort"
+            if not kept:
+                core.abort_request(["drop"])
+            kept = list(output.outputs[0].token_ids)
+    assert kept == expected(keep).output_ids
+    short = text[:40]
+    (output,) = scored(engine, [short], [params_of()])
+    assert_scores(output, short, want(short, "left_to_right"))
 
 
 def test_a_prompt_of_one_token_has_no_scores(engine: Any) -> None:

@@ -345,6 +345,14 @@ def test_guidance(llada: Any) -> None:
     assert changed >= 4
 
 
+def test_many_guided_requests_at_a_time(llada: Any) -> None:
+    """Twelve canvases and their copies in a step, of lengths and scales of their own."""
+    cases = [guided(2 + 5 * i, 0.5 + 0.25 * i) for i in range(12)]
+    for result, case in zip(run(llada, cases), cases, strict=True):
+        want = expected_guided(case)
+        assert (result["token_ids"], result["unmask_steps"]) == (want.output_ids, want.unmask_step), case
+
+
 def test_guidance_and_other_parameters(llada: Any) -> None:
     """Draws, grammars, templates, log probabilities: all read the guided logits."""
     warm: dict[str, Any] = {"temperature": 0.8, "seed": 3}

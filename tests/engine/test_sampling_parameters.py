@@ -143,7 +143,10 @@ def test_every_pair_as_the_reference(subject: Subject) -> None:
                 x = allowed.masked_fill(allowed < allowed.max() + math.log(sampling.min_p), -math.inf)
             else:
                 assert float(allowed.max() - allowed[token]) < 1e-3, (sampling, i)
-            assert confidence == pytest.approx(float(x.softmax(-1)[token]), abs=2e-3), (sampling, i)
+            probabilities = x.double().softmax(-1)
+            assert confidence == pytest.approx(float(probabilities[token]), abs=2e-3), (sampling, i)
+            entropy = float(-torch.special.xlogy(probabilities, probabilities).sum())
+            assert completion.diffusion.entropies[i] == pytest.approx(entropy, abs=1e-2), (sampling, i)
             if sampling.logprobs is not None:
                 told, listed = completion.logprobs[i], subject.without_mask(raw)
                 assert set(listed.topk(3).indices.tolist()) <= set(told)
@@ -158,6 +161,7 @@ def test_each_alone_is_as_in_the_batch(subject: Subject) -> None:
         (alone,) = run(subject.llm, [sampling])
         assert alone.token_ids == completion.token_ids
         assert alone.diffusion.trace == completion.diffusion.trace
+        assert alone.diffusion.entropies == completion.diffusion.entropies
         assert alone.logprobs == completion.logprobs
 
 

@@ -35,6 +35,7 @@ def test_traces_stream_with_their_tokens(engine: Any) -> None:
         for output in core.step():
             completion = output.outputs[0]
             assert len(completion.diffusion.trace) == len(completion.token_ids)
+            assert len(completion.diffusion.entropies) == len(completion.token_ids)
             pieces.append(completion.diffusion.trace)
     # 2 tokens end the prompt's block, then whole blocks, then what is left.
     assert [len(p) for p in pieces] == [2, 8, 8, 8, 4]

@@ -5,24 +5,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.kernels.attention_cases import assert_close, make_batch
+from tests.kernels.attention_cases import Batch, assert_close, make_batch
 from vllm.config import set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.attention import Attention
 from vllm.v1.attention.backend import AttentionType
-from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
+from vllm.v1.attention.backends.flash_attn import (
+    FlashAttentionBackend,
+    FlashAttentionImpl,
+    FlashAttentionMetadata,
+)
 from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.layers.apply import use_block_causal_attention
-from vllm.v1.diffusion.layers.prefill_attention import BlockCausalAttentionImpl, PrefillAttention
+from vllm.v1.diffusion.layers.prefill_attention import (
+    BlockCausalAttentionImpl,
+    PrefillAttention,
+    StepAttention,
+)
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.worker.gpu.input_batch import InputBatch, InputBuffers
+from vllm.v1.worker.utils import AttentionGroup
 
 Make = Callable[..., tuple[PrefillAttention, dict[str, Any]]]
+SPEC = FullAttentionSpec(block_size=16, num_kv_heads=2, head_size=64, dtype=torch.bfloat16)
+
+
+def metadata(batch: Batch) -> FlashAttentionMetadata:
+    """What upstream's builder makes of a batch that it sees as one sequence per request."""
+    starts = batch.query_start_loc
+    return FlashAttentionMetadata(
+        num_actual_tokens=int(starts[-1]),
+        max_query_len=int(starts.diff().max()),
+        query_start_loc=starts,
+        max_seq_len=int(batch.seq_lens.max()),
+        seq_lens=batch.seq_lens,
+        block_table=batch.block_table,
+        slot_mapping=torch.arange(int(starts[-1])),
+        causal=False,
+    )
 
 
 @pytest.fixture
@@ -53,27 +79,27 @@ def make() -> Make:
 
 def test_windows_reach_the_kernel(make: Make) -> None:
     """Two groups of layers with tables of their own; padding is left alone."""
-    attention, layers = make({}, {})
+    prefill, layers = make({}, {})
     assert all(isinstance(layer.impl, BlockCausalAttentionImpl) for layer in layers.values())
     requests = [(40, 0, 4), (16, 32, 16), (4, 8, 4)]
     batches = [make_batch(requests, heads=8, kv_heads=2, spare_rows=5, seed=seed) for seed in (0, 1)]
-    input_batch: Any = SimpleNamespace(
-        num_reqs=len(requests),
-        num_computed_tokens_np=np.array([before for _, before, _ in requests]),
-        num_scheduled_tokens=np.array([rows for rows, _, _ in requests]),
-        query_start_loc=torch.cat((batches[0].query_start_loc, torch.full((3,), 60, dtype=torch.int32))),
-    )
-    metadata = {name: SimpleNamespace(num_actual_tokens=60) for name in layers}
-    groups: Any = [[SimpleNamespace(layer_names=["a"])], [SimpleNamespace(layer_names=["b"])]]
-    block_lengths = np.array([block for _, _, block in requests])
+    rows = np.array([rows for rows, _, _ in requests])
+    input_batch = InputBatch.make_dummy(3, 60, InputBuffers(3, 65, torch.device("cpu")))
+    input_batch.num_scheduled_tokens = rows
+    input_batch.num_computed_tokens_np = np.array([before for _, before, _ in requests])
+    input_batch.query_start_loc = batches[0].query_start_loc
     spare = torch.zeros(2, batches[0].block_table.shape[1], dtype=torch.int32)
-    tables = tuple(torch.cat((batch.block_table, spare)) for batch in batches)
-    attention.attach(metadata, groups, tables, input_batch, block_lengths)
+    attention = StepAttention(
+        {name: metadata(batch) for name, batch in zip("ab", batches, strict=True)},
+        [[AttentionGroup(FlashAttentionBackend, [name], SPEC, index)] for index, name in enumerate("ab")],
+        tuple(torch.cat((batch.block_table, spare)) for batch in batches),
+    )
+    prefill.attach(attention, input_batch, np.array([block for _, _, block in requests]))
     for (name, layer), batch in zip(layers.items(), batches, strict=True):
         cache = torch.cat([batch.key_cache, batch.value_cache], dim=-1).transpose(1, 2)
         out = torch.full_like(batch.query, 7.0)
         none = torch.empty(0)
-        layer.impl.forward(layer, batch.query, none, none, cache, metadata[name], out)
+        layer.impl.forward(layer, batch.query, none, none, cache, attention.metadata[name], out)
         expected = reference.attention(*batch.arguments())
         assert_close(out[:60], expected[:60])
         assert (out[60:] == 7.0).all()
@@ -81,10 +107,10 @@ def test_windows_reach_the_kernel(make: Make) -> None:
 
 def test_other_steps_are_upstreams(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     _, layers = make({})
-    layer = layers["a"]
+    layer, batch = layers["a"], make_batch([(4, 8, 4)], heads=8, kv_heads=2)
     monkeypatch.setattr(FlashAttentionImpl, "forward", lambda *args: "upstream's")
     none = torch.empty(0)
-    assert layer.impl.forward(layer, none, none, none, none, SimpleNamespace(), none) == "upstream's"
+    assert layer.impl.forward(layer, none, none, none, none, metadata(batch), none) == "upstream's"
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from tests.kernels.real_models import one_process
 from vllm.config import VllmConfig, set_current_vllm_config
@@ -20,6 +20,10 @@ from vllm.model_executor.layers.linear import (
     LinearBase,
     ReplicatedLinear,
     UnquantizedLinearMethod,
+)
+from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
+    CompressedTensorsConfig,
+    CompressedTensorsLinearMethod,
 )
 from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
@@ -34,6 +38,7 @@ from vllm.v1.diffusion.layers.apply import apply_kernels, use_skinny_layers
 from vllm.v1.diffusion.layers.skinny_layers import SkinnyMethod, SkinnyNetwork, SkinnyNorm
 
 WIDTH, INNER = 128, 256
+COMPRESSED = CompressedTensorsConfig(target_scheme_map={}, ignore=[], quant_format="dense", config={})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,7 +68,7 @@ def linear(rows: int = 96, columns: int = WIDTH, **kwargs: Any) -> Any:
 
 
 def bailing(hidden: int, inner: int, act: str) -> BailingMLP:
-    return BailingMLP(inner, SimpleNamespace(hidden_size=hidden, use_bias=False))  # type: ignore[arg-type]
+    return BailingMLP(inner, PretrainedConfig(hidden_size=hidden, use_bias=False))
 
 
 NETWORKS = [Qwen2MLP, LlamaMLP, Qwen2MoeMLP, bailing]
@@ -137,7 +142,7 @@ def test_what_a_method_computes_decides(calls: list[tuple[int, bool]]) -> None:
 
 def test_layers_that_do_not_suit_stay(calls: list[tuple[int, bool]]) -> None:
     quantised, elsewhere = linear(), linear()
-    quantised.quant_method = SimpleNamespace()
+    quantised.quant_method = CompressedTensorsLinearMethod(COMPRESSED)
     elsewhere.quant_method._gemm_impl = lambda *_: None  # a backend that somebody asked for
     layers = [quantised, elsewhere, linear(dtype=torch.float32), linear(columns=96), linear(rows=100)]
     before = [layer.quant_method for layer in layers]

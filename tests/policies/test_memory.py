@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.engine.conftest import GOLDEN
+from tests.sampling.options import PROMPT, params
 from tests.sampling.peak import Peak
 from tests.sampling.rig import Request, Rig, numbers_of
-from tests.sampling.test_parameters import PROMPT, params
 from vllm.v1.diffusion.policies import CanvasView, PositionStats
 from vllm.v1.diffusion.policies.adaptive import credit
 from vllm.v1.diffusion.policies.memory import (

@@ -84,7 +84,8 @@ def decode(request: Request, num_tokens: int, aligned: bool = True) -> Answer:
                 probabilities = x.softmax(-1)
                 x[MASK] = -math.inf
                 token = int(x.argmax())
-                rows[p] = (float(probabilities[token]), -p, token)
+                entropy = float(-torch.special.xlogy(probabilities, probabilities).sum())
+                rows[p] = (float(probabilities[token]), -p, token, entropy)
             best = sorted(rows, key=lambda p: rows[p], reverse=True)
             quota = max(1, size // request.steps + (step < size % request.steps))
             if request.algorithm == "threshold":
@@ -97,11 +98,12 @@ def decode(request: Request, num_tokens: int, aligned: bool = True) -> Answer:
                 sequence[min(fresh, key=lambda p: rows[p])] = None
             for p in chosen:
                 if sequence[p] is not None:
-                    unmasked[p] = (step, rows[p][0])
+                    unmasked[p] = (step, rows[p][0], rows[p][3])
             step += 1
         fresh_tokens = [t for t in sequence[len(known) :] if t is not None]
         answer.tokens += fresh_tokens
         answer.steps += [unmasked[p][0] for p in range(len(known), len(sequence))]
         answer.confidence += [unmasked[p][1] for p in range(len(known), len(sequence))]
+        answer.entropies += [unmasked[p][2] for p in range(len(known), len(sequence))]
         known += fresh_tokens
     return answer

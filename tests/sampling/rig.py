@@ -75,6 +75,7 @@ class Answer:
     steps: list[int] = field(default_factory=list)
     """The step of its block that finished each token."""
     confidence: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     logprobs: list[tuple[list[int], list[float], int]] = field(default_factory=list)
     """Ids and scores, the token's own first, and its rank."""
 
@@ -211,3 +212,4 @@ class Rig:
                 continue
             answer.steps += (output.unmask_trace[i, :count, 0].int() + steps[i]).tolist()
             answer.confidence += output.unmask_trace[i, :count, 1].tolist()
+            answer.entropies += output.unmask_trace[i, :count, 2].tolist()

@@ -185,3 +185,25 @@ def test_copies_are_folded_in(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(folded, want)
     alone = given[:12]
     assert rows.folded(alone, denoising) is alone
+
+
+def test_large_guided_logits_stay_in_the_range_of_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the greatest scale: what it carries beyond 65504 keeps its distribution."""
+    canvases, step, _ = batch()
+    canvases.guidance.np[:] = 100.0 * (canvases.guidance.np > 0)
+    canvases.guidance.copy_to_uva()
+    rows = CanvasRows(canvases, FAMILIES[6])
+    given = 400 * torch.randn(20, 10, generator=torch.Generator().manual_seed(2))
+    given[-1] = given[11] - 700.0  # A row that is too large as a whole.
+    denoising: Any = SimpleNamespace(
+        row_slot=step.expanded_idx_mapping,
+        slots_np=step.idx_mapping_np[:3],
+        rows_of=lambda which: np.flatnonzero(np.repeat(which, 4)),
+    )
+    logits = given.half()
+    own, without = logits[4:12].double(), logits[12:].double()
+    want = without + 101 * (own - without)
+    assert (want.amax(dim=1) > 65504).any()
+    folded = rows.folded(logits, denoising)[4:]
+    assert folded.isfinite().all()
+    torch.testing.assert_close(folded.double().softmax(-1), want.softmax(-1), rtol=0, atol=1e-3)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.sampling.float64 import distribution
+from tests.sampling.options import OPTIONS, PROMPT, params, requests
 from tests.sampling.rig import MASK, Request, Rig, model
-from tests.sampling.test_parameters import OPTIONS, PROMPT, params, requests
 
 FILTERS: list[dict[str, Any]] = [
     {},
@@ -76,5 +76,17 @@ def test_confidence_is_that_of_the_family() -> None:
     x = distribution(request, model(9, len(PROMPT), 0), len(PROMPT), [*PROMPT, None])
     for tempered, scale in ((True, 0.5), (False, 1.0)):
         (answer,) = Rig(tempered=tempered).run([request], 1)
-        want = (x / scale).softmax(-1)[answer.tokens[0]]
-        assert answer.confidence[0] == pytest.approx(float(want), abs=1e-5)
+        want = (x / scale).softmax(-1)
+        assert answer.confidence[0] == pytest.approx(float(want[answer.tokens[0]]), abs=1e-5)
+        assert answer.entropies[0] == pytest.approx(float(-torch.special.xlogy(want, want).sum()), abs=1e-4)
+
+
+def test_entropies_of_a_block_that_a_policy_redraws() -> None:
+    """All of it in one step, which ends the block: each token has the entropy of its own position."""
+    values = {"edit_threshold": 1.0, "max_post_steps": 0.0}
+    how: dict[str, Any] = {"algorithm": "insert_delete", "threshold": 0.0, "values": values}
+    (answer,) = Rig().run([Request(params(), PROMPT[:4], key=9, **how)], 4)
+    logits = torch.stack([model(9, 4 + i, 0).double() for i in range(4)]).log_softmax(-1)
+    assert answer.steps == [0] * 4
+    want = -(logits.exp() * logits).sum(-1)
+    assert answer.entropies == pytest.approx(want.tolist(), abs=1e-4)

@@ -3,26 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.sampling.held import differences, held_by
+from tests.sampling.options import FEATURES, OPTIONS, PROMPT, params
 from tests.sampling.rig import MASK, MAX_LENGTH, Request, Rig, numbers_of
-from tests.sampling.test_parameters import OPTIONS, PROMPT, params
 from vllm.v1.diffusion.policies.registry import built_in_policies
-from vllm.v1.diffusion.request.template import HOLE
-
-FEATURES: dict[str, dict[str, Any]] = {
-    "template": {"template": (3, HOLE, HOLE, 4, HOLE, HOLE, 5, HOLE)},
-    "max_steps": {"max_steps": 2},
-    "exit_threshold": {"exit_threshold": 0.3},
-    "stop": {"stop_ids": (3, 5)},
-    "late": {"late_ids": (3, 5)},
-    "stepwise": {"stepwise": True},
-    "cache": {"cache": "dual"},
-    "graded": {"constrained": True},
-}
 
 
 def mixture() -> list[Request]:

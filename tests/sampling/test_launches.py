@@ -37,14 +37,14 @@ SELECT = {
 
 BOOST = {"credit": 19}
 
-REDRAW = {"daedal": 124, "insert_delete": 156}
+REDRAW = {"daedal": 126, "insert_delete": 156}
 
 RULE_STEP = 32
 """Most launches of a step whose requests' policy is a rule of the kernel, temperature 0."""
 
 STEP = {
     "credit": 122,
-    "daedal": 270,
+    "daedal": 272,
     "edit": 150,
     "insert_delete": 307,
     "low_confidence_linear": 131,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.sampling.float64 import distribution
+from tests.sampling.options import PROMPT, params
 from tests.sampling.rig import MASK, VOCABULARY, Answer, Request, Rig, model
-from tests.sampling.test_parameters import PROMPT, params
 
 
 def row(request: Request, answer: Answer, i: int, mode: str) -> torch.Tensor:

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from tests.sampling.no_sync import WouldWait, no_waiting
+from tests.sampling.options import FEATURES, OPTIONS, PROMPT, params
 from tests.sampling.rig import Request, Rig, numbers_of
-from tests.sampling.test_given_back import FEATURES
-from tests.sampling.test_parameters import OPTIONS, PROMPT, params
 from vllm.v1.diffusion.policies.registry import built_in_policies
 from vllm.v1.diffusion.sampling import logits
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler

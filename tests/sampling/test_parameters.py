@@ -4,58 +4,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.sampling.float64 import decode, distribution
-from tests.sampling.rig import MASK, VOCABULARY, Request, Rig, model
-from vllm import SamplingParams
+from tests.sampling.options import OPTIONS, PROMPT, params, requests
+from tests.sampling.rig import MASK, VOCABULARY, Request, Rig, model, numbers_of
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline
 from vllm.v1.diffusion.sampling.step_logits import Part
 
-STOPS = [3, 5, 7, 11]
-OPTIONS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "repetition": {"repetition_penalty": 1.9},
-    "presence": {"presence_penalty": 1.5},
-    "frequency": {"frequency_penalty": -0.9},
-    "bias": {"logit_bias": {4: 6.0, 9: -3.0, 20: 4.5}},
-    "allowed": {"allowed_token_ids": [1, 2, 3, 5, 8, 13, 21, 34]},
-    "min_tokens": {"min_tokens": 6, "stop_token_ids": STOPS},
-    "bad_words": {"bad_words": [[13], [1, 2], [2, 1], [5, 5], [4, 20], [20, 20, 4], [21, 34]]},
-}
-PROMPT = [1, 2, 3, 4, 20, 3]
-
-
-def params(**options: Any) -> SamplingParams:
-    """Greedy unless it says otherwise; bad words as tokens."""
-    words = options.pop("bad_words", None)
-    made = SamplingParams(**{"temperature": 0.0, **options})
-    made._bad_words_token_ids = words
-    return made
-
 
 def assert_same(answer: Any, want: Any, context: object) -> None:
-    """Tokens and steps exactly, confidences nearly."""
+    """Tokens and steps exactly, confidences and entropies nearly."""
     assert answer.tokens == want.tokens, context
     assert answer.steps == want.steps, context
     assert answer.confidence == pytest.approx(want.confidence, abs=2e-5), context
-
-
-def requests() -> list[Request]:
-    """Each option alone, in pairs, and all of them, with several shapes."""
-    names = [n for n in OPTIONS if n != "none"]
-    groups = [("none",), *itertools.combinations(names, 1), *itertools.combinations(names, 2), tuple(names)]
-    made = []
-    for i, group in enumerate(groups):
-        options = {key: value for name in group for key, value in OPTIONS[name].items()}
-        how = {"algorithm": "threshold", "threshold": 0.2} if i % 2 else {"steps": (1, 2, 3)[i % 3]}
-        made.append(
-            Request(params(**options), PROMPT[: 3 + i % 4], key=i, block_length=(4, 8, 1, 2)[i % 4], **how)
-        )
-    return made
+    assert answer.entropies == pytest.approx(want.entropies, abs=1e-4), context
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -131,6 +98,25 @@ def test_the_mask_token_is_never_chosen() -> None:
         if options:
             # One token is left, or none is drawn: the best that can be generated.
             assert seen.tokens == greedy.tokens
+
+
+BANS: list[dict[str, Any]] = [
+    {"logit_bias": {3: -math.inf}},
+    {"allowed_token_ids": [1, 2, 5, 8, 13, 21]},
+    {"min_tokens": 8, "stop_token_ids": [3]},
+]
+
+
+@pytest.mark.parametrize("ban", BANS, ids=str)
+def test_growing_answers_hold_no_banned_end_token(ban: dict[str, Any]) -> None:
+    """Though an answer is long enough from the start; without the ban its end tokens are put there."""
+    values = numbers_of("daedal") | {"initial_length": 4.0, "end_check_tokens": 4.0, "end_threshold": 0.0}
+    how: dict[str, Any] = {"algorithm": "daedal", "block_length": 8, "values": values}
+    free = Request(params(logit_bias={3: 50.0}), PROMPT, key=8, **how)
+    banned = replace(free, params=params(**ban))
+    rig = Rig(aligned=False, tempered=False)
+    assert 3 in rig.run([free], 6)[0].tokens
+    assert 3 not in rig.run([banned], 4)[0].tokens
 
 
 @pytest.mark.parametrize("rewrites", [False, True])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.sampling.options import PROMPT, params
 from tests.sampling.rig import MASK, VOCABULARY, Request, Rig, numbers_of
-from tests.sampling.test_parameters import PROMPT, params
 from vllm.v1.diffusion.kernels.merge_row_stats import share_numbers
 from vllm.v1.diffusion.kernels.row_stats import row_stats
 from vllm.v1.diffusion.worker.model_state import DiffusionModelState

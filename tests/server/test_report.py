@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -21,29 +22,34 @@ def check_stats(said: Any) -> None:
     assert said["tokens_per_forward"] == pytest.approx(TOKENS / 6, abs=1e-4)
 
 
-def check_trace(trace: Any) -> None:
+def check_trace(trace: Any, entropies: Any) -> None:
     steps = [step for step, _ in trace]
     assert len(trace) == TOKENS
     assert sorted(steps[: len(FIRST_BLOCK)]) == [0, 0, 0, 0, 1]
     assert set(steps[len(FIRST_BLOCK) :]) == {2, 3, 4, 5}
     assert all(0 < probability <= 1 for _, probability in trace)
+    assert len(entropies) == TOKENS
+    assert all(entropy >= 0 for entropy in entropies)
+    # Who gives one token nearly all of the probability has nearly no entropy, and the other way round.
+    for (_, probability), entropy in zip(trace, entropies, strict=True):
+        assert entropy >= -math.log(probability) * probability - 1e-4
 
 
 def test_a_completion_says_what_is_asked(client: Any) -> None:
     said = complete(client, **ASKED).choices[0].diffusion
     check_stats(said)
-    check_trace(said["trace"])
+    check_trace(said["trace"], said["entropies"])
     answer = complete(client, vllm_xargs={**HOW, "diffusion_stats": True})
     assert set(answer.choices[0].diffusion) == {"steps", "steps_per_block", "tokens_per_forward"}
     answer = complete(client, vllm_xargs={**HOW, "diffusion_trace": True})
-    assert set(answer.choices[0].diffusion) == {"trace"}
+    assert set(answer.choices[0].diffusion) == {"trace", "entropies"}
 
 
 def test_a_stream_tells_the_trace_with_its_tokens_and_the_rest_at_its_end(client: Any) -> None:
     choices = [c.choices[0] for c in complete(client, stream=True, **ASKED)]
     traces = [c.diffusion["trace"] for c in choices]
     assert [len(t) for t in traces] == [len(FIRST_BLOCK), TOKENS - len(FIRST_BLOCK)]
-    check_trace([entry for trace in traces for entry in trace])
+    check_trace(*([e for c in choices for e in c.diffusion[name]] for name in ("trace", "entropies")))
     assert "steps" not in choices[0].diffusion
     check_stats(choices[-1].diffusion)
 
@@ -60,10 +66,11 @@ def test_a_stop_string_hides_nothing(client: Any) -> None:
 def test_chat_tells_the_same(client: Any) -> None:
     whole = chat(client, extra_body=ASKED).choices[0].diffusion
     check_stats(whole)
-    check_trace(whole["trace"])
+    check_trace(whole["trace"], whole["entropies"])
     choices = [c.choices[0] for c in chat(client, extra_body=ASKED, stream=True)]
     told = [c.diffusion for c in choices if hasattr(c, "diffusion")]
-    assert [entry for said in told for entry in said["trace"]] == whole["trace"]
+    for name in ("trace", "entropies"):
+        assert [entry for said in told for entry in said[name]] == whole[name]
     check_stats(told[-1])
 
 

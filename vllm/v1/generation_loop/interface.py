@@ -174,9 +174,10 @@ class GenerationLoop:
         nothing else. One that makes no progress is called again.
 
         Args:
-            core: The engine core: ``scheduler``, ``model_executor``, and ``batch_queue``, which
-                is None unless several steps may be in flight (asynchronous scheduling,
-                pipeline parallelism).
+            core: Upstream's engine core. This interface promises ``step``, ``step_with_batch_queue``,
+                ``scheduler``, ``model_executor`` and ``batch_queue``, which is None unless several
+                steps may be in flight (asynchronous scheduling, pipeline parallelism). All else is
+                upstream's inside and may change with any release.
 
         Returns:
             Outputs by client index, or None where nothing is ready yet; and whether the model was

@@ -32,6 +32,7 @@ class CanvasStates:
             is a known token: only this tells what is open.
         unmasked_at: The step that unmasked a position, -1 for none, int32 ``[S, W]``.
         confidence: Probability of an unmasked token in that step, float32 ``[S, W]``.
+        entropy: Entropy, in nats, of the distribution that it was taken from, float32 ``[S, W]``.
         step: Denoising steps made on the block, int32 ``[S]``.
         start: Position of the block's first token, int64 ``[S]``.
         length: Tokens of the block, int32 ``[S]``: the request's block length, or
@@ -79,9 +80,8 @@ class CanvasStates:
         self._scratch = num_slots
         self._tables = SlotTables(num_slots + 1, width, device)
         tables = [table[:num_slots] for table in self._tables]
-        self.tokens, self.masked, self.unmasked_at, self.confidence, self.step, self.start, self.length = (
-            tables
-        )
+        self.tokens, self.masked, self.unmasked_at = tables[:3]
+        self.confidence, self.entropy, self.step, self.start, self.length = tables[3:]
         self.block_length = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.span = UvaBackedTensor(num_slots, dtype=torch.int32)
         self.origin = UvaBackedTensor(num_slots, dtype=torch.int64)
@@ -197,6 +197,7 @@ class CanvasStates:
         # Not `x[slots] = 0`: torch copies the number to the device, and waits for it.
         self.unmasked_at.index_fill_(0, slots, -1)
         self.confidence.index_fill_(0, slots, 1.0)
+        self.entropy.index_fill_(0, slots, 0.0)
         self.step.index_fill_(0, slots, 0)
 
     def block_steps(self, slots: torch.Tensor) -> torch.Tensor:
@@ -286,6 +287,7 @@ class CanvasStates:
         tables.unmasked_at.index_fill_(0, turned, -1)
         if self.flags.graded.any():
             tables.confidence.index_fill_(0, turned, 1.0)
+            tables.entropy.index_fill_(0, turned, 0.0)
         templates = self._given
         if whole and not self._cut and not templates:
             self.noise.renew(tables.tokens, turned, slots, start)
@@ -324,8 +326,8 @@ class CanvasStates:
         open_ = open_ & (self.columns < length[:, None])
         self.tokens[slots] = torch.where(stays, self.tokens[slots].gather(1, source), ahead)
         self.masked[slots] = torch.where(stays, self.masked[slots].gather(1, source), open_)
-        self.unmasked_at[slots] = torch.where(stays, self.unmasked_at[slots].gather(1, source), -1)
-        self.confidence[slots] = torch.where(stays, self.confidence[slots].gather(1, source), 1.0)
+        for table, new in ((self.unmasked_at, -1), (self.confidence, 1.0), (self.entropy, 0.0)):
+            table[slots] = torch.where(stays, table[slots].gather(1, source), new)
         self.start[slots] = start
         self.length[slots] = length.to(torch.int32)
 

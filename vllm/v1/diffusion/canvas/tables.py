@@ -20,6 +20,7 @@ class SlotTables:
         self.masked = torch.empty(shape, dtype=torch.bool, device=device)
         self.unmasked_at = torch.empty(shape, dtype=torch.int32, device=device)
         self.confidence = torch.empty(shape, dtype=torch.float32, device=device)
+        self.entropy = torch.empty(shape, dtype=torch.float32, device=device)
         self.step = torch.empty(rows, dtype=torch.int32, device=device)
         self.start = torch.empty(rows, dtype=torch.int64, device=device)
         self.length = torch.empty(rows, dtype=torch.int32, device=device)
@@ -31,7 +32,7 @@ class SlotTables:
         Args:
             slots: int64 ``[R]``, distinct.
         """
-        for table in (self.tokens, self.masked, self.confidence, self.step, self.start):
+        for table in (self.tokens, self.masked, self.confidence, self.entropy, self.step, self.start):
             table.index_fill_(0, slots, 0)
         self.unmasked_at.index_fill_(0, slots, -1)
         self.length.index_fill_(0, slots, self.tokens.shape[1])

@@ -75,7 +75,8 @@ class DenoisingRecord:
         """
         report = self._reports.pop(request_id, None)
         if report is not None and report.trace is not None:
-            report.trace = report.trace[:tokens]
+            assert report.entropies is not None
+            report.trace, report.entropies = report.trace[:tokens], report.entropies[:tokens]
         return report
 
     def drop_ended(self) -> None:
@@ -124,10 +125,9 @@ class DenoisingRecord:
         """Notes the trace of emitted tokens, if the request wants one."""
         if plan.decoding.trace:
             assert runner_output.unmask_trace is not None
-            report.trace = [
-                *(report.trace or ()),
-                *_trace_of(plan, runner_output.unmask_trace[index, :count]),
-            ]
+            rows = runner_output.unmask_trace[index, :count]
+            report.trace = [*(report.trace or ()), *_trace_of(plan, rows)]
+            report.entropies = [*(report.entropies or ()), *rows[:, 2].tolist()]
 
     @property
     def _sums(self) -> SpecDecodingStats:
@@ -138,4 +138,4 @@ class DenoisingRecord:
 
 def _trace_of(plan: RequestPlan, rows: np.ndarray) -> list[tuple[int, float]]:
     """The trace of tokens, from their rows of the worker's; what a template gave was never unmasked: -1."""
-    return [(plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p in rows.tolist()]
+    return [(plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p, _ in rows.tolist()]

@@ -25,8 +25,8 @@ def report_denoising(
     ends with ``length``, whatever stands in it.
 
     ``diffusion_stats`` asks for the counts, which a stream has in the choice that ends it;
-    ``diffusion_trace`` for ``trace``. Without either nothing is added, so other responses stay
-    as they are.
+    ``diffusion_trace`` for ``trace`` and ``entropies``. Without either nothing is added, so other
+    responses stay as they are.
 
     Args:
         choice: The choice, of a response or a chunk of one; changed in place.
@@ -42,7 +42,7 @@ def report_denoising(
     if asked and report.likelihood is not None:
         said["likelihood"] = asdict(report.likelihood)
     if report.trace is not None:
-        said["trace"] = report.trace
+        said["trace"], said["entropies"] = report.trace, report.entropies
     if said:
         choice.diffusion = said
 

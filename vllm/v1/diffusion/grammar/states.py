@@ -129,11 +129,14 @@ class GrammarStates:
         new_tokens, still_masked = revised[:, :width], revised[:, 2 * width : 3 * width] != 0
         written = ~still_masked & (masked | (new_tokens != tokens))
         # A token that was written in the place of the model's had no alternative.
-        certain = torch.where(sample == new_tokens, stats.sample_prob[rows], 1.0)
+        own = sample == new_tokens
+        certain = torch.where(own, stats.sample_prob[rows], 1.0)
+        entropy = torch.where(own, stats.entropy[rows], 0.0)
         step_now = canvases.step[slots][:, None] - 1
         unmasked_at = torch.where(still_masked, -1, canvases.unmasked_at[slots])
         canvases.unmasked_at[slots] = torch.where(written, step_now, unmasked_at)
         canvases.confidence[slots] = torch.where(written, certain, canvases.confidence[slots])
+        canvases.entropy[slots] = torch.where(written, entropy, canvases.entropy[slots])
         canvases.tokens[slots] = torch.where(still_masked, canvases.noise.again(tokens), new_tokens)
         canvases.masked[slots] = still_masked
         finished[which] = revised[:, -1] != 0

@@ -8,7 +8,7 @@ with blocks of 4 that takes four times as long as ``block_causal_attention`` (do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,26 @@ class BlockWindows:
     query_start_loc: torch.Tensor
     seq_lens: torch.Tensor
     block_length: torch.Tensor
+
+
+@dataclass(frozen=True)
+class StepAttention:
+    """What upstream built for a step's attention, before the forward reads it.
+
+    Attributes:
+        metadata: By layer; a mode may add to it.
+        groups: The layers of each block table, in groups.
+        block_tables: One row per request each.
+    """
+
+    metadata: dict[str, Any]
+    groups: list[list[AttentionGroup]]
+    block_tables: tuple[torch.Tensor, ...]
+
+    def tables(self) -> Iterator[tuple[torch.Tensor, list[str]]]:
+        """Each block table with the names of the layers that read it."""
+        for table, groups in zip(self.block_tables, self.groups, strict=True):
+            yield table, [name for group in groups for name in group.layer_names]
 
 
 class BlockCausalAttentionImpl(FlashAttentionImpl):
@@ -103,20 +123,11 @@ class PrefillAttention:
         """
         return int(block_lengths.min()) <= self._longest
 
-    def attach(
-        self,
-        attn_metadata: dict[str, Any],
-        attn_groups: list[list[AttentionGroup]],
-        block_tables: tuple[torch.Tensor, ...],
-        input_batch: InputBatch,
-        block_lengths: np.ndarray,
-    ) -> None:
+    def attach(self, attention: StepAttention, input_batch: InputBatch, block_lengths: np.ndarray) -> None:
         """Puts the step's windows beside what upstream's builders made of its blocks.
 
         Args:
-            attn_metadata: By layer.
-            attn_groups: The layers of each block table.
-            block_tables: One row per request each.
+            attention: The step's, whose metadata is changed.
             input_batch: The step's R requests.
             block_lengths: Tokens per block of each, ``[R]``, on the host.
         """
@@ -124,15 +135,15 @@ class PrefillAttention:
         ends = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
         staged = np.concatenate((ends, block_lengths)).astype(np.int32)
         seq_lens, block_length = torch.split(async_tensor_h2d(staged, device=self._device), requests)
-        for table, groups in zip(block_tables, attn_groups, strict=True):
+        for table, layers in attention.tables():
             windows = BlockWindows(
                 block_table=table[:requests],
                 query_start_loc=input_batch.query_start_loc[: requests + 1],
                 seq_lens=seq_lens,
                 block_length=block_length,
             )
-            for name in (name for group in groups for name in group.layer_names):
-                attn_metadata[name].block_windows = windows
+            for name in layers:
+                attention.metadata[name].block_windows = windows
 
 
 def computes(impl: Any, dtype: object) -> bool:

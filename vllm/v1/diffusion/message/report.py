@@ -36,6 +36,8 @@ class DenoisingReport:
         trace: Of each token of the output, the step that unmasked it, from 0, and its probability in
             that step; -1 for a token that a template gave. Only if the request asks, by
             ``diffusion_trace``. In a stream of deltas, of the tokens that are new.
+        entropies: Of each token of ``trace``, the entropy in nats of the distribution that its
+            probability is of; 0 for a token that a template or a grammar gave.
         likelihood: How the prompt's log probabilities were estimated; their steps are not in ``steps``.
             None where none were asked for.
     """
@@ -44,6 +46,7 @@ class DenoisingReport:
     tokens_per_forward: float | None = None
     steps_per_block: list[int] = field(default_factory=list)
     trace: list[tuple[int, float]] | None = None
+    entropies: list[float] | None = None
     likelihood: Likelihood | None = None
 
     def of_output(self, tokens: int, new: int) -> DenoisingReport:
@@ -58,6 +61,7 @@ class DenoisingReport:
             tokens_per_forward=round(tokens / self.steps, 4) if self.steps else None,
             steps_per_block=list(self.steps_per_block),
             trace=self.trace and (self.trace[tokens - new : tokens] or None),
+            entropies=self.entropies and (self.entropies[tokens - new : tokens] or None),
         )
 
 
@@ -83,6 +87,8 @@ def added(so_far: DenoisingReport | None, new: DenoisingReport | None) -> Denois
     if new.trace:
         so_far.trace = so_far.trace or []
         so_far.trace += new.trace
+        so_far.entropies = so_far.entropies or []
+        so_far.entropies += new.entropies or ()
     return so_far
 
 
@@ -90,11 +96,11 @@ def joined(before: DenoisingReport | None, later: DenoisingReport | None) -> Den
     """What two deltas of one output's stream say as one."""
     if before is None or later is None:
         return later or before
-    return replace(later, trace=_traces(before, later))
-
-
-def _traces(*reports: DenoisingReport) -> list[tuple[int, float]] | None:
-    return [entry for report in reports for entry in report.trace or ()] or None
+    return replace(
+        later,
+        trace=[*(before.trace or ()), *(later.trace or ())] or None,
+        entropies=[*(before.entropies or ()), *(later.entropies or ())] or None,
+    )
 
 
 def _leave_out(state: Any, likelihood: Likelihood) -> None:

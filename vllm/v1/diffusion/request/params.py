@@ -216,10 +216,12 @@ class DiffusionParams(BaseModel):
     trace: Annotated[
         Flag | None,
         Parameter(
-            "Adds `trace` to what is reported of the denoising: for every token the denoising step of the "
-            "request that unmasked it, and its probability in that step. A token that `edit` rewrote has "
-            "the step that first unmasked its position, and the probability of the step that wrote it last. "
-            "A token that an insertion or a deletion moved has the step that moved it.",
+            "Adds `trace` and `entropies` to what is reported of the denoising: for every token the "
+            "denoising step of the request that unmasked it, its probability in that step, and the "
+            "entropy in nats of the distribution that the probability is of. A token that `edit` rewrote "
+            "has the step that first unmasked its position, and the probability and entropy of the step "
+            "that wrote it last. A token that an insertion or a deletion moved has the step that moved "
+            "it.",
             otherwise="false",
         ),
     ] = None

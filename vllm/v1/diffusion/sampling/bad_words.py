@@ -31,6 +31,7 @@ class Snapshot(NamedTuple):
     masked: torch.Tensor
     unmasked_at: torch.Tensor
     confidence: torch.Tensor
+    entropy: torch.Tensor
 
 
 class BadWords:
@@ -99,6 +100,7 @@ class BadWords:
             canvases.masked[slots],
             canvases.unmasked_at[slots],
             canvases.confidence[slots],
+            canvases.entropy[slots],
         )
 
     def take_back(self, step: DenoisingStep, before: Snapshot) -> torch.Tensor:
@@ -152,7 +154,8 @@ class BadWords:
 
     def _restore(self, positions: torch.Tensor, step: DenoisingStep, before: Snapshot) -> None:
         canvases = self.canvases
-        now = (canvases.tokens, canvases.masked, canvases.unmasked_at, canvases.confidence)
+        grades = (canvases.confidence, canvases.entropy)
+        now = (canvases.tokens, canvases.masked, canvases.unmasked_at, *grades)
         for values, old in zip(now, before, strict=True):
             values[step.slots] = torch.where(positions, old, values[step.slots])
 

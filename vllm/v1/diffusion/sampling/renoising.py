@@ -202,6 +202,7 @@ class Renoising:
         states.best[slots], states.same[slots] = current, same
         canvases.unmasked_at[slots] = torch.where(changed, made[:, None], canvases.unmasked_at[slots])
         canvases.confidence[slots] = torch.where(free, stats.top1[rows], canvases.confidence[slots])
+        canvases.entropy[slots] = torch.where(free, entropy, canvases.entropy[slots])
 
         mean = entropy.masked_fill(~free, 0.0).sum(dim=1) / free.sum(dim=1).clamp(min=1)
         done = same >= self._values(step, "stability_threshold")

@@ -17,8 +17,9 @@ class StepOutputs(NamedTuple):
     Attributes:
         tokens: int64 ``[requests, W]``; valid where the block finished.
         trace: The step that unmasked each position, counted back from the block's steps
-            so far (-1 for the last, 0 for none), and its token's probability when it was
-            written, float32 ``[requests, W, 2]``; None where no one asks.
+            so far (-1 for the last, 0 for none), its token's probability when it was
+            written and the entropy of its distribution, in nats, float32 ``[requests, W, 3]``;
+            None where no one asks.
     """
 
     tokens: torch.Tensor
@@ -54,7 +55,8 @@ class StepOutputs(NamedTuple):
             return cls(tokens)
         unmasked_at = canvases.unmasked_at[slots]
         unmasked_at = torch.where(unmasked_at < 0, 0, unmasked_at - canvases.step[slots, None])
-        fields = torch.stack((unmasked_at.to(torch.float32), canvases.confidence[slots]), dim=-1)
+        grades = canvases.confidence[slots], canvases.entropy[slots]
+        fields = torch.stack((unmasked_at.to(torch.float32), *grades), dim=-1)
         return cls(tokens, _spread(from_column(fields, first), step, num_requests))
 
 

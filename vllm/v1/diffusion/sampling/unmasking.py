@@ -254,8 +254,11 @@ class Unmasking:
         written = unmasked.masked & ~self.canvases.masked[cell]
         if unmasked.selection is not None:
             written = written | unmasked.selection.rewrite
-        confidence = self.canvases.confidence
-        confidence[cell] = torch.where(written, unmasked.stats.sample_prob, confidence[cell])
+        for table, values in (
+            (self.canvases.confidence, unmasked.stats.sample_prob),
+            (self.canvases.entropy, unmasked.stats.entropy),
+        ):
+            table[cell] = torch.where(written, values, table[cell])
 
     def _redraw(self, unmasked: Unmasked) -> None:
         """Writes blocks of which a policy says as a whole what they are to be."""
@@ -263,8 +266,13 @@ class Unmasking:
             return
         assert unmasked.made is not None
         step, made = unmasked.step, unmasked.made
+        entropies = unmasked.stats.entropy
         for which, drawn in unmasked.selection.redrawn:
-            full = _redrawn(self.canvases, step.slots[which], drawn, step.covered[which], made[which])
+            slots, covered, entropy = step.slots[which], step.covered[which], None
+            if unmasked.masked is not None:
+                rows = step.row_start[:-1][which, None] + self.canvases.columns
+                entropy = entropies[rows.clamp(max=len(entropies) - 1)]
+            full = _redrawn(self.canvases, slots, drawn, entropy, covered, made[which])
             unmasked.done[which] = full & step.covered[which] & ~drawn.unfinished
 
     def _take_back(self, unmasked: Unmasked) -> None:
@@ -288,7 +296,12 @@ class Unmasking:
 
 
 def _redrawn(
-    canvases: CanvasStates, slots: torch.Tensor, drawn: Redrawn, covered: torch.Tensor, made: torch.Tensor
+    canvases: CanvasStates,
+    slots: torch.Tensor,
+    drawn: Redrawn,
+    entropy: torch.Tensor | None,
+    covered: torch.Tensor,
+    made: torch.Tensor,
 ) -> torch.Tensor:
     """Writes blocks that a policy redrew; whether no mask is left, bool ``[n]``.
 
@@ -296,16 +309,19 @@ def _redrawn(
         canvases: The canvases, changed.
         slots: The requests' slots, ``[n]``.
         drawn: Their blocks.
+        entropy: Of what the step says of each column, before tokens moved, float32 ``[n, W]``; None where
+            nobody reads how sure the step was.
         covered: Whether the step's window covers the block, bool ``[n]``.
         made: Steps made on the block before, int32 ``[n]``.
     """
     tokens, masked = canvases.tokens[slots], canvases.masked[slots]
     changed = ((drawn.tokens != tokens) | (drawn.masked != masked)) & covered[:, None]
     source = drawn.source.clamp(min=0)
-    confidence = torch.where(drawn.written, drawn.confidence, canvases.confidence[slots])
-    canvases.confidence[slots] = torch.where(
-        covered[:, None], confidence.gather(1, source), canvases.confidence[slots]
-    )
+    grades = ((canvases.confidence, drawn.confidence), (canvases.entropy, entropy))
+    for table, new in grades if entropy is not None else ():
+        held = table[slots]
+        graded = torch.where(drawn.written, new, held).gather(1, source)
+        table[slots] = torch.where(covered[:, None], graded, held)
     canvases.tokens[slots] = torch.where(changed, drawn.tokens, tokens)
     canvases.masked[slots] = masked = torch.where(changed, drawn.masked, masked)
     canvases.unmasked_at[slots] = torch.where(changed, made[:, None], canvases.unmasked_at[slots])

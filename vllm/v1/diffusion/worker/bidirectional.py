@@ -109,6 +109,8 @@ class CanvasRows(RowLayout):
             scale = guidance.gpu[step.row_slot[rows]][:, None]
             without = copies[part[0] : part[-1] + 1].float()
             moved = without + (scale + 1) * (own[rows].float() - without)
+            if own.dtype == torch.float16:
+                moved = _in_range(moved, own.dtype)
             own.index_copy_(0, rows, moved.to(own.dtype))
         return own
 
@@ -256,3 +258,14 @@ class CanvasAttention(Attention):
         rows = input_batch.num_tokens_after_padding
         # Every sequence has a row.
         return min(input_batch.num_reqs_after_padding + MORE_SEQUENCES, rows), rows
+
+
+def _in_range(logits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rows of logits, of which none becomes infinite in another type.
+
+    A row that is too large moves down until its best token is at 0: its distribution stays as it is.
+    Tokens that are too small for the type have no probability.
+    """
+    most = torch.finfo(dtype).max
+    best = logits.amax(dim=1, keepdim=True)
+    return (logits - torch.where(best > most, best, 0.0)).clamp_(-most, most)

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from typing_extensions import override
 
+from vllm.v1.diffusion.layers.prefill_attention import StepAttention
 from vllm.v1.diffusion.worker.sequences import Attention, Sequences
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.utils import AttentionGroup
@@ -44,20 +44,14 @@ class BlockAttention(Attention):
         # A sequence has at least one row, so a graph of T rows never needs more than T.
         return input_batch.num_tokens_after_padding, self.canvases.width
 
-    def finish(
-        self,
-        attn_metadata: dict[str, Any],
-        attn_groups: list[list[AttentionGroup]],
-        input_batch: InputBatch,
-        block_tables: tuple[torch.Tensor, ...],
-    ) -> None:
+    def finish(self, attention: StepAttention, input_batch: InputBatch) -> None:
         """Lets chunks of prompts take the block-causal kernel, whose blocks count from position 0."""
         slots = input_batch.idx_mapping_np
         block_lengths = self.canvases.block_length.np[slots]
         multiples = not (self.canvases.origin.np[slots] % block_lengths).any()
         prefill = self.prefill_attention
         if multiples and prefill is not None and prefill.wants(block_lengths):
-            prefill.attach(attn_metadata, attn_groups, block_tables, input_batch, block_lengths)
+            prefill.attach(attention, input_batch, block_lengths)
 
 
 def split_at_blocks(

@@ -115,7 +115,7 @@ class ElasticRows(CanvasRows):
         canvases.tokens[slots] = torch.where(moved, tokens.gather(1, from_), canvases.mask_token_id)
         masked = torch.where(moved, masked.gather(1, from_), columns < length[:, None])
         canvases.masked[slots] = masked
-        for table, new in ((canvases.unmasked_at, -1), (canvases.confidence, 1.0)):
+        for table, new in ((canvases.unmasked_at, -1), (canvases.confidence, 1.0), (canvases.entropy, 0.0)):
             table[slots] = torch.where(moved, table[slots].gather(1, from_), new)
         canvases.length[slots] = length.to(torch.int32)
         canvases.tokens[slots, 0] = torch.where(length > 0, canvases.tokens[slots, 0], delete)

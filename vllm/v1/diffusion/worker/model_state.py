@@ -18,6 +18,7 @@ from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.layers.apply import apply_kernels
 from vllm.v1.diffusion.layers.compiled import compile_for_this_cpu
+from vllm.v1.diffusion.layers.prefill_attention import StepAttention
 from vllm.v1.diffusion.layers.vocabulary_shares import share_vocabulary
 from vllm.v1.diffusion.message.scores import Targets
 from vllm.v1.diffusion.modes import mode_of
@@ -254,7 +255,7 @@ class DiffusionModelState(DefaultModelState):
             for_cudagraph_capture=for_capture,
         )
         if not captured:
-            attention.finish(attn_metadata, attn_groups, input_batch, block_tables)
+            attention.finish(StepAttention(attn_metadata, attn_groups, block_tables), input_batch)
         return attn_metadata
 
 

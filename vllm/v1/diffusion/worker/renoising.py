@@ -16,13 +16,13 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.renoising import RenoisingStates, UniformNoise
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.layers.canvas_window import Canvases, CanvasWindows, use_canvas_windows
+from vllm.v1.diffusion.layers.prefill_attention import StepAttention
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.sampling.renoising import Renoising
 from vllm.v1.diffusion.sampling.rows import CausalContextRows
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 from vllm.v1.diffusion.worker.sequences import Attention, Sequences, canvas_rows, window_ends
 from vllm.v1.worker.gpu.input_batch import InputBatch
-from vllm.v1.worker.utils import AttentionGroup
 
 
 class RenoisingRows(CausalContextRows):
@@ -119,13 +119,7 @@ class CanvasAttention(Attention):
         return async_tensor_h2d(sequences.causal, device=self.device)
 
     @override
-    def finish(
-        self,
-        attn_metadata: dict[str, Any],
-        attn_groups: list[list[AttentionGroup]],
-        input_batch: InputBatch,
-        block_tables: tuple[torch.Tensor, ...],
-    ) -> None:
+    def finish(self, attention: StepAttention, input_batch: InputBatch) -> None:
         """Tells sliding-window layers which canvases do not fit into a window with their context."""
         lengths, widths = input_batch.num_scheduled_tokens, canvas_rows(input_batch)
         ends = window_ends(input_batch)
@@ -134,8 +128,8 @@ class CanvasAttention(Attention):
             return
         only = bool((outside & (lengths == widths)).all())
         row_ends = lengths.cumsum()
-        for table, groups in zip(block_tables, attn_groups, strict=True):
-            names = self._windowed.intersection(name for group in groups for name in group.layer_names)
+        for table, layers in attention.tables():
+            names = self._windowed.intersection(layers)
             windows = CanvasWindows(
                 tuple(
                     self._of_width(width, np.flatnonzero(outside & (widths == width)), ends, row_ends, table)
@@ -144,7 +138,7 @@ class CanvasAttention(Attention):
                 only,
             )
             for name in names:
-                attn_metadata[name].canvas_windows = windows
+                attention.metadata[name].canvas_windows = windows
 
     def _of_width(
         self, width: int, which: np.ndarray, ends: np.ndarray, row_ends: np.ndarray, table: torch.Tensor

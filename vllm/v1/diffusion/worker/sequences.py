@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention
+from vllm.v1.diffusion.layers.prefill_attention import PrefillAttention, StepAttention
 from vllm.v1.diffusion.sampling.rows import row_counts
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.utils import AttentionGroup
@@ -146,20 +146,12 @@ class Attention:
         """
         return False
 
-    def finish(
-        self,
-        attn_metadata: dict[str, Any],
-        attn_groups: list[list[AttentionGroup]],
-        input_batch: InputBatch,
-        block_tables: tuple[torch.Tensor, ...],
-    ) -> None:
+    def finish(self, attention: StepAttention, input_batch: InputBatch) -> None:
         """Changes the metadata of a step that no graph runs.
 
         Args:
-            attn_metadata: What upstream built, by layer, changed.
-            attn_groups: The runner's attention layers, in groups.
+            attention: What upstream built; its metadata is changed.
             input_batch: The step's batch.
-            block_tables: The requests' block tables.
         """
 
 

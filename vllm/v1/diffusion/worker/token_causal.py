@@ -9,8 +9,6 @@ where it can and no graph runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from typing_extensions import override
@@ -18,7 +16,7 @@ from typing_extensions import override
 from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
-from vllm.v1.diffusion.layers.prefill_attention import BlockWindows
+from vllm.v1.diffusion.layers.prefill_attention import BlockWindows, StepAttention
 from vllm.v1.diffusion.worker.causal import make_room
 from vllm.v1.diffusion.worker.sequences import Attention, Sequences, StagedSequences
 from vllm.v1.worker.gpu.input_batch import InputBatch
@@ -79,13 +77,7 @@ class TokenCausalAttention(Attention):
         return self._all_causal
 
     @override
-    def finish(
-        self,
-        attn_metadata: dict[str, Any],
-        attn_groups: list[list[AttentionGroup]],
-        input_batch: InputBatch,
-        block_tables: tuple[torch.Tensor, ...],
-    ) -> None:
+    def finish(self, attention: StepAttention, input_batch: InputBatch) -> None:
         prefill = self.prefill_attention
         causal, drafts = self._kinds(input_batch)
         if prefill is None or self._all_causal or not causal.any():
@@ -95,12 +87,12 @@ class TokenCausalAttention(Attention):
         lengths = np.where(causal, 1, ends)
         if not prefill.wants(lengths):
             return
-        prefill.attach(attn_metadata, attn_groups, block_tables, input_batch, lengths)
+        prefill.attach(attention, input_batch, lengths)
         if drafts.any():
             slots = input_batch.idx_mapping[: input_batch.num_reqs]
             flags = async_tensor_h2d(drafts, dtype=torch.bool, device=self.device)
             verified = flags & ~self.canvases.masked[slots].any(dim=1)
-            for metadata in attn_metadata.values():
+            for metadata in attention.metadata.values():
                 windows: BlockWindows = metadata.block_windows
                 windows.block_length.masked_fill_(verified, 1)
 

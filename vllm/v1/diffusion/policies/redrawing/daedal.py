@@ -24,7 +24,8 @@ class Daedal(UnmaskingPolicy):
     ``end_check_tokens`` positions that propose it, divided by ``end_check_tokens``.
 
     First steps write nothing. While the end is expected less than ``end_threshold``, each adds
-    ``expansion_factor`` masks at the end; then half of ``end_check_tokens`` end tokens are put there.
+    ``expansion_factor`` masks at the end; then half of ``end_check_tokens`` end tokens are put there, where a
+    position proposes the end at all: with an ``end_threshold`` of 0 none may, or a request may ban it.
 
     Further steps work in a window of ``window_length`` positions, which moves on by its length when it is
     full. They unmask what is above ``threshold``, else the best, but no position that proposes the mask token
@@ -106,7 +107,7 @@ class Daedal(UnmaskingPolicy):
 
         factor = number["expansion_factor"]
         added = torch.where(grows, factor, 0) + torch.where(inserts, factor - 1, 0)
-        added += torch.where(ended, number["end_check_tokens"] // 2, 0)
+        added += torch.where(ended & (expected > 0), number["end_check_tokens"] // 2, 0)
         length = torch.minimum(answer.length + added, answer.most)
         # Everything behind the mask that becomes several moves on.
         place = torch.where(inserts, low, answer.length)
