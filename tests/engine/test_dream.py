@@ -16,8 +16,11 @@ from tests.engine.cases import Case, forced, random_prompt, run
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.layouts import DREAM_GENERATION
 from tests.engine.likelihoods import check_bidirectional
+from tests.engine.multi_block import d3llm
+from tests.engine.multi_block import expected as expected_open
 from tests.engine.vocabularies import MERGES
 from tests.reference.bidirectional import DreamReference
+from tests.reference.multi_block import D3llm
 from vllm.v1.diffusion.policies.noise import gumbel, uniform
 
 FOLDER = GOLDEN / "dream"
@@ -46,6 +49,18 @@ def reference() -> DreamReference:
 def test_likelihood(dream: Any) -> None:
     """A block is as long as the context, so one step scores a text."""
     check_bidirectional(dream, reference(), 2048)
+
+
+def test_sub_blocks_that_open_early(dream: Any) -> None:
+    """d3LLM on a model whose row i predicts token i + 1."""
+    ways = [
+        (random_prompt(9, 801), D3llm(32, 8, 1.0, 0.25)),
+        (random_prompt(1, 802), D3llm(27, 6, 0.5, 0.5)),
+    ]
+    results = run(dream, [d3llm(prompt, how) for prompt, how in ways])
+    for result, (prompt, how) in zip(results, ways, strict=True):
+        want = expected_open(reference(), prompt, how)
+        assert (result["token_ids"], result["unmask_steps"]) == (want.output_ids, want.unmask_step)
 
 
 def of_golden(case: dict[str, Any]) -> Case:

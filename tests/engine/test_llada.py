@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,8 @@ import pytest
 from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
 from tests.engine.likelihoods import check_bidirectional
+from tests.engine.multi_block import PUBLISHED, check_odd, check_published, d3llm, odd, of_published
+from tests.engine.multi_block import published as multi_block_published
 from tests.reference.bidirectional import GuidedReference, LladaReference
 from tests.reference.sdar import Decoded
 from vllm.sampling_params import StructuredOutputsParams
@@ -516,3 +519,95 @@ def test_methods_on_two_ranks() -> None:
         assert result["token_ids"] == expected_guided(case).output_ids, case
     check_leaps(results[5:14], LEAPS)
     check_growing(results[14:-1])
+
+
+def test_sub_blocks_that_open_early(llada: Any) -> None:
+    """d3LLM's published cases, alone, and in one batch with other policies; more against the reference."""
+    cases = multi_block_published()
+    check_published([run(llada, [case])[0] for case in cases])
+    plain = mixed()[:6]
+    results = run(llada, [*plain, *cases])
+    check_results(results[:6], plain)
+    check_published(results[6:])
+    check_odd(run(llada, [d3llm(*one) for one in odd()]), reference())
+
+
+def opening(number: int = 0, **how: Any) -> Case:
+    """One of d3LLM's published cases, changed."""
+    prompt, asked = of_published(PUBLISHED[number])
+    return d3llm(prompt, asked, **how)
+
+
+def test_sub_blocks_and_other_parameters(llada: Any) -> None:
+    """Draws follow the seed whatever shares the batch; grammars, templates and log probabilities hold."""
+    case = opening(temperature=0.7, seed=5)
+    alone = run(llada, [case])[0]
+    assert run(llada, [*mixed()[:3], opening(1), case])[-1] == alone
+    assert run(llada, [replace(case, seed=6)])[0] != alone
+
+    template = (7, *[-1] * 20, *range(20, 29), -1, 30)
+    prompt, how = of_published(PUBLISHED[0])
+    want = how.decode(reference(), list(prompt), list(template))
+    filled = run(llada, [replace(opening(), template=template)])[0]
+    assert filled["token_ids"] == want.output_ids
+    assert filled["unmask_steps"] == want.unmask_step
+
+    for number in (0, 1):
+        params = opening(number).sampling_params()
+        params.structured_outputs = StructuredOutputsParams(regex=REGEX)
+        params.ignore_eos, params.logprobs = False, 1
+        (output,) = llada.generate({"prompt_token_ids": list(prompt)}, params, use_tqdm=False)
+        check_regex(output.outputs[0].token_ids)
+        assert len(output.outputs[0].logprobs) == len(output.outputs[0].token_ids)
+
+
+def test_an_end_token_ends_sub_blocks(llada: Any) -> None:
+    """What is returned ends at a stop token; its log probabilities are those of the steps that wrote it."""
+    case, (prompt, how) = PUBLISHED[1], of_published(PUBLISHED[1])
+    assert how.end is not None
+    end = case["output_ids"].index(how.end)
+    stops = d3llm(prompt, how, stop_token_ids=(how.end,), eos_early_stop=True)
+    params = stops.sampling_params()
+    params.logprobs = 0
+    (output,) = llada.generate({"prompt_token_ids": list(prompt)}, params, use_tqdm=False)
+    completion = output.outputs[0]
+    assert list(completion.token_ids) == case["output_ids"][: end + 1]
+    assert completion.diffusion.steps == case["num_forward"]
+    scores = [next(iter(entry.values())).logprob for entry in completion.logprobs]
+    probabilities = [p for _, p in completion.diffusion.trace]
+    assert [math.exp(score) for score in scores] == pytest.approx(probabilities[: end + 1], abs=1e-4)
+
+
+def test_sub_blocks_are_refused_by_name(llada: Any) -> None:
+    one, stopping = opening(), opening(1)
+    for wrong, message in (
+        (replace(one, max_tokens=65), "max_tokens=65 must be at most 64, the block length"),
+        (replace(one, block_length=16), "max_tokens=32 must be at most 16, the block length"),
+        (replace(one, steps=4), "diffusion_steps=4 has no effect with diffusion_algorithm='d3llm'"),
+        (
+            replace(one, own=(("diffusion_sub_block_length", 0),)),
+            "diffusion_sub_block_length=0 must be an integer from 1",
+        ),
+        (
+            replace(one, own=(("diffusion_early_stop", 2),)),
+            "diffusion_early_stop=2 must be true or false",
+        ),
+        (
+            replace(one, own=(("diffusion_end_token_id", 5),)),
+            "diffusion_end_token_id=5 has no effect without diffusion_early_stop",
+        ),
+        (
+            replace(stopping, own=(("diffusion_early_stop", 1), ("diffusion_end_token_id", 505))),
+            "diffusion_end_token_id=505 is the mask token",
+        ),
+        (
+            replace(stopping, own=(("diffusion_early_stop", 1), ("diffusion_end_token_id", 512))),
+            "diffusion_end_token_id=512 must be below 512",
+        ),
+        (
+            replace(stopping, template=(7, -1)),
+            "diffusion_early_stop=True is not supported with a template",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(llada, [wrong])

@@ -60,6 +60,13 @@ def test_a_scheduler_that_plans_no_canvas_is_refused() -> None:
             {"algorithm": "insert_delete"},
             "algorithm='insert_delete' needs a model with a delete_token",
         ),
+        ("sdar", {"algorithm": "d3llm"}, "algorithm='d3llm' is not for this model, but for bidirectional"),
+        ("dreamon", {"algorithm": "d3llm"}, "algorithm='d3llm' is not for this model, but for bidirectional"),
+        (
+            "llada",
+            {"algorithm": "d3llm", "early_stop": 1, "end_token_id": -1},
+            "end_token_id=-1 must be an integer from 0",
+        ),
         ("sdar", {"steps": 300, "steps_limit": 256}, "steps=300 .* must be at most steps_limit=256"),
         ("sdar", {"max_post_steps": 20, "post_steps_limit": 8}, "max_post_steps=20 .* must be at most post_"),
     ],

@@ -17,6 +17,7 @@ from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
 
 SELECT = {
     "confidence_threshold": 21,
+    "d3llm": 57,
     "edit": 20,
     "entropy": 14,
     "entropy_distance": 15,
@@ -44,6 +45,7 @@ RULE_STEP = 32
 
 STEP = {
     "credit": 122,
+    "d3llm": 225,
     "daedal": 272,
     "edit": 150,
     "insert_delete": 307,

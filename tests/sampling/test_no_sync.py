@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{name: {"params": options} for name, options in OPTIONS.items()},
     **{name: {"more": more} for name, more in FEATURES.items()},
     **{f"policy {name}": {"algorithm": name} for name in built_in_policies()},
+    "a policy's early stop": {"algorithm": "d3llm", "values": {"early_stop": 1.0}},
     "log probabilities": {"params": {"logprobs": 3}},
     "listed log probabilities": {"params": {"logprob_token_ids": [3, 5]}},
     "temperature": {"params": {"temperature": 0.8, "seed": 3}},
@@ -34,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def request(case: dict[str, Any], key: int) -> Request:
     """A request with that, and the numbers of its policy."""
-    values = numbers_of(case.get("algorithm", "threshold"))
+    values = numbers_of(case.get("algorithm", "threshold")) | case.get("values", {})
     fields: dict[str, Any] = {"algorithm": "threshold", "threshold": 0.4, "trace": False} | case
     fields |= {"params": params(**case.get("params", {})), "values": values, "block_length": (8, 4)[key % 2]}
     return Request(prompt=PROMPT[: 3 + key % 3], key=key, **fields)

@@ -21,6 +21,7 @@ from vllm.v1.diffusion.loops.engine_settings import (
 )
 from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL, MORE_SEQUENCES
 from vllm.v1.diffusion.policies import get_policy
+from vllm.v1.diffusion.policies.parts.d3llm import EARLY_STOP
 from vllm.v1.diffusion.request.blocks import copy_begin, more_parts, placed
 from vllm.v1.diffusion.request.fields import require
 from vllm.v1.diffusion.request.resolve import resolve_decoding
@@ -207,8 +208,13 @@ class CanvasSettings(Settings):
         if params.stop_token_ids and params.structured_outputs is None:
             keep_stop_tokens(params, vllm_config)
         decoding = resolve_decoding(params, resolve_diffusion_config(vllm_config))
-        if get_policy(decoding.algorithm).elastic:
+        policy = get_policy(decoding.algorithm)
+        if policy.elastic:
             _check_elastic(params, decoding, vllm_config)
+        if policy.whole_answer:
+            _check_one_block(params, decoding, vllm_config.model_config.max_model_len)
+        if policy.elastic or decoding.values.get(EARLY_STOP):
+            _check_end_token(decoding, vllm_config)
         require(
             not (decoding.guidance and decoding.canvas) or (params.max_tokens or 0) <= decoding.canvas,
             "cfg_scale",
@@ -253,6 +259,24 @@ def _check_elastic(params: SamplingParams, decoding: Decoding, vllm_config: Vllm
     )
     stages = vllm_config.parallel_config.pipeline_parallel_size
     require(stages == 1, "algorithm", name, f"is not supported with pipeline_parallel_size={stages}")
+
+
+def _check_one_block(params: SamplingParams, decoding: Decoding, longest: int) -> None:
+    """Checks that a canvas is one block, of a policy that decides in all of it."""
+    length, canvas = decoding.block_length, decoding.canvas
+    asked = longest if params.max_tokens is None else params.max_tokens
+    one = canvas is not None and canvas // length < 2
+    require(
+        one or asked <= length,
+        "algorithm",
+        decoding.algorithm,
+        f"decides in the whole answer at once: max_tokens={params.max_tokens} must be at most {length}, the "
+        "block length, which --diffusion-config sets and diffusion_block_length shortens",
+    )
+
+
+def _check_end_token(decoding: Decoding, vllm_config: VllmConfig) -> None:
+    """Checks the end token by which a policy judges."""
     size, end = vllm_config.model_config.get_vocab_size(), int(decoding.values["end_token_id"])
     require(end < size, "end_token_id", end, f"must be below {size}, the vocabulary's size")
     mask = resolve_diffusion_config(vllm_config).mask_token_id

@@ -62,6 +62,8 @@ def checked_rewrite(policy: UnmaskingPolicy, stats: PositionStats, canvas: Canva
     _check("rewrite's positions", rewrite.positions, canvas.masked.shape, torch.bool)
     if rewrite.remask is not None:
         _check("remask", rewrite.remask, canvas.masked.shape, torch.bool)
+    if rewrite.fill is not None:
+        _check("rewrite's fill", rewrite.fill, canvas.masked.shape[:1], torch.int64)
     if rewrite.unfinished is not None:
         _check("unfinished", rewrite.unfinished, canvas.masked.shape[:1], torch.bool)
     return rewrite

@@ -133,11 +133,14 @@ class Rewrite:
         unfinished: Blocks that want another step though no mask is left, bool
             ``[requests]``; None for none.
         remask: Unmasked positions that become masks again, bool ``[requests, width]``; None for none.
+        fill: A token of each request, -1 for none, int64 ``[requests]``: once the step has been made, all
+            behind the first such token of the answer becomes it, while a mask is left. None for none.
     """
 
     positions: torch.Tensor
     unfinished: torch.Tensor | None = None
     remask: torch.Tensor | None = None
+    fill: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,14 @@ class UnmaskingPolicy:
     elastic: ClassVar[bool] = False
     """Whether the policy decides how long an answer is: ``Redrawn.length``. For built-in policies. An answer
     is one block then, and begins with ``initial_length`` masks."""
+
+    whole_answer: ClassVar[bool] = False
+    """Whether the policy is for bidirectional models, and an answer, or a canvas of it, must be one block.
+    For built-in policies."""
+
+    rewrites_text: ClassVar[bool] = True
+    """Whether :meth:`rewrite` changes text: false where all it changes is behind an end token. For built-in
+    policies."""
 
     noise: ClassVar[str] = "mask"
     """What stands at a position that is not unmasked: ``mask``, or ``uniform``, a random token."""
@@ -264,6 +275,13 @@ class UnmaskingPolicy:
         positions of the open block have statistics only if the policy has this method.
         """
         raise NotImplementedError(f"{type(self).__name__} rewrites nothing")
+
+    def may_rewrite(self, values: Mapping[str, float]) -> bool:
+        """Whether a request may have positions rewritten, by its numbers; if none may, nothing asks.
+
+        For built-in policies.
+        """
+        return True
 
     def redraw(self, stats: PositionStats, canvas: CanvasView) -> Redrawn:
         """Says what blocks are to be after the step, where tokens are inserted and deleted.

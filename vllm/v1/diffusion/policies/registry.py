@@ -22,7 +22,6 @@ from vllm.v1.diffusion.policies.adaptive.local_leap import LocalLeap
 from vllm.v1.diffusion.policies.adaptive.low_confidence_dynamic import LowConfidenceDynamic
 from vllm.v1.diffusion.policies.adaptive.p2 import P2
 from vllm.v1.diffusion.policies.adaptive.renoise import Renoise
-from vllm.v1.diffusion.policies.adaptive.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.adaptive.threshold import Threshold
 from vllm.v1.diffusion.policies.base import (
     RULE_NUMBERS,
@@ -31,6 +30,8 @@ from vllm.v1.diffusion.policies.base import (
     UnmaskingPolicy,
 )
 from vllm.v1.diffusion.policies.parameter import Parameter
+from vllm.v1.diffusion.policies.parts.d3llm import D3llm
+from vllm.v1.diffusion.policies.parts.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.redrawing.daedal import Daedal
 from vllm.v1.diffusion.policies.redrawing.insert_delete import InsertDelete
 from vllm.v1.diffusion.policies.scheduled.entropy import Entropy
@@ -51,6 +52,7 @@ ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "confidence_threshold": ConfidenceThreshold,
     "credit": Credit,
+    "d3llm": D3llm,
     "daedal": Daedal,
     "edit": Edit,
     "entropy": Entropy,

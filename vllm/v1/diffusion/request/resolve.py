@@ -10,6 +10,8 @@ from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, WITH
 from vllm.v1.diffusion.policies import UnmaskingPolicy, get_policy
 from vllm.v1.diffusion.policies.base import RULE_NUMBERS
 from vllm.v1.diffusion.policies.parameter import PREFIX, in_float32
+from vllm.v1.diffusion.policies.parts.d3llm import EARLY_STOP
+from vllm.v1.diffusion.policies.redrawing.daedal import END_TOKEN_ID
 from vllm.v1.diffusion.policies.redrawing.insert_delete import MOST_POST_STEPS
 from vllm.v1.diffusion.request.causal import causal_decoding
 from vllm.v1.diffusion.request.decoding import Decoding
@@ -60,6 +62,10 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         # All masks of a draft at once, as the card's code does where it is given no threshold.
         values["threshold"] = given.numbers.get("threshold", 0.0)
     _check_edits(given, params, algorithm, policy, config, values)
+    if policy.whole_answer:
+        _check_bidirectional(algorithm, config)
+    if EARLY_STOP in values:
+        _check_early_stop(given, values)
     if "t_max" in values:
         name = "t_min" if given.numbers.get("t_max") is None else "t_max"
         highest, lowest = values["t_max"], values["t_min"]
@@ -68,7 +74,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     constrained = params is not None and params.structured_outputs is not None
     if constrained:
         require(
-            not policy.rewrites,
+            not (policy.rewrites and policy.rewrites_text),
             "algorithm",
             algorithm,
             "is not supported with structured_outputs: it rewrites tokens that the grammar has read",
@@ -289,16 +295,36 @@ def _check_edits(
 
 def _check_elastic(given: DiffusionParams, algorithm: str, config: MaskedDiffusionConfig) -> None:
     """Refuses what does not go with an answer whose length the policy decides."""
+    _check_bidirectional(algorithm, config)
+    cache = given.cache or config.cache
+    require(cache == "none", "cache", cache, f"is not supported with diffusion_algorithm={algorithm!r}")
+    scale = given.cfg_scale
+    require(not scale, "cfg_scale", scale, f"is not supported with diffusion_algorithm={algorithm!r}")
+
+
+def _check_bidirectional(algorithm: str, config: MaskedDiffusionConfig) -> None:
+    """Refuses a policy on a model whose steps do not see the whole answer, or that changes its length."""
     require(
         config.cache is not None and config.expand_token_id is None,
         "algorithm",
         algorithm,
         f"is not for this model, but for bidirectional ones: {', '.join(BIDIRECTIONAL)}",
     )
-    cache = given.cache or config.cache
-    require(cache == "none", "cache", cache, f"is not supported with diffusion_algorithm={algorithm!r}")
-    scale = given.cfg_scale
-    require(not scale, "cfg_scale", scale, f"is not supported with diffusion_algorithm={algorithm!r}")
+
+
+def _check_early_stop(given: DiffusionParams, values: Mapping[str, float]) -> None:
+    """Refuses a policy's early stop where an end token ends nothing, and an end token without the stop."""
+    if not values[EARLY_STOP]:
+        end = given.numbers.get(END_TOKEN_ID)
+        require(end is None, END_TOKEN_ID, end, f"has no effect without {PREFIX}{EARLY_STOP}")
+        return
+    for name in ("infill", "infill_ids", "seed_canvas"):
+        require(
+            getattr(given, name) is None,
+            EARLY_STOP,
+            True,
+            f"is not supported with a template ({PREFIX}{name}), in which an end token ends nothing",
+        )
 
 
 def _values(
@@ -308,6 +334,8 @@ def _values(
     values = {}
     for name, number in policy.numbers.items():
         value = _first(given.numbers.get(name), config.numbers.get(name), number.default)
+        if value is None and name == END_TOKEN_ID and values.get(EARLY_STOP) == 0:
+            value = -1  # Nothing reads it.
         require(value is not None, name, None, f"must be given with diffusion_algorithm={algorithm!r}")
         values[name] = float(value)
     return values
@@ -331,7 +359,7 @@ def _stop_ids(
         return ()
     name, value = "eos_early_stop", given.eos_early_stop
     require(
-        not policy.rewrites and policy.noise == "mask",
+        not (policy.rewrites and policy.rewrites_text) and policy.noise == "mask",
         name,
         value,
         "has no effect with an algorithm that may still rewrite the end token",

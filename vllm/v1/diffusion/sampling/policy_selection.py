@@ -51,6 +51,8 @@ class Selection(NamedTuple):
         unfinished: Requests whose block wants another step, bool ``[R]``.
         redrawn: Some of the R requests, int64 ``[n]``, and their blocks as they are to be.
         remask: Rows whose unmasked position becomes a mask again, bool ``[N]``; None for none.
+        fill: The token of each request that fills what is behind it, -1 for none, int64 ``[R]``; None for
+            none.
     """
 
     unmask: torch.Tensor
@@ -58,6 +60,7 @@ class Selection(NamedTuple):
     unfinished: torch.Tensor
     redrawn: list[tuple[torch.Tensor, Redrawn]]
     remask: torch.Tensor | None = None
+    fill: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class _Group:
         which: The same on the device, int64 ``[n]``.
         slots: Their slots, ``[n]``.
         rows: The row of each position, int64 ``[n, W]``; N, one past the last, for none.
+        rewrites: Whether the policy may rewrite positions of these requests.
         whole: Whether the step's rows are the positions of these requests, in order, so that what is
             known of rows needs no gathering. Never so for plug-ins, which get copies: they may
             change what they are given.
@@ -79,6 +83,7 @@ class _Group:
     which: torch.Tensor
     slots: torch.Tensor
     rows: torch.Tensor
+    rewrites: bool
     whole: bool = False
 
 
@@ -138,7 +143,7 @@ class PolicySelection:
                 members.setdefault(policy, []).append(i)
         self._groups = [self._group(step, policy, which) for policy, which in members.items()]
         for group in self._groups:
-            if group.policy.rewrites:
+            if group.rewrites:
                 active = _marked(step.active, group.rows, self._unmasked(step, group))
                 step.active.copy_(step.active | active)
 
@@ -208,7 +213,7 @@ class PolicySelection:
                 chosen.redrawn.append((part.which, redrawn))
         for group in [group for group in groups if not group.policy.redraws]:
             questions: dict[str, _Question] = {"select": checked_select}
-            if group.policy.rewrites:
+            if group.rewrites:
                 questions["rewrite"] = checked_rewrite
             for part, (unmask, *rewrites) in self._ask(group, stats, step, questions):
                 masked = self._masked(step, part)
@@ -231,6 +236,10 @@ class PolicySelection:
                         remask = _marked(step.active, part.rows, remask)
                         so_far = chosen.remask
                         chosen = chosen._replace(remask=remask if so_far is None else so_far | remask)
+                    if rewrite.fill is not None:
+                        so_far = chosen.fill
+                        fill = torch.full_like(step.index, -1) if so_far is None else so_far
+                        chosen = chosen._replace(fill=fill.index_copy(0, part.which, rewrite.fill))
                     if rewrite.unfinished is not None:
                         chosen.unfinished[part.which] = rewrite.unfinished & ~late
         return chosen
@@ -241,15 +250,19 @@ class PolicySelection:
         return gathered(self.failed) if theirs else self.failed
 
     def _group(self, step: DenoisingStep, policy: UnmaskingPolicy, members: list[int]) -> _Group:
+        slots = step.slots_np[members].tolist()
+        rewrites = policy.rewrites and any(
+            policy.may_rewrite(self.canvases.decoding[slot].values) for slot in slots
+        )
         if step.whole and len(members) == len(step.requests) and not is_plug_in(type(policy)):
             which = self.canvases.numbers[: len(members)]
             rows = self._rows[: len(step.active)].view(len(members), -1)
-            return _Group(policy, members, which, step.slots, rows, whole=True)
+            return _Group(policy, members, which, step.slots, rows, rewrites, whole=True)
         which = async_tensor_h2d(members, dtype=torch.int64, device=step.slots.device)
         first = step.row_start[which, None].to(torch.int64)
         rows = first + self._columns
         rows = torch.where(rows < step.row_start[which + 1, None], rows, len(step.active))
-        return _Group(policy, members, which, step.slots[which], rows)
+        return _Group(policy, members, which, step.slots[which], rows, rewrites)
 
     def _ask(
         self,
@@ -336,7 +349,7 @@ class PolicySelection:
 
     def _masked(self, step: DenoisingStep, group: _Group) -> torch.Tensor:
         """Masked positions with an active row, bool ``[n, W]``."""
-        if group.whole and not group.policy.rewrites:
+        if group.whole and not group.rewrites:
             return step.active.view(group.rows.shape)
         active = torch.nn.functional.pad(step.active, (0, 1))
         return self.canvases.masked[group.slots] & active[group.rows]

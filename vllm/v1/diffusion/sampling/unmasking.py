@@ -155,6 +155,7 @@ class Unmasking:
             self._grade,
             self._redraw,
             self._take_back,
+            self._fill,
             self._let_mode_change,
             self._end_early,
         )
@@ -281,6 +282,26 @@ class Unmasking:
         if before is not None:
             taken_back = self.bad_words.take_back(unmasked.step, before)
             unmasked.done &= ~(taken_back & before.masked).any(dim=1)
+
+    def _fill(self, unmasked: Unmasked) -> None:
+        """Lets end tokens take all that is behind them, of requests whose policy wants it."""
+        if unmasked.selection is None or (token := unmasked.selection.fill) is None:
+            return
+        assert unmasked.made is not None
+        canvases, slots, covered = self.canvases, unmasked.step.slots, unmasked.step.covered
+        token, made = token[:, None], unmasked.made[:, None]
+        tokens, masked, at = canvases.tokens[slots], canvases.masked[slots], canvases.unmasked_at[slots]
+        # What the prompt or a template gives was unmasked in no step.
+        ends = ((at >= 0) & (tokens == token)).to(torch.int32)
+        behind = (ends.cumsum(dim=1) > ends) & (masked | (at >= 0))
+        behind &= (masked.any(dim=1) & covered)[:, None]
+        canvases.tokens[slots] = torch.where(behind, token, tokens)
+        canvases.unmasked_at[slots] = torch.where(behind & masked, made, at)
+        confidence = canvases.confidence[slots]
+        canvases.confidence[slots] = torch.where(behind, torch.ones_like(confidence), confidence)
+        canvases.masked[slots] = masked = masked & ~behind
+        filled = (token[:, 0] >= 0) & covered & ~masked.any(dim=1)
+        unmasked.done = unmasked.done | filled
 
     def _let_mode_change(self, unmasked: Unmasked) -> None:
         """Lets the mode write to the canvases."""

@@ -9,6 +9,13 @@ from typing_extensions import override
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.parameter import NotNegative, Parameter
 
+ENTROPY_THRESHOLD = Parameter(
+    "Entropy in nats below which a position is unmasked, with `entropy_distance` the penalty included; "
+    "with `d3llm` also at it. With 0 a step of `entropy_distance` unmasks one position.",
+    NotNegative,
+    default=0.4,
+)
+
 
 class EntropyDistance(UnmaskingPolicy):
     """Unmasks positions whose entropy and distance are small, and the one of the least (WeDLM).
@@ -18,12 +25,7 @@ class EntropyDistance(UnmaskingPolicy):
     """
 
     numbers: ClassVar = {
-        "entropy_threshold": Parameter(
-            "Entropy in nats, the penalty included, below which a position is unmasked; with 0 a step "
-            "unmasks one position.",
-            NotNegative,
-            default=0.4,
-        ),
+        "entropy_threshold": ENTROPY_THRESHOLD,
         "position_penalty": Parameter(
             "What a position's distance from the first mask adds to its entropy, per token.",
             NotNegative,

@@ -16,6 +16,13 @@ END_TOKEN_ID = "end_token_id"
 _Id = Annotated[int, Field(ge=0, le=1 << 24)]
 """Numbers of policies are float32, which holds no larger integers exactly."""
 
+END = Parameter(
+    "Id of the end token: by which `daedal` judges the length, and at which `d3llm` stops with "
+    "`diffusion_early_stop`.",
+    _Id,
+    otherwise="the model's end token",
+)
+
 
 class Daedal(UnmaskingPolicy):
     """Lengthens an answer of masks, then denoises it and puts masks where the model is least sure (DAEDAL).
@@ -68,11 +75,7 @@ class Daedal(UnmaskingPolicy):
             default=0.1,
             aliases=("low_conf_threshold",),
         ),
-        END_TOKEN_ID: Parameter(
-            "Id of the end token by which the length is judged.",
-            _Id,
-            otherwise="the model's end token",
-        ),
+        END_TOKEN_ID: END,
     }
 
     @override
