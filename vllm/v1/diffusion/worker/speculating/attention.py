@@ -8,7 +8,7 @@ of the layers (``layers/own_keys.py``).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from vllm.config import VllmConfig
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.layers.own_keys import Verified, use_own_keys
+from vllm.v1.diffusion.layers.prefill_attention import StepAttention
 from vllm.v1.diffusion.request.template import HOLE
 from vllm.v1.diffusion.worker.causal import BlockAttention, split_at_blocks
 from vllm.v1.diffusion.worker.sequences import Sequences, StagedSequences, window_ends
 from vllm.v1.diffusion.worker.speculating.rows import speculating
 from vllm.v1.worker.gpu.input_batch import InputBatch
-from vllm.v1.worker.utils import AttentionGroup
 
 
 class _Tails(NamedTuple):
@@ -132,13 +132,7 @@ class VerifiedAttention(BlockAttention):
         staged.seq_lens[sequence] = keys.to(staged.seq_lens.dtype)
 
     @override
-    def finish(
-        self,
-        attn_metadata: dict[str, Any],
-        attn_groups: list[list[AttentionGroup]],
-        input_batch: InputBatch,
-        block_tables: tuple[torch.Tensor, ...],
-    ) -> None:
+    def finish(self, attention: StepAttention, input_batch: InputBatch) -> None:
         """Tells the layers which masks verify drafts."""
         canvases, speculation = self.canvases, self.canvases.speculation
         if self._tails is None or speculation is None:
@@ -146,7 +140,7 @@ class VerifiedAttention(BlockAttention):
         slots, ends = input_batch.idx_mapping_np, window_ends(input_batch)
         lengths, row_ends = canvases.block_length.np[slots], input_batch.query_start_loc_np[1:]
         asks = (speculating(input_batch, canvases) == 2 * lengths) & ~np.isin(slots, canvases.added)
-        found: list[list[Verified]] = [[] for _ in block_tables]
+        found: list[list[Verified]] = [[] for _ in attention.block_tables]
         for length in np.unique(lengths[asks]).tolist():
             which = np.flatnonzero(asks & (lengths == length))
             rows = row_ends[which, None] - length + np.arange(length)
@@ -155,7 +149,7 @@ class VerifiedAttention(BlockAttention):
             used = speculation.waiting[slot]
             if self.device.type == "cpu" and not used.any():
                 continue
-            for group, (table, size) in enumerate(zip(block_tables, self.block_sizes, strict=True)):
+            for group, (table, size) in enumerate(zip(attention.block_tables, self.block_sizes, strict=True)):
                 found[group].append(
                     Verified(
                         rows=async_tensor_h2d(rows.astype(np.int64), device=self.device),
@@ -166,9 +160,9 @@ class VerifiedAttention(BlockAttention):
                         page_size=size,
                     )
                 )
-        for verified, groups in zip(found, attn_groups, strict=True):
-            for name in (name for group in groups for name in group.layer_names):
-                attn_metadata[name].verified = tuple(verified)
+        for verified, (_, layers) in zip(found, attention.tables(), strict=True):
+            for name in layers:
+                attention.metadata[name].verified = tuple(verified)
 
     def _value(self, slot: int, name: str) -> bool:
         """A switch of a slot's request."""
