@@ -39,14 +39,12 @@ class MoeReference(SdarReference):
             self.config["hidden_size"] // self.config["num_attention_heads"]
         )
 
-    def logits(self, ids: list[int], block_length: int) -> torch.Tensor:
-        """Logits ``[len(ids), vocab]`` with block-causal attention."""
-        block = torch.arange(len(ids)) // block_length
-        sees = block[:, None] >= block[None, :]
+    def under(self, ids: list[int], position: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
+        """See :meth:`SdarReference.under`."""
         x = self.weights[self.embedding][torch.tensor(ids)]
         for layer in range(self.config["num_hidden_layers"]):
             name = f"model.layers.{layer}."
-            x = x + self._attend(name, self._norm(name + "input_layernorm", x), sees)
+            x = x + self._attend(name, self._norm(name + "input_layernorm", x), position, sees)
             x = x + self._mix(name + "mlp.", layer, self._norm(name + "post_attention_layernorm", x))
         x = self._norm("model.norm", x)
         return x @ self.weights.get("lm_head.weight", self.weights[self.embedding]).T
@@ -76,11 +74,11 @@ class MoeReference(SdarReference):
         """What every token gets beside its experts."""
         return torch.zeros_like(h)
 
-    def _attend(self, name: str, h: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
+    def _attend(self, name: str, h: torch.Tensor, position: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
         name += self.attention + "."
         q, k, v = self.projected(name, h)
-        q = self._turn(self._norm(name + self.query_norm, q))
-        k = self._turn(self._norm(name + self.key_norm, k))
+        q = self._turn(self._norm(name + self.query_norm, q), position)
+        k = self._turn(self._norm(name + self.key_norm, k), position)
         group = q.shape[1] // k.shape[1]
         heads = []
         for head in range(q.shape[1]):
@@ -89,9 +87,9 @@ class MoeReference(SdarReference):
             heads.append(weight @ v[:, head // group])
         return self._linear(name + self.output, torch.cat(heads, dim=-1))
 
-    def _turn(self, x: torch.Tensor) -> torch.Tensor:
+    def _turn(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         half = self.rotary_size() // 2
-        cos, sin = (t[:, None] for t in rotary(torch.arange(len(x)), 2 * half, self.config))
+        cos, sin = (t[:, None] for t in rotary(position, 2 * half, self.config))
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
 

@@ -44,14 +44,17 @@ class SdarReference:
 
     def logits(self, ids: list[int], block_length: int) -> torch.Tensor:
         """Logits ``[len(ids), vocab]`` with block-causal attention."""
+        position = torch.arange(len(ids))
+        block = position // block_length
+        return self.under(ids, position, block[:, None] >= block[None, :])
+
+    def under(self, ids: list[int], position: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
+        """Logits ``[n, vocab]`` of tokens at positions ``[n]`` under a mask, bool ``[n, n]``."""
         config, weights = self.config, self.weights
         heads = config["num_attention_heads"]
         kv_heads = config["num_key_value_heads"]
         size = config.get("head_dim") or config["hidden_size"] // heads
         eps = config["rms_norm_eps"]
-        position = torch.arange(len(ids))
-        block = position // block_length
-        sees = block[:, None] >= block[None, :]
         cos, sin = rotary(position, size, config)
         x = weights["model.embed_tokens.weight"][torch.tensor(ids)]
         for layer in range(config["num_hidden_layers"]):

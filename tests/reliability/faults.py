@@ -31,40 +31,78 @@ from tests.reliability.world import assert_empty, mixed, post_plain, world
 
 def killed_core(folder: Path) -> dict[str, Any]:
     """SIGKILL to the engine core under load: every client gets an end."""
-    ended: list[float] = []
-    with world(folder / "log") as server:
+    return _killed(folder, "EngineCore")
 
-        async def one(client: httpx.AsyncClient, killed: asyncio.Event) -> None:
+
+def killed_worker(folder: Path) -> dict[str, Any]:
+    """SIGKILL to one of two tensor-parallel workers under load: every client gets an end."""
+    before = os.environ.get("VLLM_CPU_OMP_THREADS_BIND")
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"  # One core for each worker.
+    try:
+        return _killed(folder, "Worker_TP1", "--tensor-parallel-size", "2")
+    finally:
+        os.environ.pop("VLLM_CPU_OMP_THREADS_BIND")
+        if before is not None:
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = before
+
+
+def _killed(folder: Path, name: str, *options: str) -> dict[str, Any]:
+    """Kills the process of that name while eight clients read streams; what becomes of them."""
+    ended: list[float] = []
+    processes: list[psutil.Process] = []
+    cut = 0
+    with world(folder / "log", *options) as server:
+
+        async def one(client: httpx.AsyncClient) -> None:
+            nonlocal cut
             body = {**mixed(1), "n": 16, "ignore_eos": True, "max_tokens": 200, "stream": True}
+            failed = False
             try:
                 async with client.stream("POST", COMPLETIONS, json=body) as response:
-                    async for _ in response.aiter_lines():
-                        pass
+                    async for line in response.aiter_lines():
+                        failed |= line.startswith('data: {"error"')
             except httpx.HTTPError:
-                pass
-            await killed.wait()
+                failed = True
+            cut += failed
             ended.append(time.monotonic())
 
         async def run() -> float:
-            killed = asyncio.Event()
             async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-                streams = [asyncio.create_task(one(client, killed)) for _ in range(8)]
+                streams = [asyncio.create_task(one(client)) for _ in range(8)]
                 await asyncio.sleep(1.0)
-                children = psutil.Process(server.process.pid).children(recursive=True)
-                cores = [
-                    p for p in children if "EngineCore" in " ".join(p.cmdline()) or "EngineCore" in p.name()
-                ]
-                for process in cores or children:
+                assert not ended, "the streams ended before their time"
+                processes.extend(psutil.Process(server.process.pid).children(recursive=True))
+                found = [p for p in processes if name in p.name() or name in " ".join(p.cmdline())]
+                assert found, [" ".join(p.cmdline()) or p.name() for p in processes]
+                for process in found:
                     process.send_signal(signal.SIGKILL)
                 begun = time.monotonic()
-                killed.set()
                 await asyncio.gather(*streams)
             return begun
 
         begun = asyncio.run(run())
         gone = server.process.wait(60)
-    seconds = max(ended) - begun
-    return {"clients": len(ended), "seconds": round(seconds, 2), "exit": gone, "failed": len(ended) != 8}
+        left = processes
+        while left and time.monotonic() < begun + 120:
+            time.sleep(0.2)
+            left = [process for process in left if _lives(process)]
+        empty = time.monotonic()
+    return {
+        "clients": len(ended),
+        "streams_cut": cut,
+        "seconds": round(max(ended) - begun, 2),
+        "exit": gone,
+        "processes_left": len(left),
+        "processes_gone_seconds": round(empty - begun, 2),
+        "failed": len(ended) != 8 or not cut or bool(left),
+    }
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def weights_of_nan(folder: Path) -> dict[str, Any]:
@@ -123,6 +161,7 @@ def full_disk(folder: Path) -> dict[str, Any]:
 
 FAULTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "killed_core": killed_core,
+    "killed_worker": killed_worker,
     "weights_of_nan": weights_of_nan,
     "truncated_weights": truncated_weights,
     "full_disk": full_disk,
@@ -130,10 +169,12 @@ FAULTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All faults, one after the other."""
+    """All faults, one after the other; ``--only`` names one."""
     made: dict[str, Any] = {}
     for name, fault in FAULTS.items():
+        if args.only not in (None, name):
+            continue
         (own := folder / name).mkdir()
         made[name] = fault(own)
         print(name, made[name], file=sys.stderr, flush=True)
-    return {"faults": made, "failed": any(one["failed"] for one in made.values())}
+    return {"faults": made, "failed": not made or any(one["failed"] for one in made.values())}

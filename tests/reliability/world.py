@@ -23,6 +23,12 @@ from tests.server.conftest import MODEL, Server, serving
 LONGEST_HONEST = 30.0
 """Seconds beyond which an answer is looked into."""
 
+UNWRITABLE = "the grammar cannot be written in this model's vocabulary"
+"""The end, with a reason, of a request whose grammar no token goes on with: the one error that may be."""
+
+SHORT_OF_BLOCKS = ("--block-size", "32", "--num-gpu-blocks-override", "10")
+"""Options of a server on which all of a burst's requests do not fit at a time."""
+
 PUZZLES = [
     "sort 3142=",
     "sort 4213=",
@@ -38,7 +44,8 @@ def world(log: Path, *options: str, model: str | Path | None = None) -> Iterator
     from vllm.v1.diffusion import bundled_path
 
     limits = ("--max-model-len", "256", "--max-num-seqs", "16")
-    with serving(model or bundled_path(), log, *limits, *options, cold=True) as server:
+    # The long forms may run on a busy machine.
+    with serving(model or bundled_path(), log, *limits, *options, cold=True, patience=1800) as server:
         yield server
 
 
@@ -50,12 +57,14 @@ class Findings:
         statuses: How often each status came.
         faults: What must not have come: the seed's number of the case, and a sentence.
         unnamed: Messages of refusals that name no field, and how often.
+        unwritable: Requests that ended because the vocabulary cannot write their grammar.
         slowest: Seconds of the longest answer.
     """
 
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
     faults: list[str] = field(default_factory=list)
     unnamed: collections.Counter[str] = field(default_factory=collections.Counter)
+    unwritable: int = 0
     slowest: float = 0.0
 
     def report(self) -> dict[str, Any]:
@@ -64,6 +73,7 @@ class Findings:
             "statuses": {str(k): v for k, v in sorted(self.statuses.items())},
             "faults": self.faults[:20],
             "refusals_without_a_field": sum(self.unnamed.values()),
+            "unwritable_grammars": self.unwritable,
             "slowest_seconds": round(self.slowest, 2),
         }
 
@@ -81,7 +91,9 @@ def judge(number: int, case: Case, status: int, text: str, seconds: float, findi
     shown = f"case {number} {case.path} {json.dumps(case.body)[:600]}: {status} {text[:300]}"
     if seconds > LONGEST_HONEST:
         findings.faults.append(f"{seconds:.0f} seconds: {shown}")
-    if status == 200:
+    if status in (200, 500) and UNWRITABLE in text:
+        findings.unwritable += 1
+    elif status == 200:
         # A stream whose request is refused or fails after its beginning says so inside.
         if '"error"' in text and re.search(r'^data: \{"error"', text, re.M):
             findings.faults.append(f"an error inside of a response: {shown}")

@@ -103,4 +103,7 @@ def canvas(
         memory=policy.make_memory(requests, width, device),
         proposals=proposals(tokens, confidence) if policy.redraws else None,
         room=each(width, torch.int64) if policy.elastic else None,
+        round_=each(0, torch.int32),
+        settled=torch.zeros(requests, width, dtype=torch.bool, device=device),
+        waits=each(False, torch.bool),
     )

@@ -18,6 +18,7 @@ from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.sampling.rows import RowLayout
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
+from vllm.v1.diffusion.worker.speculating.verification import Verification
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.states import RequestState
 
@@ -112,6 +113,10 @@ class Rig:
         self.sampler = DenoisingSampler(
             sampler, self.canvases, no_grammars, layout, False, tempered, False, num_slots * WIDTH
         )
+        self.verification = Verification(
+            self.canvases, sampler.sampling_states, VOCABULARY, dtype, MAX_LENGTH
+        )
+        self.sampler.policies.speculation = self.verification
         self.live: dict[str, tuple[int, Request, Answer]] = {}
         self._count = 0
 
@@ -125,6 +130,7 @@ class Rig:
         grid = self.blocks.grid(request.block_length, len(request.prompt), MAX_LENGTH)
         self.canvases.add(slot, request.decoding(), grid, len(request.prompt))
         self.sampler.add_request(slot, request.params)
+        self.verification.add(slot, self.canvases.decoding[slot])
         self.requests.apply_staged_writes()
         self.sampler.apply_staged_writes()
         self.canvases.apply_added(self.requests)

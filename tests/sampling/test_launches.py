@@ -30,6 +30,8 @@ SELECT = {
     "origin": 7,
     "p2": 18,
     "random": 12,
+    "self_speculation": 26,
+    "self_speculation_edit": 26,
     "sub_blocks": 15,
     "topk_margin": 14,
     "widest_margin": 15,
@@ -51,6 +53,8 @@ STEP = {
     "insert_delete": 307,
     "low_confidence_linear": 131,
     "p2": 184,
+    "self_speculation": 293,
+    "self_speculation_edit": 363,
 }
 """Most launches of a step, temperature 0, where the policy is written in Python."""
 

@@ -55,7 +55,9 @@ class Server:
 
 
 @contextmanager
-def serving(model: str | Path, log: Path, *options: str, cold: bool = False) -> Iterator[Server]:
+def serving(
+    model: str | Path, log: Path, *options: str, cold: bool = False, patience: float = 300
+) -> Iterator[Server]:
     """Runs ``vllm serve`` until it is healthy, and ends it after.
 
     Args:
@@ -63,6 +65,7 @@ def serving(model: str | Path, log: Path, *options: str, cold: bool = False) -> 
         log: The file that it writes to.
         *options: Further options.
         cold: Whether interpreters are started, as a user does; see ``tests/warm.py``.
+        patience: Seconds that the start may take.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -82,7 +85,7 @@ def serving(model: str | Path, log: Path, *options: str, cold: bool = False) -> 
             process = warm.start(module, command, streams=(nothing, file, file))
     running = Server(f"http://127.0.0.1:{port}", log, process)
     try:
-        _wait_until_healthy(running)
+        _wait_until_healthy(running, patience)
         yield running
     finally:
         process.send_signal(signal.SIGTERM)
@@ -102,8 +105,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def _wait_until_healthy(server: Server) -> None:
-    deadline = time.monotonic() + 300
+def _wait_until_healthy(server: Server, patience: float) -> None:
+    deadline = time.monotonic() + patience
     while True:
         try:
             server.get("/health")

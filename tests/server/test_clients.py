@@ -315,3 +315,25 @@ def test_responses_without_a_tool_parser_refuse_tools(choice: Any) -> None:
         request, SimpleNamespace(online_renderer=SimpleNamespace(parser=parser, enable_auto_tools=True))
     )
     check_response(ResponsesRequest(input="x", tools=[WEATHER], tool_choice="none"), without)  # type: ignore[call-arg, list-item]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [{"type": "refusal", "refusal": "no"}],
+        [{"type": "output_text", "text": text, "annotations": []} for text in ("1234", "4321")],
+    ],
+)
+def test_earlier_answers_of_responses_that_would_be_lost_are_refused(parts: list[Any]) -> None:
+    """schemathesis: status 500 for the first two, and only the first part read of the third."""
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.v1.diffusion.frontend.responses import check_response
+    from vllm.v1.diffusion.request.fields import ParameterError
+
+    answer = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": parts}
+    asked = {"role": "user", "content": "sort 3142="}
+    with pytest.raises(ParameterError, match=r"input\[1\].content="):
+        check_response(ResponsesRequest.model_validate({"input": [asked, answer]}), None)
+    answer["content"] = [{"type": "output_text", "text": "1234", "annotations": []}]
+    check_response(ResponsesRequest.model_validate({"input": [asked, answer, asked]}), None)

@@ -31,6 +31,7 @@ _BUILT_IN = {
     "seeded_block_diffusion": "vllm.v1.diffusion.loops.seeded:SeededBlockDiffusionLoop",
     "shifted_block_diffusion": "vllm.v1.diffusion.loops.shifted:ShiftedBlockDiffusionLoop",
     "shifted_prompt_block_diffusion": "vllm.v1.diffusion.loops.answer:ShiftedPromptBlockDiffusionLoop",
+    "verified_block_diffusion": "vllm.v1.diffusion.loops.verified:VerifiedBlockDiffusionLoop",
 }
 
 

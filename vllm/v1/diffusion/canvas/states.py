@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 
@@ -19,6 +21,18 @@ from vllm.v1.worker.gpu.states import RequestState
 
 _MULTIPLES = BlockRule()
 """Blocks begin at multiples of their length."""
+
+
+class Drafts(Protocol):
+    """Drafts that the next step verifies.
+
+    Attributes:
+        slots: Slots whose requests speculate.
+        waiting: Slots whose draft waits, bool ``[S]``.
+    """
+
+    slots: set[int]
+    waiting: torch.Tensor
 
 
 class CanvasStates:
@@ -111,6 +125,8 @@ class CanvasStates:
         """0, 1, 2 and so on: the requests of a step in which all denoise."""
         self.always = torch.ones(num_slots, dtype=torch.bool, device=device)
         self.flags = SlotFlags(num_slots)
+        self.speculation: Drafts | None = None
+        """Drafts that wait, in a mode that verifies them."""
         self._added: list[int] = []
         self._removed: list[int] = []
 

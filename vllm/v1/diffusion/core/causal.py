@@ -16,6 +16,7 @@ from typing_extensions import override
 from vllm.platforms import current_platform
 from vllm.v1.diffusion.core.plan import RequestPlan
 from vllm.v1.diffusion.core.planner import Share, Window, WindowPlanner
+from vllm.v1.diffusion.request.decoding import Decoding
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -103,3 +104,46 @@ class ShiftedPlanner(BlockPlanner):
     @override
     def reads_prompt(self, request: Request, plan: RequestPlan) -> bool:
         return request.num_computed_tokens < plan.grid.begin(request.num_tokens) - 1
+
+
+class VerifiedPlanner(BlockPlanner):
+    """The same with as many rows behind the block of a request that speculates, where the context goes on.
+
+    One step of a request at a time: what a step computes depends on the one before it.
+    """
+
+    def __init__(self, scheduler: DiffusionScheduler, served: int) -> None:
+        super().__init__(scheduler, served)
+        self.lookahead = 2 * served
+
+    @override
+    def cache_salt(self, request: Request, decoding: Decoding) -> str | None:
+        salt = super().cache_salt(request, decoding)
+        by_token = decoding.values.get("causal_cache")
+        return f"{salt or ''}|diffusion_causal_cache" if by_token else salt
+
+    @override
+    def window(self, request: Request, plan: RequestPlan) -> Window | None:
+        window = super().window(request, plan)
+        if window is None or not plan.decoding.speculates:
+            return window
+        return Window(window.begin, self._widened(plan, window.end))
+
+    @override
+    def round(self, request: Request, plan: RequestPlan, end: int, output: SchedulerOutput) -> Share:
+        if not plan.decoding.speculates:
+            return super().round(request, plan, end, output)
+        known, grid = request.num_tokens, plan.grid
+        reach = grid.reach(known)
+        wanted = self._widened(plan, reach)
+        if end == known < wanted:
+            room = self.scheduler.max_num_scheduled_tokens - output.total_num_scheduled_tokens
+            end = wanted if wanted - end <= room else end
+        elif end < known and grid.begin(end) > request.num_computed_tokens:
+            end = grid.begin(end)
+        return Share(end, reach - grid.begin(known) if end == wanted else 0)
+
+    def _widened(self, plan: RequestPlan, end: int) -> int:
+        """Where the window of a block ends that ends at ``end``."""
+        wide = end + plan.block_length
+        return wide if wide <= self.scheduler.max_model_len else end

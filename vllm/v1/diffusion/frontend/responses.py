@@ -31,6 +31,7 @@ def check_response(request: Any, server: Any) -> None:
         raise _error(
             "text.verbosity", verbosity, "is not supported: only 'medium' asks for what happens anyway"
         )
+    _check_answers(request.input)
     hosted = getattr(server, "tool_server", None)
     for tool in request.tools:
         if tool.type != "function" and not (hosted and hosted.has_tool(_HOSTED.get(tool.type, ""))):
@@ -42,6 +43,22 @@ def check_response(request: Any, server: Any) -> None:
     renderer = getattr(server, "online_renderer", None)
     if renderer is not None and any(tool.type == "function" for tool in request.tools):
         _check_tool_choice(request, renderer)
+
+
+def _check_answers(given: Any) -> None:
+    """Refuses earlier answers that upstream would not read whole: it takes the text of the first part."""
+    if not isinstance(given, list):
+        return
+    # Every process that admits requests imports this module; a client's types are for this endpoint only.
+    from openai.types.responses import ResponseOutputMessage
+
+    for number, item in enumerate(given):
+        if isinstance(item, ResponseOutputMessage):
+            kinds = [part.type for part in item.content]
+            if kinds != ["output_text"]:
+                raise _error(
+                    f"input[{number}].content", kinds, "must be one part of type 'output_text' in an answer"
+                )
 
 
 def _check_tool_choice(request: Any, renderer: Any) -> None:

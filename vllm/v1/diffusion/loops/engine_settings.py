@@ -24,6 +24,8 @@ from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.v1.diffusion.modes import Mode
+    from vllm.v1.diffusion.request.decoding import Decoding
 
 _PLUG_IN_S_SCHEDULER = "vllm.v1.generation_loop.scheduler_factory.make_scheduler"
 _CACHE_SLACK = 256
@@ -202,3 +204,22 @@ def check_budget(vllm_config: VllmConfig, widest: int) -> None:
             raise ValueError(
                 f"{name}={value} is too small: a step computes up to {widest} tokens for one request."
             )
+
+
+def check_verifies(decoding: Decoding, mode: Mode) -> None:
+    """Refuses drafts that are to be verified where nothing verifies them.
+
+    Args:
+        decoding: How a request is to be denoised.
+        mode: The loop's.
+
+    Raises:
+        ParameterError: Names ``diffusion_algorithm``.
+    """
+    if decoding.speculates and not mode.verifies:
+        raise ParameterError(
+            f"diffusion_algorithm={decoding.algorithm!r} needs an engine that verifies drafts: start it with "
+            "--generation-loop verified_block_diffusion, for SDAR, LLaDA2.0 and LLaDA2.1.",
+            parameter="diffusion_algorithm",
+            value=decoding.algorithm,
+        )

@@ -11,12 +11,13 @@ from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
 from vllm.v1.diffusion.modes.renoising import RENOISING
 from vllm.v1.diffusion.modes.reordered import REORDERED
 from vllm.v1.diffusion.modes.seeded import SEEDED
+from vllm.v1.diffusion.modes.verified import VERIFIED
 
 MODES = {
     mode.name: mode
     for mode in (
         *(CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, FROM_PROMPT_SHIFTED),
-        *(SEEDED, REORDERED, ELASTIC),
+        *(SEEDED, REORDERED, ELASTIC, VERIFIED),
     )
 }
 """The built-in modes, by name."""
@@ -33,6 +34,7 @@ __all__ = [
     "RENOISING",
     "REORDERED",
     "SEEDED",
+    "VERIFIED",
     "BlockGrid",
     "BlockRule",
     "Mode",

@@ -48,6 +48,7 @@ class Mode:
             unmasked.
         unscored: Why the tokens of a text have no log probabilities, in words that end a sentence; None
             where they have: then ``request/likelihood.py`` denoises them as targets.
+        verifies: Whether policies may have their drafts verified.
 
     What a new kind of decoding changes, and where:
 
@@ -93,6 +94,7 @@ class Mode:
     blocks: BlockRule = field(default_factory=BlockRule)
     noise: Part = Part("vllm.v1.diffusion.canvas.noise.MaskNoise")
     unscored: str | None = "this kind of decoding gives no log probabilities of a prompt"
+    verifies: bool = False
 
 
 def mode_of(vllm_config: VllmConfig) -> Mode:

@@ -29,6 +29,10 @@ RULE_NUMBERS: Mapping[Rule, str] = {
 """The number that each rule of the kernel reads; the others read none."""
 
 
+_NOTHING = torch.zeros(0)
+"""What a policy is not given."""
+
+
 @dataclass(frozen=True)
 class PositionStats:
     """What the model says about every canvas position, ``[requests, width]``.
@@ -94,6 +98,10 @@ class CanvasView:
         proposals: See :class:`Proposals`; None of a policy that does not redraw.
         room: Most tokens that the block may have, int64 ``[requests]``; None of a policy that is not
             ``elastic``.
+        round_: Drafts of the block that have been written, int32 ``[requests]``; of a policy that
+            ``speculates``, as the next two.
+        settled: Positions that this step's verification unmasks, bool ``[requests, width]``.
+        waits: Requests whose draft is verified before anything is written, bool ``[requests]``.
     """
 
     tokens: torch.Tensor
@@ -109,6 +117,9 @@ class CanvasView:
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
     proposals: Proposals | None = None
     room: torch.Tensor | None = None
+    round_: torch.Tensor = _NOTHING
+    settled: torch.Tensor = _NOTHING
+    waits: torch.Tensor = _NOTHING
 
 
 @dataclass(frozen=True)
@@ -206,6 +217,9 @@ class UnmaskingPolicy:
     """Whether :meth:`rewrite` changes text: false where all it changes is behind an end token. For built-in
     policies."""
 
+    speculates: ClassVar[bool] = False
+    """Whether a step may leave a draft to a verification: :meth:`wants`. For built-in policies."""
+
     noise: ClassVar[str] = "mask"
     """What stands at a position that is not unmasked: ``mask``, or ``uniform``, a random token."""
 
@@ -282,6 +296,26 @@ class UnmaskingPolicy:
         For built-in policies.
         """
         return True
+
+    def wants(
+        self, stats: PositionStats, canvas: CanvasView, on: torch.Tensor, vocab_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Says which drafts are to be verified before anything is written. For built-in policies.
+
+        Args:
+            stats: What the draft says.
+            canvas: The canvases.
+            on: What was returned of the draft before, bool ``[requests]``.
+            vocab_size: Ids of the vocabulary.
+
+        Returns:
+            Which drafts, and what is to be remembered of them, bool ``[requests]`` each.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not speculate")
+
+    def drafted(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
+        """Positions of a draft that hold what the step says, not what the canvas does; arguments likewise."""
+        return canvas.masked
 
     def redraw(self, stats: PositionStats, canvas: CanvasView) -> Redrawn:
         """Says what blocks are to be after the step, where tokens are inserted and deleted.

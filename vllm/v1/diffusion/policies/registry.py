@@ -46,6 +46,7 @@ from vllm.v1.diffusion.policies.scheduled.random import Random
 from vllm.v1.diffusion.policies.scheduled.sequential import Sequential
 from vllm.v1.diffusion.policies.scheduled.topk_margin import TopkMargin
 from vllm.v1.diffusion.policies.scheduled.widest_margin import WidestMargin
+from vllm.v1.diffusion.policies.speculating.self_speculation import SelfSpeculation, SelfSpeculationEdit
 
 ENTRY_POINT_GROUP = "vllm.unmasking_policies"
 
@@ -73,6 +74,8 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "p2": P2,
     "random": Random,
     "renoise": Renoise,
+    "self_speculation": SelfSpeculation,
+    "self_speculation_edit": SelfSpeculationEdit,
     "sequential": Sequential,
     "sub_blocks": SubBlocks,
     "threshold": Threshold,

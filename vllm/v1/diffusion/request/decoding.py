@@ -84,6 +84,11 @@ class Decoding:
         """Whether a block may end before its algorithm ends it."""
         return self.max_steps is not None or self.exit_threshold is not None or bool(self.stop_ids)
 
+    @property
+    def speculates(self) -> bool:
+        """Whether drafts are verified token by token before they are written."""
+        return get_policy(self.algorithm).speculates
+
     def within(self, room: int) -> Decoding:
         """The same for a canvas of ``room`` tokens, which may be less than a block."""
         if room >= self.block_length:

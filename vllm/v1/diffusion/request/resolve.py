@@ -66,6 +66,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         _check_bidirectional(algorithm, config)
     if EARLY_STOP in values:
         _check_early_stop(given, values)
+    _check_speculation(given, params, algorithm, policy)
     if "t_max" in values:
         name = "t_min" if given.numbers.get("t_max") is None else "t_max"
         highest, lowest = values["t_max"], values["t_min"]
@@ -289,6 +290,31 @@ def _check_edits(
     ):
         if value is not None:
             why = "tokens move after the step that wrote them"
+            message = f"{name}={value!r} is not supported with diffusion_algorithm={algorithm!r}: {why}."
+            raise ParameterError(message, parameter=name, value=value)
+
+
+def _check_speculation(
+    given: DiffusionParams, params: SamplingParams | None, algorithm: str, policy: UnmaskingPolicy
+) -> None:
+    """Refuses what does not go with drafts that are verified before they are written."""
+    if not policy.speculates:
+        return
+    for name in ("max_steps", "exit_threshold", "eos_early_stop", "end_tokens_last"):
+        value = getattr(given, name)
+        require(not value, name, value, f"is not supported with diffusion_algorithm={algorithm!r}")
+    if params is None:
+        return
+    words = [word for word in params.bad_words_token_ids or () if len(word) > 1]
+    for name, asked in (
+        ("structured_outputs", params.structured_outputs is not None),
+        ("bad_words", bool(words)),
+        ("logprobs", params.logprobs is not None),
+        ("logprob_token_ids", params.logprob_token_ids is not None),
+    ):
+        if asked:
+            value = getattr(params, name)
+            why = "a token is drafted in one step and verified in another"
             message = f"{name}={value!r} is not supported with diffusion_algorithm={algorithm!r}: {why}."
             raise ParameterError(message, parameter=name, value=value)
 

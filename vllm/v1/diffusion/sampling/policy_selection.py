@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
 import torch
 
 from vllm.logger import init_logger
@@ -37,6 +38,53 @@ from vllm.v1.generation_loop.plug_ins import is_plug_in
 from vllm.v1.generation_loop.ranks import gathered
 
 logger = init_logger(__name__)
+
+
+class Speculation(Protocol):
+    """What keeps drafts until they have been verified."""
+
+    def __call__(
+        self, policy: UnmaskingPolicy, view: CanvasView, answers: SpeculationRows, step: DenoisingStep
+    ) -> None:
+        """Verifies what waits of some requests, and keeps what is to be verified.
+
+        Args:
+            policy: Their policy.
+            view: Their canvases.
+            answers: Their rows.
+            step: The step.
+        """
+
+    def remove(self, slot: int) -> None:
+        """Gives a request's slot back."""
+
+    def state(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rounds made on blocks, positions that the step has verified, and which drafts wait.
+
+        Args:
+            slots: int64 ``[n]``.
+        """
+
+
+class SpeculationRows(NamedTuple):
+    """Rows of the n requests of a step that share a policy which speculates.
+
+    Attributes:
+        slots: Their slots, int64 ``[n]``.
+        rows: The row of each position, int64 ``[n, W]``; the number of rows for none.
+        rows_np: All of these, ascending, on the host.
+        positions: What the step says of their positions.
+        stats: The step's statistics, changed where a draft has been verified.
+        logits: The step's logits.
+    """
+
+    slots: torch.Tensor
+    rows: torch.Tensor
+    rows_np: np.ndarray
+    positions: PositionStats
+    stats: RowStats
+    logits: StepLogits
+
 
 _Question: TypeAlias = Callable[[UnmaskingPolicy, PositionStats, CanvasView], Any]
 """Calls a method of a policy and checks the answer."""
@@ -111,6 +159,8 @@ class PolicySelection:
         self._groups: list[_Group] = []
         self._logits: StepLogits | None = None
         self._proposals: RowProposals | None = None
+        self.speculation: Speculation | None = None
+        """What verifies drafts, in a mode that does."""
         self.first = self._rewritable = self._columns
 
     def remove(self, slot: int) -> None:
@@ -125,6 +175,8 @@ class PolicySelection:
         for memory in self._memory.values():
             for tensor in memory.values():
                 tensor[slot].zero_()
+        if self.speculation is not None:
+            self.speculation.remove(slot)
 
     def begin(self, step: DenoisingStep, first: torch.Tensor, rewritable: torch.Tensor) -> None:
         """Begins a step; rows that a policy may rewrite become active.
@@ -164,6 +216,24 @@ class PolicySelection:
         self._logits = logits
         self._proposals = statistics.proposals(logits, step, active, self.canvases.edit_ids or ())
 
+    def speculate(self, stats: RowStats, logits: StepLogits, step: DenoisingStep) -> None:
+        """Lets drafts be verified whose policies want it; nothing where there is none.
+
+        Args:
+            stats: The step's statistics, changed.
+            logits: The step's logits.
+            step: The step.
+        """
+        for group in [group for group in self._groups if group.policy.speculates]:
+            assert self.speculation is not None
+            members = np.zeros(len(step.requests), dtype=bool)
+            members[group.members] = True
+            positions = self._stats(stats, group)
+            answers = SpeculationRows(
+                group.slots, group.rows, step.rows_of(members), positions, stats, logits
+            )
+            self.speculation(group.policy, self._view(step, group), answers, step)
+
     @property
     def boosted(self) -> list[int]:
         """Requests of the step, by number, whose policy adds to logits."""
@@ -172,7 +242,7 @@ class PolicySelection:
     @property
     def reads_logits(self) -> bool:
         """Whether a policy of the step's requests is made of more than the statistics of rows."""
-        return any(group.policy.boosts or group.policy.redraws for group in self._groups)
+        return any(p.boosts or p.redraws or p.speculates for p in (group.policy for group in self._groups))
 
     def boosts(self, logits: torch.Tensor, step: DenoisingStep) -> list[Boost]:
         """Asks the policies what they add to logits.
@@ -308,6 +378,10 @@ class PolicySelection:
     def _view(self, step: DenoisingStep, group: _Group) -> CanvasView:
         canvases, slots = self.canvases, group.slots
         asked = {name: self._asked(step, group, name) for name in group.policy.numbers}
+        speculation = {}
+        if self.speculation is not None and group.policy.speculates:
+            round_, settled, waits = self.speculation.state(slots)
+            speculation = {"round_": round_, "settled": settled, "waits": waits}
         return CanvasView(
             tokens=canvases.tokens[slots],
             masked=self._masked(step, group),
@@ -322,6 +396,7 @@ class PolicySelection:
             memory=self._remembered(group),
             proposals=self._proposals_of(group),
             room=canvases.room(slots) if group.policy.elastic else None,
+            **speculation,
         )
 
     def _proposals_of(self, group: _Group) -> Proposals | None:
@@ -375,6 +450,9 @@ class PolicySelection:
         limit = canvases.steps.gpu[slots].to(torch.int64) + canvases.length[slots]
         if "max_post_steps" in group.policy.numbers:
             limit += self._to_device(self._asked(step, group, "max_post_steps")).to(torch.int64)
+        if group.policy.speculates:
+            # A round may be two steps, and unmasks a position at least.
+            limit += canvases.length[slots]
         return canvases.step[slots] >= limit
 
     def _remembered(self, group: _Group) -> dict[str, torch.Tensor]:

@@ -248,6 +248,7 @@ class DenoisingSampler:
             stats = self.statistics.of_share(logits, shares, step)
         self._give_targets(stats, step)
         self.policies.propose(processed, step, cast(StepStatistics, self.statistics))
+        self.policies.speculate(stats, processed, step)
         before = self.logprobs.snapshot(step)
         done = self.unmasking(stats, step, overlaps)
         self._unwritable = self.grammars.revise(done, stats, step, overlaps) or {}

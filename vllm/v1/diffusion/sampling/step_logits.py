@@ -115,17 +115,34 @@ class StepLogits:
         parts = zip(rows.split(most), excluded.split(most), strict=True)  # type: ignore[no-untyped-call]
         return torch.cat([self._best(*part) for part in parts])
 
+    def at(self, rows: torch.Tensor) -> torch.Tensor:
+        """A copy of rows that the device has chosen, changed where their requests ask for it.
+
+        Args:
+            rows: The rows, int64 ``[n]``; no more than ``in_parts`` gives at a time.
+
+        Returns:
+            float32 ``[n, V]``.
+        """
+        values = self.plain(rows)
+        self._overlay(values, rows)
+        return values
+
+    def _overlay(self, values: torch.Tensor, rows: torch.Tensor) -> None:
+        """Puts what is changed of some rows over the model's, in place."""
+        for part in self.changed():
+            place = torch.full((len(self.raw),), -1, dtype=torch.int64, device=rows.device)
+            place[part.rows] = torch.arange(len(part.rows), device=rows.device)
+            place = place[rows]
+            values.copy_(torch.where(place[:, None] < 0, values, part.logits[place.clamp(min=0)]))
+
     def _best(self, rows: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:
         # One column more takes what stands for no id.
         vocabulary = self.raw.shape[1]
         values = torch.empty(len(rows), vocabulary + 1, dtype=torch.float32, device=rows.device)
         own = values[:, :vocabulary]
         own.copy_(self.raw[rows])
-        for part in self.changed():
-            place = torch.full((len(self.raw),), -1, dtype=torch.int64, device=rows.device)
-            place[part.rows] = torch.arange(len(part.rows), device=rows.device)
-            place = place[rows]
-            own.copy_(torch.where(place[:, None] < 0, own, part.logits[place.clamp(min=0)]))
+        self._overlay(own, rows)
         values.scatter_(1, torch.where(excluded < 0, vocabulary, excluded), -torch.inf)
         return own.argmax(dim=1)
 

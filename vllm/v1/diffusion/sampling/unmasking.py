@@ -297,8 +297,8 @@ class Unmasking:
         behind &= (masked.any(dim=1) & covered)[:, None]
         canvases.tokens[slots] = torch.where(behind, token, tokens)
         canvases.unmasked_at[slots] = torch.where(behind & masked, made, at)
-        confidence = canvases.confidence[slots]
-        canvases.confidence[slots] = torch.where(behind, torch.ones_like(confidence), confidence)
+        for table, given in ((canvases.confidence, 1.0), (canvases.entropy, 0.0)):
+            table[slots] = table[slots].masked_fill(behind, given)
         canvases.masked[slots] = masked = masked & ~behind
         filled = (token[:, 0] >= 0) & covered & ~masked.any(dim=1)
         unmasked.done = unmasked.done | filled

@@ -3,7 +3,9 @@
 
 As in the published ``generation_utils.py`` (Dream 7B, arXiv 2508.15487): time falls
 linearly from 1 to ``eps`` over a block's steps, and a step from time t to time s unmasks
-the share ``1 - s / t`` of what is masked, all in the last step.
+the share ``1 - s / t`` of what is masked, all in the last step. A share of less than one
+position unmasks nothing. The published code makes these steps, its golden cases count them, and
+so does this one: a request's steps are what it asked for.
 """
 
 from __future__ import annotations

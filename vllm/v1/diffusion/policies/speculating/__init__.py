@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies whose drafts the model verifies token by token before they are written."""
