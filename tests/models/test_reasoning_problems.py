@@ -114,7 +114,8 @@ def test_a_batch_depends_on_its_number_alone() -> None:
     again, _ = pack(tokenizer, shares, 1, 7, 160)
     other, _ = pack(tokenizer, shares, 1, 8, 160)
     assert (rows == again).all() and not (rows == other).all()
-    assert rows.shape == (12, 160) and lengths.shape == (2, 12)
+    count = 3 * len(TASKS)
+    assert rows.shape == (count, 160) and lengths.shape == (2, count)
     for row, prompt, answer in zip(rows, *lengths, strict=True):
         text = tokenizer.decode(row[prompt : prompt + answer])
         assert tokenizer.encode(text) == row[prompt : prompt + answer].tolist()
