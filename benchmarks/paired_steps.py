@@ -144,10 +144,11 @@ def serve(model: str) -> None:
             number += 1
             prompt: Any = {"prompt_token_ids": [rng.randrange(3, 128) for _ in range(PROMPT)]}
             engine.add_request(str(number), prompt, params)
-        times, ids = [], {}
+        times: list[float] = []
+        ids: dict[str, list[int]] = {}
         while engine.has_unfinished_requests():
             start = time.thread_time()
-            outputs = engine.step()
+            outputs: Any = engine.step()
             times.append(time.thread_time() - start)
             ids |= {one.request_id: list(one.outputs[0].token_ids) for one in outputs if one.finished}
         answers = [ids[key] for key in sorted(ids, key=int)]

@@ -35,9 +35,9 @@ def of_published(case: dict[str, Any]) -> tuple[tuple[int, ...], D3llm]:
     """A published case: its prompt, and how it is decoded."""
     params = case["params"]
     end = params["eos_token_id"] if params["early_stop"] else None
-    return tuple(case["prompt_ids"]), D3llm(
-        *(params[name] for name in ("max_new_tokens", "block_size", "threshold", "block_add_threshold")), end
-    )
+    names = ("max_new_tokens", "block_size", "threshold", "block_add_threshold")
+    length, block, entropy, add = (params[name] for name in names)
+    return tuple(case["prompt_ids"]), D3llm(length, block, entropy, add, end)
 
 
 def published() -> list[Case]:

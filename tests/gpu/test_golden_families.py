@@ -20,6 +20,7 @@ from tests.engine import test_open_dllm as open_dllm
 from tests.engine import test_stable_diffcoder as stable_diffcoder
 from tests.engine.cases import run
 from tests.engine.golden import generate
+from tests.engine.run_renoising import CASES
 from tests.gpu.engines import EAGER, GRAPHS, check_together_and_alone, engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,7 +82,7 @@ def test_diffusion_gemma() -> None:
     own = {"gpu_memory_utilization": 0.15, "kv_cache_memory_bytes": 2**30}
     numbers = diffusion_gemma.NUMBERS
     ran = diffusion_gemma.run_golden([[numbers[0]], numbers], **own)
-    cases = [diffusion_gemma.CASES[0], *diffusion_gemma.CASES]
+    cases = [CASES[0], *CASES]
     for result, case in zip([*ran["results"][0], *ran["results"][1]], cases, strict=True):
         # A preempted request makes its canvas again, the same.
         last = {(step["block"], step["step"]): step for step in result["steps"]}

@@ -68,7 +68,8 @@ def linear(rows: int = 96, columns: int = WIDTH, **kwargs: Any) -> Any:
 
 
 def bailing(hidden: int, inner: int, act: str) -> BailingMLP:
-    return BailingMLP(inner, PretrainedConfig(hidden_size=hidden, use_bias=False))
+    members: dict[str, Any] = {"hidden_size": hidden, "use_bias": False}
+    return BailingMLP(inner, PretrainedConfig(**members))
 
 
 NETWORKS = [Qwen2MLP, LlamaMLP, Qwen2MoeMLP, bailing]

@@ -73,9 +73,9 @@ def test_what_leaves_is_distributed_as_verification_says(temperature: float) -> 
     policy = get_policy("self_speculation")
     _, view = canvas(policy, many, 1, torch.device("cpu"))
     vars(view).update(seed=seeds, position=position[:, None])
-    rows = SpeculationRows(
-        slots, slots[:, None], np.arange(many), view, drawn, StepLogits(answer.expand(many, ids).contiguous())
-    )  # type: ignore[arg-type]
+    position_stats: Any = view
+    logits = StepLogits(answer.expand(many, ids).contiguous())
+    rows = SpeculationRows(slots, slots[:, None], np.arange(many), position_stats, drawn, logits)
     step: Any = SimpleNamespace(row_slot=slots, row_column=torch.zeros(many, dtype=torch.int64))
     verified = torch.ones(many, dtype=torch.bool)
     ratio = verification._ratios(rows, step, ~verified)

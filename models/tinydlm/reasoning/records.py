@@ -38,7 +38,7 @@ class Order:
             given = json.loads(text, object_pairs_hook=_unique)
         except ValueError:
             return False
-        return _sorted(given) == _sorted(self.record)
+        return bool(_sorted(given) == _sorted(self.record))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

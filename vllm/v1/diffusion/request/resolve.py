@@ -357,7 +357,7 @@ def _values(
     given: DiffusionParams, algorithm: str, policy: UnmaskingPolicy, config: MaskedDiffusionConfig
 ) -> dict[str, float]:
     """The policy's numbers: the request's, else the engine's, else its own."""
-    values = {}
+    values: dict[str, float] = {}
     for name, number in policy.numbers.items():
         value = _first(given.numbers.get(name), config.numbers.get(name), number.default)
         if value is None and name == END_TOKEN_ID and values.get(EARLY_STOP) == 0:

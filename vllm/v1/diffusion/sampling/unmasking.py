@@ -338,8 +338,8 @@ def _redrawn(
     tokens, masked = canvases.tokens[slots], canvases.masked[slots]
     changed = ((drawn.tokens != tokens) | (drawn.masked != masked)) & covered[:, None]
     source = drawn.source.clamp(min=0)
-    grades = ((canvases.confidence, drawn.confidence), (canvases.entropy, entropy))
-    for table, new in grades if entropy is not None else ():
+    grades = () if entropy is None else ((canvases.confidence, drawn.confidence), (canvases.entropy, entropy))
+    for table, new in grades:
         held = table[slots]
         graded = torch.where(drawn.written, new, held).gather(1, source)
         table[slots] = torch.where(covered[:, None], graded, held)

@@ -61,7 +61,7 @@ class VerifiedRows(RowLayout):
             rows = rows_before(ends, tails)
             slots = np.repeat(input_batch.idx_mapping_np, tails)
             staged = np.stack((rows, slots)).astype(np.int64)
-            self._tails = tuple(async_tensor_h2d(staged, device=self.canvases.device))  # type: ignore[assignment]
+            self._tails = tuple(async_tensor_h2d(staged, device=self.canvases.device))
 
     @override
     def windows_are_canvases(self, input_batch: InputBatch) -> bool:
