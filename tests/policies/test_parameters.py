@@ -151,7 +151,7 @@ CONFIG_OF_PACED = MaskedDiffusionConfig(
         ({"max_post_steps": 3000000000}, "max_post_steps=3000000000 must be an integer from 0 to 32768"),
         ({"threshold": 2}, "threshold=2 must be a number from 0 to 1"),
         ({"algorithm": PACED, "pace": 0}, "pace=0 must be an integer from 1 to 9"),
-        ({"pace": 3}, "pace=3 has no effect. Known: algorithm, alg"),
+        ({"pace": 3}, "pace=3 has no effect. Known: .*, algorithm, "),
         ({"block_length": 4, "canvas_length": 8}, "canvas_length=8 and block_length=4 name the same thing"),
         ({"eps": 0.5, "end_time": 0.25}, "end_time=0.25 and end_time=0.5 name the same thing"),
         ({"max_denoising_steps": 4}, "max_denoising_steps=4 has no effect .* set steps"),
@@ -159,7 +159,7 @@ CONFIG_OF_PACED = MaskedDiffusionConfig(
     ],
 )
 def test_the_operator_is_held_to_the_request_s_ranges(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace("Known: algorithm, alg", "Known: algorithm, ")):
+    with pytest.raises(ValueError, match=message):
         EngineArgs(diffusion_config=json.loads(json.dumps(settings))).create_diffusion_config()
 
 

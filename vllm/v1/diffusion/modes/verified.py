@@ -16,6 +16,6 @@ VERIFIED = Mode(
     rows=Part("vllm.v1.diffusion.worker.speculating.rows.VerifiedRows"),
     attention=Part("vllm.v1.diffusion.worker.speculating.attention.VerifiedAttention"),
     settings=Part("vllm.v1.diffusion.loops.verified.VerifiedSettings"),
-    unscored=None,
+    unscored="an engine for drafts that are verified was not tried with it; use the family's own loop",
     verifies=True,
 )
