@@ -103,17 +103,21 @@ def built_in_numbers() -> Mapping[str, Parameter]:
     return {name: one for policy in _BUILT_IN.values() for name, one in policy.numbers.items()}
 
 
-@cache
 def _registered() -> Mapping[str, EntryPoint]:
-    """What packages register, by name. Reading the files of all packages takes milliseconds."""
+    """What packages register, by name."""
+    return _registered_on(tuple(sys.path))
+
+
+@cache
+def _registered_on(path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
+    # Reading the files of all packages takes milliseconds; each request asks.
     found = entry_points(group=ENTRY_POINT_GROUP)
     return {entry_point.name: entry_point for entry_point in reversed(tuple(found))}
 
 
-@cache
-def known_policies() -> tuple[str, ...]:
+def known_policies() -> list[str]:
     """The names of the built-in policies and of those that packages register."""
-    return tuple(sorted({*_BUILT_IN, *_registered()}))
+    return sorted({*_BUILT_IN, *_registered()})
 
 
 @cache
