@@ -136,7 +136,8 @@ class Verification:
         ratios = torch.ones(len(step.row_slot) + 1, device=device)
         drafts_of = torch.zeros(len(self.waiting), dtype=torch.bool, device=device)
         drafts_of[answers.slots] = drafts
-        for part in in_parts(answers.rows_np, vocabulary):
+        # Fewer rows than elsewhere: of each, a draft and its verification are compared in float32.
+        for part in in_parts(answers.rows_np, 4 * vocabulary):
             rows = async_tensor_h2d(part, dtype=torch.int64, device=device)
             slot, column = step.row_slot[rows].to(torch.int64), step.row_column[rows]
             now, held = answers.logits.of(part), self._drafts[slot, column]
@@ -170,7 +171,7 @@ class Verification:
         at = column[:, None]
         rows = answers.rows.gather(1, at)[:, 0].clamp(max=len(answers.stats.sample) - 1)
         position, drawn = view.position.gather(1, at)[:, 0], torch.empty_like(column)
-        most = max(1, MOST_BYTES // (4 * self._drafts.shape[2]))
+        most = max(1, MOST_BYTES // (16 * self._drafts.shape[2]))
         for first in range(0, len(column), most):
             part = slice(first, first + most)
             slots, scale = answers.slots[part], self._scale(answers.slots[part])
