@@ -16,6 +16,7 @@ from vllm.v1.diffusion.grammar.states import GrammarStates
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.layers.vocabulary_shares import VocabularyShares
 from vllm.v1.diffusion.policies.memory import MOST_MEMORY, MOST_TEMPORARY
+from vllm.v1.diffusion.sampling import step_logits
 from vllm.v1.diffusion.sampling.early_exits import EarlyExits
 from vllm.v1.diffusion.sampling.logits import LogitsPipeline
 from vllm.v1.diffusion.sampling.logprobs import CanvasLogprobs
@@ -188,6 +189,9 @@ class DenoisingSampler:
         held += [logits.new_empty(size, dtype=torch.uint8) for size in (MOST_MEMORY, MOST_TEMPORARY)]
         if self.logprobs.mode in PROCESSED_LOGPROBS_MODES:  # Changed rows are kept until they are read.
             held.append(logits.new_empty(rows, logits.shape[1], dtype=torch.float32))
+        if self.policies.speculation is not None:  # Drafts beside what verifies them.
+            part = min(rows, max(1, step_logits.MOST_BYTES // (4 * logits.shape[1])))
+            held.append(logits.new_empty(part, logits.shape[1], dtype=torch.float32))
         held.append(self.logits.rehearse(rows, logits))
 
     def _reads_rows(self, step: DenoisingStep) -> bool:
