@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole steps, from a batch's preparation to its sampled tokens, never wait for the device.
 
-Every loop, every built-in policy and every feature, under CUDA's own check. Grammars are left out:
-a step that holds one waits once.
+The block-causal, bidirectional and shifted loops with every built-in policy and every feature that they
+take, under CUDA's own check. Grammars are left out: a step that holds one waits once.
 """
 
 from __future__ import annotations

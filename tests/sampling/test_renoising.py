@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vllm.v1.diffusion.layers import canvas_window
+from vllm.v1.diffusion.layers import cache_attention
 from vllm.v1.diffusion.layers.canvas_window import Canvases, canvas_attention
 from vllm.v1.diffusion.policies.noise import random_ids, uniform
 from vllm.v1.diffusion.sampling.renoising import within_bound
@@ -95,7 +95,7 @@ def test_a_canvas_sees_the_window_before_it(
     ends: tuple[int, ...], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every row sees the same keys: the last of the context and the whole canvas; in float64 by hand."""
-    monkeypatch.setattr(canvas_window, "_MOST_BYTES", most)
+    monkeypatch.setattr(cache_attention, "_MOST_BYTES", most)
     generator = torch.Generator().manual_seed(1)
     width, window, heads, kv_heads, size, page = 5, 16, 4, 2, 8, 4
     pages = 3 * 12

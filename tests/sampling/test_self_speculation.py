@@ -15,7 +15,7 @@ from tests.sampling.launches import canvas
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.kernels.noise import draw_offset
 from vllm.v1.diffusion.kernels.row_stats import row_stats
-from vllm.v1.diffusion.layers import own_keys
+from vllm.v1.diffusion.layers import cache_attention
 from vllm.v1.diffusion.layers.own_keys import Verified, own_key_attention
 from vllm.v1.diffusion.policies import PositionStats, get_policy
 from vllm.v1.diffusion.sampling.policy_selection import SpeculationRows
@@ -25,7 +25,7 @@ from vllm.v1.diffusion.worker.speculating.verification import Verification
 
 @pytest.mark.parametrize("at_once", [1 << 28, 1])
 def test_a_mask_sees_what_is_before_it_and_itself(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_keys, "_MOST_BYTES", at_once)
+    monkeypatch.setattr(cache_attention, "_MOST_BYTES", at_once)
     torch.manual_seed(0)
     starts, width, heads, kv_heads, size, page = [0, 5, 22], 4, 6, 2, 8, 8
     query = torch.randn(3, width, heads, size)

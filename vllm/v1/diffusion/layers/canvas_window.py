@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
-from vllm import _custom_ops as ops
-from vllm import envs
 from vllm.config import VllmConfig, get_layers_from_vllm_config
 from vllm.model_executor.layers.attention import Attention
-from vllm.platforms import current_platform
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
 from vllm.v1.attention.backends.triton_attn import TritonAttentionImpl
-from vllm.v1.diffusion.layers.classes import retype
-
-_MOST_BYTES = 1 << 28
-"""Keys and values that are gathered from the cache at a time."""
+from vllm.v1.diffusion.layers.cache_attention import (
+    at_a_time,
+    cpu_attend,
+    cpu_plan,
+    grouped_attention,
+    plain_cache,
+    use_implementations,
+)
 
 
 @dataclass(frozen=True)
@@ -109,57 +109,19 @@ class CpuCanvasWindowImpl(CPUAttentionBackendImpl):
         output: torch.Tensor,
     ) -> None:
         """Writes the canvases' rows of ``output``."""
-        rows, width = canvases.rows.flatten(), canvases.rows.shape[1]
-        window = self.sliding_window - 1 + width
-        blocks, heads, size, _ = kv_cache.shape
-        key_cache, value_cache = kv_cache.view(blocks, heads, 2 * size, -1).chunk(2, dim=2)
-        attended = query.new_empty(len(rows), *output.shape[1:])
+        window = self.sliding_window - 1 + canvases.rows.shape[1]
         kind = (self.num_heads, self.num_kv_heads, self.head_size, window, layer.isa)
         if kind not in canvases.plans:
-            canvases.plans[kind] = self._plan(layer, query, canvases, window)
-        query_start_loc, seq_lens, table, plan = canvases.plans[kind]
-        ops.cpu_attention_with_kv_cache(
-            query=query[rows],
-            key_cache=key_cache,
-            value_cache=value_cache,
-            output=attended,
-            query_start_loc=query_start_loc,
-            seq_lens=seq_lens,
-            scale=self.scale,
-            causal=True,
-            alibi_slopes=self.alibi_slopes,  # type: ignore[arg-type]  # a tensor by now
-            sliding_window=window,
-            block_table=table,
-            softcap=self.logits_soft_cap,
-            scheduler_metadata=plan,
-            s_aux=self.sinks,
-            dynamic_causal=None,
-            k_scale=layer._k_scale_float,
-            v_scale=layer._v_scale_float,
-            kv_cache_dtype=self.kv_cache_dtype,
-        )
-        output[rows] = attended
+            canvases.plans[kind] = self._plan(layer, query.dtype, canvases, window)
+        rows = canvases.rows.flatten()
+        cpu_attend(self, layer, query, kv_cache, rows, output, *canvases.plans[kind], window)
 
-    def _plan(self, layer: Any, query: torch.Tensor, canvases: Canvases, window: int) -> tuple[Any, ...]:
+    def _plan(self, layer: Any, dtype: torch.dtype, canvases: Canvases, window: int) -> tuple[Any, ...]:
         count, width = canvases.rows.shape
         query_start_loc = torch.arange(count * width + 1, dtype=torch.int32)
         seq_lens = canvases.ends.repeat_interleave(width)
         table = canvases.block_table.repeat_interleave(width, dim=0)
-        plan = ops.cpu_attn_get_scheduler_metadata(
-            num_reqs=count * width,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_size,
-            seq_lens=seq_lens,
-            dtype=query.dtype,
-            query_start_loc=query_start_loc,
-            causal=True,
-            sliding_window_size=window,
-            isa=layer.isa,
-            enable_kv_split=envs.VLLM_CPU_ATTN_SPLIT_KV,
-            dynamic_causal=None,
-            kv_cache_dtype=self.kv_cache_dtype,
-        )
+        plan = cpu_plan(self, layer, dtype, query_start_loc, seq_lens, window)
         return query_start_loc, seq_lens, table, plan
 
 
@@ -172,10 +134,9 @@ def _gathered(
     output: torch.Tensor,
 ) -> None:
     """Writes the canvases' rows, from a cache of plain keys and values side by side."""
-    key_cache, value_cache = torch.split(kv_cache.transpose(1, 2), self.head_size, dim=-1)
     window = self.sliding_window[0] + 1
     output[canvases.rows] = canvas_attention(
-        query[canvases.rows], key_cache, value_cache, canvases, window, self.scale
+        query[canvases.rows], *plain_cache(kv_cache, self.head_size), canvases, window, self.scale
     )
 
 
@@ -214,10 +175,9 @@ def canvas_attention(
     Returns:
         ``[n, C, heads, D]``.
     """
-    count, width, heads, size = query.shape
-    page_size, kv_heads = key_cache.shape[1:3]
-    length = window - 1 + width
-    most = max(1, _MOST_BYTES // (2 * length * kv_heads * size * key_cache.element_size()))
+    count, page_size = len(query), key_cache.shape[1]
+    length = window - 1 + query.shape[1]
+    most = at_a_time(length, key_cache)
     offset = torch.arange(length, device=query.device)
     attended = torch.empty_like(query)
     for first in range(0, count, most):
@@ -226,15 +186,9 @@ def canvas_attention(
         seen = positions >= 0
         positions.clamp_(min=0)
         page = canvases.block_table[part].gather(1, positions // page_size).to(torch.int64)
-        key, value = (
-            cache[page, positions % page_size].transpose(1, 2) for cache in (key_cache, value_cache)
-        )
-        # The heads of a group are rows of one: no key is copied for each of them.
-        rows = query[part].view(-1, width, kv_heads, heads // kv_heads, size).permute(0, 2, 3, 1, 4)
-        mask = None if canvases.shortest >= length else seen[:, None, None]
-        out = scaled_dot_product_attention(rows.flatten(2, 3), key, value, attn_mask=mask, scale=scale)
-        out = out.view(len(out), kv_heads, -1, width, size).permute(0, 3, 1, 2, 4)
-        attended[part] = out.reshape(-1, width, heads, size)
+        key, value = (cache[page, positions % page_size] for cache in (key_cache, value_cache))
+        sees = None if canvases.shortest >= length else seen[:, None]
+        attended[part] = grouped_attention(query[part], key, value, sees, scale)
     return attended
 
 
@@ -262,22 +216,7 @@ def use_canvas_windows(vllm_config: VllmConfig) -> tuple[frozenset[str], int]:
         for name, layer in get_layers_from_vllm_config(vllm_config, Attention).items()
         if layer.sliding_window is not None
     }
-    for layer in layers.values():
-        impl: Any = layer.impl
-        if type(impl) in _IMPLEMENTATIONS.values():
-            continue
-        ours = _IMPLEMENTATIONS.get(type(impl))
-        if ours is None:
-            raise ValueError(
-                f"attention_backend={layer.get_attn_backend().get_name()!r} is not supported with sliding "
-                "windows of canvases; use FLASH_ATTN or TRITON_ATTN."
-            )
-        if not current_platform.is_cpu() and layer.kv_cache_dtype != "auto":
-            raise ValueError(
-                f"kv_cache_dtype={layer.kv_cache_dtype!r} is not supported with sliding windows of canvases; "
-                "leave it at 'auto'."
-            )
-        retype(impl, ours)
+    use_implementations(layers.values(), _IMPLEMENTATIONS, "sliding windows of canvases")
     windows: set[int] = {
         layer.sliding_window for layer in layers.values() if layer.sliding_window is not None
     }

@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
-from vllm import _custom_ops as ops
-from vllm import envs
 from vllm.config import VllmConfig, get_layers_from_vllm_config
 from vllm.model_executor.layers.attention import Attention
-from vllm.platforms import current_platform
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
 from vllm.v1.attention.backends.triton_attn import TritonAttentionImpl
-from vllm.v1.diffusion.layers.classes import retype
-
-_MOST_BYTES = 1 << 28
-"""Keys and values that are gathered from the cache at a time."""
+from vllm.v1.diffusion.layers.cache_attention import (
+    at_a_time,
+    cpu_attend,
+    cpu_plan,
+    grouped_attention,
+    plain_cache,
+    use_implementations,
+)
 
 
 @dataclass(frozen=True)
@@ -96,64 +96,25 @@ class CpuOwnKeysImpl(CPUAttentionBackendImpl):
         output: torch.Tensor,
     ) -> None:
         """Writes the rows of ``output``."""
-        blocks, heads, page_size, _ = kv_cache.shape
-        key_cache, value_cache = kv_cache.view(blocks, heads, 2 * page_size, -1).chunk(2, dim=2)
         kind = (self.num_heads, self.num_kv_heads, self.head_size, self.sliding_window, layer.isa)
         if kind not in verified.plans:
-            verified.plans[kind] = self._plan(layer, query, verified)
-        query_start_loc, table, steps = verified.plans[kind]
-        for rows, slots, seq_lens, plan in steps:
+            verified.plans[kind] = self._plan(layer, query.dtype, verified)
+        for rows, slots, *sequences in verified.plans[kind]:
             self.do_kv_cache_update(layer, key[rows], value[rows], kv_cache, slots)
-            attended = query.new_empty(len(rows), *output.shape[1:])
-            ops.cpu_attention_with_kv_cache(
-                query=query[rows],
-                key_cache=key_cache,
-                value_cache=value_cache,
-                output=attended,
-                query_start_loc=query_start_loc,
-                seq_lens=seq_lens,
-                scale=self.scale,
-                causal=True,
-                alibi_slopes=self.alibi_slopes,  # type: ignore[arg-type]  # a tensor by now
-                sliding_window=self.sliding_window,
-                block_table=table,
-                softcap=self.logits_soft_cap,
-                scheduler_metadata=plan,
-                s_aux=self.sinks,
-                dynamic_causal=None,
-                k_scale=layer._k_scale_float,
-                v_scale=layer._v_scale_float,
-                kv_cache_dtype=self.kv_cache_dtype,
-            )
-            output[rows] = attended
+            cpu_attend(self, layer, query, kv_cache, rows, output, *sequences, self.sliding_window)
 
-    def _plan(self, layer: Any, query: torch.Tensor, verified: Verified) -> tuple[Any, ...]:
-        used = verified.used
+    def _plan(self, layer: Any, dtype: torch.dtype, verified: Verified) -> list[tuple[Any, ...]]:
+        used, size = verified.used, verified.page_size
         rows, starts, table = verified.rows[used], verified.starts[used], verified.block_table[used]
-        count, size = len(rows), verified.page_size
-        query_start_loc = torch.arange(count + 1, dtype=torch.int32)
+        query_start_loc = torch.arange(len(rows) + 1, dtype=torch.int32)
         steps = []
-        for i in reversed(range(rows.shape[1])) if count else ():
+        for i in reversed(range(rows.shape[1])) if len(rows) else ():
             position = starts + i
             slots = table.gather(1, (position // size)[:, None])[:, 0].long() * size + position % size
             seq_lens = (position + 1).to(torch.int32)
-            plan = ops.cpu_attn_get_scheduler_metadata(
-                num_reqs=count,
-                num_heads=self.num_heads,
-                num_kv_heads=self.num_kv_heads,
-                head_dim=self.head_size,
-                seq_lens=seq_lens,
-                dtype=query.dtype,
-                query_start_loc=query_start_loc,
-                causal=True,
-                sliding_window_size=self.sliding_window,
-                isa=layer.isa,
-                enable_kv_split=envs.VLLM_CPU_ATTN_SPLIT_KV,
-                dynamic_causal=None,
-                kv_cache_dtype=self.kv_cache_dtype,
-            )
-            steps.append((rows[:, i], slots, seq_lens, plan))
-        return query_start_loc, table, steps
+            plan = cpu_plan(self, layer, dtype, query_start_loc, seq_lens, self.sliding_window)
+            steps.append((rows[:, i], slots, query_start_loc, seq_lens, table, plan))
+        return steps
 
 
 def _beside(
@@ -167,11 +128,8 @@ def _beside(
     output: torch.Tensor,
 ) -> None:
     """Writes the rows, from a cache of plain keys and values side by side."""
-    key_cache, value_cache = torch.split(kv_cache.transpose(1, 2), self.head_size, dim=-1)
-    rows = verified.rows
-    attended = own_key_attention(
-        query[rows], key[rows], value[rows], key_cache, value_cache, verified, self.scale
-    )
+    rows, caches = verified.rows, plain_cache(kv_cache, self.head_size)
+    attended = own_key_attention(query[rows], key[rows], value[rows], *caches, verified, self.scale)
     used = verified.used[:, None, None, None]
     output[rows] = torch.where(used, attended, output[rows].view_as(attended)).view_as(output[rows])
 
@@ -213,10 +171,10 @@ def own_key_attention(
     Returns:
         ``[n, L, heads, D]``.
     """
-    count, width, heads, size = query.shape
-    page_size, kv_heads = key_cache.shape[1:3]
+    count, width = query.shape[:2]
+    page_size = key_cache.shape[1]
     length, device = verified.longest, query.device
-    most = max(1, _MOST_BYTES // (2 * length * kv_heads * size * key_cache.element_size()))
+    most = at_a_time(length, key_cache)
     positions = torch.arange(length, device=device)
     columns = torch.arange(width, device=device)
     itself = torch.eye(width, dtype=torch.bool, device=device)
@@ -225,17 +183,12 @@ def own_key_attention(
         part = slice(first, first + most)
         pages = verified.block_table[part][:, positions // page_size].to(torch.int64)
         keys, values = (
-            torch.cat((cache[pages, positions % page_size], own[part]), dim=1).transpose(1, 2)
+            torch.cat((cache[pages, positions % page_size], own[part]), dim=1)
             for cache, own in ((key_cache, key), (value_cache, value))
         )
         before = positions < (verified.starts[part, None] + columns)[..., None]
         sees = torch.cat((before, itself.expand(len(before), -1, -1)), dim=2)
-        # The heads of a group are rows of one: no key is copied for each of them.
-        rows = query[part].view(-1, width, kv_heads, heads // kv_heads, size).permute(0, 2, 3, 1, 4)
-        mask = sees[:, None].repeat(1, 1, heads // kv_heads, 1)
-        out = scaled_dot_product_attention(rows.flatten(2, 3), keys, values, attn_mask=mask, scale=scale)
-        out = out.view(len(out), kv_heads, -1, width, size).permute(0, 3, 1, 2, 4)
-        attended[part] = out.reshape(-1, width, heads, size)
+        attended[part] = grouped_attention(query[part], keys, values, sees, scale)
     return attended
 
 
@@ -255,21 +208,7 @@ def use_own_keys(vllm_config: VllmConfig) -> None:
     Raises:
         ValueError: A layer's attention backend, its window or its cache is not supported.
     """
-    for layer in get_layers_from_vllm_config(vllm_config, Attention).values():
-        impl: Any = layer.impl
-        if type(impl) in _IMPLEMENTATIONS.values():
-            continue
-        ours = _IMPLEMENTATIONS.get(type(impl))
-        if ours is None:
-            raise ValueError(
-                f"attention_backend={layer.get_attn_backend().get_name()!r} is not supported with "
-                "self-speculation; use FLASH_ATTN or TRITON_ATTN."
-            )
-        if layer.sliding_window is not None:
-            raise ValueError("sliding windows are not supported with self-speculation.")
-        if not current_platform.is_cpu() and layer.kv_cache_dtype != "auto":
-            raise ValueError(
-                f"kv_cache_dtype={layer.kv_cache_dtype!r} is not supported with self-speculation; leave "
-                "it at 'auto'."
-            )
-        retype(impl, ours)
+    layers = get_layers_from_vllm_config(vllm_config, Attention).values()
+    if any(layer.sliding_window is not None for layer in layers):
+        raise ValueError("sliding windows are not supported with self-speculation.")
+    use_implementations(layers, _IMPLEMENTATIONS, "self-speculation")

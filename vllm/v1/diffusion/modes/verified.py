@@ -16,6 +16,6 @@ VERIFIED = Mode(
     rows=Part("vllm.v1.diffusion.worker.speculating.rows.VerifiedRows"),
     attention=Part("vllm.v1.diffusion.worker.speculating.attention.VerifiedAttention"),
     settings=Part("vllm.v1.diffusion.loops.verified.VerifiedSettings"),
-    unscored="an engine for drafts that are verified was not tried with it; use the family's own loop",
+    unscored="it was not tried on an engine that verifies drafts; start it without --generation-loop",
     verifies=True,
 )
