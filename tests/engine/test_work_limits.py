@@ -11,6 +11,7 @@ import pytest
 from tests.engine.admission import admitted, configured
 from vllm import SamplingParams
 from vllm.v1.diffusion.config import LIMITS
+from vllm.v1.diffusion.frontend.repetitions import nested_counts
 from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
 from vllm.v1.diffusion.request.fields import ParameterError
 
@@ -42,6 +43,14 @@ _ENUM = {"type": "string", "enum": _CHOICES}
             {"structured_outputs": {"json": {"type": "string", "enum": _CHOICES}}},
             "json has [0-9]+ characters.*grammar_limit",
         ),
+        (
+            {"structured_outputs": {"regex": "(a?){1,1100}"}},
+            "regex nests repetitions of 1100 counts.*repetition_limit",
+        ),
+        (
+            {"structured_outputs": {"json": {"type": "string", "pattern": "^(a?){1,1200}$"}}},
+            "json nests repetitions of 1200 counts.*repetition_limit",
+        ),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
 )
@@ -55,6 +64,38 @@ def test_work_is_bounded_by_default(given: dict[str, Any], message: str) -> None
         admitted("sdar", SamplingParams(**given))
     assert refused.value.parameter
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "grammar", "counts"),
+    [
+        ("regex", "(a?){1,3}", 3),
+        ("regex", "((a?){1,3}){1,4}", 12),
+        ("regex", "(?:(?:\\p{L}*){1,5}){1,5}", 25),
+        ("regex", "(a{1,3}|b{1,4}){1,5}", 5),
+        ("regex", "(a?){30,}", 30),
+        ("regex", "(()?){1,20}", 20),
+        # What stands between the rounds leaves one count.
+        ("regex", "[1-4]{4}(/[1-4]{4}){3}", 1),
+        ("regex", "([a-z]{1,20}( [a-z]{1,20}){0,200}\\.){1,50}", 1),
+        ("regex", "[^](){}]{1,60000}", 1),
+        ("regex", "(a*)*", 1),
+        # Others say that these are none.
+        ("regex", "((", 1),
+        ("regex", "{3}", 1),
+        ("json", "{", 1),
+        # Rules of rules, also of themselves.
+        ("grammar", 'root ::= x{1,10}\nx ::= y{1,10}\ny ::= "a"?', 100),
+        ("grammar", 'root ::= sum\nsum ::= term ("+" term){1,4}\nterm ::= [0-9]{1,3} | "(" sum ")"', 1),
+        ("grammar", 'start: x~1..5\nx: y~1..5\ny: "a"?', 25),
+        ("json", {"anyOf": [{"patternProperties": {"((a?){1,6}){1,6}": {}}}]}, 36),
+        ("json", {"properties": {"pattern": {"type": "string"}}}, 1),
+        ("structural_tag", '{"format": {"type": "regex", "pattern": "((a?){1,6}){1,6}"}}', 36),
+        ("choice", ["((a?){1,6}){1,6}"], 1),
+    ],
+)
+def test_counts_of_nested_repetitions(kind: str, grammar: Any, counts: int) -> None:
+    assert nested_counts(kind, grammar) == counts
 
 
 def test_what_the_bounds_allow_is_admitted() -> None:
@@ -100,7 +141,8 @@ def test_the_operator_sets_the_bounds(name: str) -> None:
         },
         "bad_word_limit": lambda n: {"bad_words": ["x" * n]},
         "bad_words_limit": lambda n: {"bad_words": ["x" * (n // 2), "y" * (n - n // 2)]},
-        "grammar_limit": lambda n: {"structured_outputs": _regex(n)},
+        "grammar_limit": lambda n: {"structured_outputs": _regex("a" * n)},
+        "repetition_limit": lambda n: {"structured_outputs": _regex("(a?){1,%d}" % n)},
         "n_limit": lambda n: {"n": n},
     }
     from vllm.v1.diffusion import bundled_path
@@ -114,10 +156,10 @@ def test_the_operator_sets_the_bounds(name: str) -> None:
             loop.validate_params(SamplingParams(max_tokens=None, **ask[name](limit + 1)), config)
 
 
-def _regex(length: int) -> Any:
+def _regex(regex: str) -> Any:
     from vllm.sampling_params import StructuredOutputsParams
 
-    return StructuredOutputsParams(regex="a" * length)
+    return StructuredOutputsParams(regex=regex)
 
 
 def test_a_default_beyond_its_bound() -> None:

@@ -102,6 +102,9 @@ class MaskedDiffusionConfig(DiffusionConfig):
     grammar_limit: _Limit | None = None
     """Most characters of a grammar: of a JSON schema, a regular expression or a list of choices."""
 
+    repetition_limit: _Limit | None = None
+    """Greatest product of the counts of a grammar's nested repetitions between which nothing has to stand."""
+
     n_limit: _Limit | None = None
     """Most answers that a request may ask for at a time (``n``)."""
 

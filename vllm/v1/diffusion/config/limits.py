@@ -12,6 +12,7 @@ LIMITS = {
     "bad_word_limit": 64,
     "bad_words_limit": 1024,
     "grammar_limit": 65536,
+    "repetition_limit": 1024,
     "n_limit": 128,
 }
 """What bounds the work that one request may ask for, where the operator has not said it."""

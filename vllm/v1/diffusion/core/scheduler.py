@@ -18,6 +18,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.core.counts import DenoisingRecord
 from vllm.v1.diffusion.core.failed_requests import failed_requests
+from vllm.v1.diffusion.core.grammar_threads import compile_beside_steps
 from vllm.v1.diffusion.core.plan import DRAFT, RequestPlan, set_window
 from vllm.v1.diffusion.core.planner import WindowPlanner
 from vllm.v1.diffusion.core.scores import Scoring, unscored
@@ -62,6 +63,7 @@ class DiffusionScheduler(Scheduler):
         self.num_lookahead_tokens = self.planner.lookahead
         self._plans: dict[str, RequestPlan] = {}
         self._check_cache()
+        compile_beside_steps(self.structured_output_manager)
         one_kind = len(self.kv_cache_config.kv_cache_groups) == 1
         allocate = WindowKVBlocks(
             self.kv_cache_manager, self._plans, self.hash_block_size if one_kind else None

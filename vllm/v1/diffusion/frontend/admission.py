@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from vllm.exceptions import VLLMValidationError
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import FEW_ANSWERS, end_tokens, family_of, limit_of, resolve_diffusion_config
+from vllm.v1.diffusion.frontend.repetitions import nested_counts
 from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies.memory import check_memory
@@ -229,6 +230,14 @@ def _check_work(params: SamplingParams, vllm_config: VllmConfig) -> None:
         return
     for name in ("json", "regex", "choice", "grammar", "structural_tag"):
         check_grammar_size(f"structured_outputs: {name}", getattr(grammar, name), config)
+        counts = nested_counts(name, getattr(grammar, name))
+        if counts > (most := limit_of(config, "repetition_limit")):
+            raise ParameterError(
+                f"structured_outputs: {name} nests repetitions of {counts} counts in all, between which nothing "
+                f"has to stand, and may nest {most} (repetition_limit of --diffusion-config).",
+                parameter="structured_outputs",
+                value=f"({counts} counts)",
+            )
     _check_backend(params)
 
 
