@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a mixture of requests and prints what the workers hold afterwards and did not before.
 
-Standard input holds the engine's arguments, as JSON.
+Also of what there is more after a third time than after the second. Standard input holds the engine's
+arguments, as JSON.
 """
 
 from __future__ import annotations
 
+import collections
+import gc
 import json
 import sys
 import time
@@ -34,6 +37,15 @@ def read(worker: Any, first: bool) -> tuple[list[str], bool]:
     # The first step makes room in the attention backend, for good.
     changed = [name for name in differences(runner.held_first, held) if name != "_attention_begun"]
     return changed, "_manager" in vars(state.grammars._compiler)
+
+
+def count(worker: Any) -> dict[str, int]:
+    """In a worker: how many tensors and objects of vLLM's there are in its process, by class."""
+    gc.collect()
+    names = [f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects()]
+    return collections.Counter(
+        n for n in names if n.startswith(("torch.Tensor", "torch.nn.", "vllm.", "xgrammar"))
+    )
 
 
 def mixture(llm: Any) -> None:
@@ -67,6 +79,19 @@ def mixture(llm: Any) -> None:
         llm.generate(prompt, one, use_tqdm=False)
 
 
+def left(llm: Any) -> list[tuple[list[str], bool]]:
+    """What :func:`read` gives, of each worker, once the last requests' ends have come to all."""
+    for _ in range(100):
+        # The workers are informed of the last requests' end with one more step.
+        if not hasattr(llm.llm_engine.engine_core, "resources"):
+            llm.llm_engine.engine_core.get_output()
+        results: list[tuple[list[str], bool]] = llm.collective_rpc(read, args=(False,))
+        if not any(left for left, _ in results):
+            break
+        time.sleep(0.1)
+    return results
+
+
 def main() -> None:
     """Reads, runs, prints the result as the last line."""
     from vllm import LLM
@@ -74,16 +99,15 @@ def main() -> None:
     llm = LLM(**json.load(sys.stdin))
     llm.collective_rpc(read, args=(True,))
     mixture(llm)
-    for _ in range(100):
-        # The workers are informed of the last requests' end with one more step.
-        if not hasattr(llm.llm_engine.engine_core, "resources"):
-            llm.llm_engine.engine_core.get_output()
-        results = llm.collective_rpc(read, args=(False,))
-        if not any(left for left, _ in results):
-            break
-        time.sleep(0.1)
+    results = left(llm)
+    counts = []
+    for _ in range(2):
+        mixture(llm)
+        left(llm)
+        counts.append([collections.Counter(one) for one in llm.collective_rpc(count)])
+    more = [dict(after - before) for before, after in zip(*counts, strict=True)]
     llm.llm_engine.engine_core.shutdown()
-    print(json.dumps(results), flush=True)
+    print(json.dumps({"left": results, "more": more}), flush=True)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,10 @@ def test_after_a_mixture_of_requests(engine: str) -> None:
         env={**os.environ, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", **env},
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    results = found["left"]
     assert [left for left, _ in results] == [[]] * len(results)
     # The last stage denoises, and no other needs a grammar.
     assert [compiled for _, compiled in results] == [False] * (len(results) - 1) + [True]
+    # Nothing grows with the number of requests: no tensor, no object of a request's.
+    assert found["more"] == [{}] * len(results)

@@ -142,7 +142,7 @@ def test_the_operator_sets_the_bounds(name: str) -> None:
         "bad_word_limit": lambda n: {"bad_words": ["x" * n]},
         "bad_words_limit": lambda n: {"bad_words": ["x" * (n // 2), "y" * (n - n // 2)]},
         "grammar_limit": lambda n: {"structured_outputs": _regex("a" * n)},
-        "repetition_limit": lambda n: {"structured_outputs": _regex("(a?){1,%d}" % n)},
+        "repetition_limit": lambda n: {"structured_outputs": _regex(f"(a?){{1,{n}}}")},
         "n_limit": lambda n: {"n": n},
     }
     from vllm.v1.diffusion import bundled_path

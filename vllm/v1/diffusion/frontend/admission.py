@@ -233,8 +233,8 @@ def _check_work(params: SamplingParams, vllm_config: VllmConfig) -> None:
         counts = nested_counts(name, getattr(grammar, name))
         if counts > (most := limit_of(config, "repetition_limit")):
             raise ParameterError(
-                f"structured_outputs: {name} nests repetitions of {counts} counts in all, between which nothing "
-                f"has to stand, and may nest {most} (repetition_limit of --diffusion-config).",
+                f"structured_outputs: {name} nests repetitions of {counts} counts in all, between which "
+                f"nothing has to stand, and may nest {most} (repetition_limit of --diffusion-config).",
                 parameter="structured_outputs",
                 value=f"({counts} counts)",
             )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often a grammar repeats what it repeats already: few characters may ask for much work.
 
-A matcher keeps every count that a text may have. Where repetitions are nested and nothing has to stand between
-their rounds, as in ``((a?){1,6}){1,6}``, a text has as many counts as the product of the bounds. Each token then
-takes longer than the one before it, soon seconds, and compiling may take minutes. A part that has to stand there
+A matcher keeps every count that a text may have. Where repetitions are nested and nothing has to stand
+between their rounds, as in ``((a?){1,6}){1,6}``, these are as many as the product of the bounds. Each token
+then takes longer than the one before it, soon seconds, and so may compiling. A part that has to stand there
 once, as the comma in ``([a-z]{1,20},){1,500}``, leaves one count.
 """
 
