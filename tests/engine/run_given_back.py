@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a mixture of requests and prints what the workers hold afterwards and did not before.
 
-Also of what there is more after a third time than after the second. Standard input holds the engine's
-arguments, as JSON.
+Of an engine in one process, also of what there is more after a third time than after the second. Standard
+input holds the engine's arguments, as JSON.
 """
 
 from __future__ import annotations
@@ -100,12 +100,14 @@ def main() -> None:
     llm.collective_rpc(read, args=(True,))
     mixture(llm)
     results = left(llm)
-    counts = []
-    for _ in range(2):
-        mixture(llm)
-        left(llm)
-        counts.append([collections.Counter(one) for one in llm.collective_rpc(count)])
-    more = [dict(after - before) for before, after in zip(*counts, strict=True)]
+    more: list[dict[str, int]] = []
+    if not hasattr(llm.llm_engine.engine_core, "resources"):  # All of the engine is in this process.
+        counts = []
+        for _ in range(2):
+            mixture(llm)
+            left(llm)
+            counts.append([collections.Counter(one) for one in llm.collective_rpc(count)])
+        more = [dict(after - before) for before, after in zip(*counts, strict=True)]
     llm.llm_engine.engine_core.shutdown()
     print(json.dumps({"left": results, "more": more}), flush=True)
 
