@@ -20,6 +20,7 @@ class LocalExperts:
     """Numbers experts as the rank does, before upstream's class."""
 
     prefix = "Local"
+    __slots__ = ()
 
     @override
     def apply(
@@ -68,7 +69,7 @@ def use_local_experts(model: nn.Module) -> int:
         if not isinstance(kernel.fused_experts, CPUUnquantizedExperts):
             raise ValueError(
                 f"enable_expert_parallel=True is not supported on a CPU with "
-                f"{type(kernel.fused_experts).__name__}; leave the weights unquantised, or use ranks without it."
+                f"{type(kernel.fused_experts).__name__}; leave out one of the two."
             )
         become(kernel.fused_experts, LocalExperts)
         found += 1
