@@ -8,10 +8,6 @@ MAX_CANVAS = 4096
 """Widest canvas the ``unmask`` kernel takes, in positions."""
 
 
-MOST_OPEN_BLOCKS = 4
-"""Most blocks that a request may have open."""
-
-
 class Rule(IntEnum):
     """How a denoising step chooses the masked positions it unmasks.
 

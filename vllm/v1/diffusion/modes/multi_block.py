@@ -8,15 +8,14 @@ computes them once more, before the open blocks.
 
 from __future__ import annotations
 
-from vllm.v1.diffusion.kernels.rules import MOST_OPEN_BLOCKS
 from vllm.v1.diffusion.modes.base import Mode, Part
 from vllm.v1.diffusion.modes.grid import BlockRule
 
 MULTI_BLOCK = Mode(
     name="multi_block",
-    blocks=BlockRule(open_blocks=MOST_OPEN_BLOCKS),
+    blocks=BlockRule(open_blocks=4),
     planner=Part("vllm.v1.diffusion.core.causal.OpenBlocksPlanner"),
-    rows=Part("vllm.v1.diffusion.worker.open_blocks.OpenBlocksRows"),
+    rows=Part("vllm.v1.diffusion.worker.causal.OpenBlocksRows"),
     attention=Part("vllm.v1.diffusion.worker.causal.BlockAttention"),
     settings=Part("vllm.v1.diffusion.loops.multi_block.MultiBlockSettings"),
     unscored="it was not tried on an engine that opens several blocks; start it without --generation-loop",

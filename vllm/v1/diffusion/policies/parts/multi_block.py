@@ -7,9 +7,11 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from vllm.v1.diffusion.kernels.rules import MOST_OPEN_BLOCKS
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.parameter import THRESHOLD, Parameter, Share
+
+MOST_OPEN_BLOCKS = 4
+"""Most blocks that a request may have open: as wide is a canvas of the mode ``multi_block``."""
 
 OPEN_BLOCKS = "open_blocks"
 """The number that says how many blocks a request opens at most."""
@@ -25,9 +27,9 @@ BLOCK_ADD_THRESHOLD = Parameter(
 class MultiBlock(UnmaskingPolicy):
     """Decides in several open blocks of a block-causal model (Diffulex's ``multi_bd``).
 
-    The first unfinished block is open. A further one is open if ``block_add_threshold`` of the block before it
-    is unmasked. In each open block, a step unmasks all positions above the threshold. Where there is none, it
-    unmasks the most confident position of the first block, and of a block behind one, of which
+    The first unfinished block is open. A further one is open if ``block_add_threshold`` of the one before
+    it is unmasked. In each open block, a step unmasks all positions above the threshold. Where there is none,
+    it unmasks the most confident position of the first block, and of a block behind one, of which
     ``semi_complete_threshold`` is unmasked. One open block is denoised as by ``low_confidence_dynamic``.
     """
 
