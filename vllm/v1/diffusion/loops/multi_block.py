@@ -10,7 +10,6 @@ from typing_extensions import override
 from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
-from vllm.v1.diffusion.loops.engine_settings import check_budget
 from vllm.v1.diffusion.loops.settings import BlockSettings, one_step_at_a_time, refuse_pipeline
 from vllm.v1.diffusion.modes import MULTI_BLOCK
 
@@ -31,6 +30,8 @@ class MultiBlockDiffusionLoop(DiffusionLoop):
 class MultiBlockSettings(BlockSettings):
     """Blocks at multiples of their length, one step of a request at a time."""
 
+    open_blocks = MULTI_BLOCK.blocks.open_blocks
+
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
         family, config = family_of(vllm_config), resolve_diffusion_config(vllm_config)
@@ -40,16 +41,14 @@ class MultiBlockSettings(BlockSettings):
                 f"generation_loop={name!r} is not for this model: it is for block-causal ones whose tokens "
                 "choose their experts alone (SDAR, LLaDA2.0, LLaDA2.1)."
             )
-        kind, width = "several open blocks", served * MULTI_BLOCK.blocks.open_blocks
+        kind, width = "several open blocks", served * self.open_blocks
         if width > MAX_CANVAS:
             raise ValueError(
                 f"block_length={served} is too long for generation_loop={name!r}, which has canvases of "
-                f"{MULTI_BLOCK.blocks.open_blocks} blocks: they may have {MAX_CANVAS} tokens."
+                f"{self.open_blocks} blocks: they may have {MAX_CANVAS} tokens."
             )
         one_step_at_a_time(vllm_config, kind)
         refuse_pipeline(vllm_config, kind, "the first stage does not know which blocks the last one finishes")
-        # As many blocks as are open may finish in a step, and are committed by the next one.
-        check_budget(vllm_config, 2 * width)
         super().configure(vllm_config, loop, served)
         # Upstream's name for the most rows of logits, and tokens, of one request in a step.
         config.canvas_length = width
