@@ -185,6 +185,7 @@ def run(llm: Any, cases: list[Case]) -> list[dict[str, Any]]:
             {
                 "token_ids": list(completion.token_ids),
                 "steps": report.steps if report else None,
+                "steps_per_block": report.steps_per_block if report else None,
                 "unmask_steps": [step for step, _ in trace],
                 "probabilities": [p for _, p in trace],
                 "finish_reason": completion.finish_reason,

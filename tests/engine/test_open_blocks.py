@@ -71,6 +71,7 @@ def check(result: dict[str, Any], want: OpenDecoded) -> None:
     assert result["token_ids"] == want.output_ids
     assert result["unmask_steps"] == want.unmask_step
     assert result["steps"] == want.denoising_steps
+    assert result["steps_per_block"] == want.steps_per_block
 
 
 @pytest.mark.parametrize("name", MODELS)

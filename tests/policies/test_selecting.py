@@ -205,13 +205,21 @@ def test_multi_block() -> None:
     confidence = torch.rand(masked.shape, generator=generator)
     confidence[torch.rand(masked.shape, generator=generator) < 0.02] = torch.nan
     given = [0.0, 0.25, 1 / 3, 0.5, 2 / 3, 1.0]
+    # Some of what is not masked was given by a prompt.
+    unmasked = ~masked & (torch.rand(masked.shape, generator=generator) < 0.8)
     values = {
         name: torch.tensor(given)[torch.randint(len(given), (count,), generator=generator)]
         for name in ("threshold", "block_add_threshold", "semi_complete_threshold")
     }
     chosen = get_policy("multi_block").select(
         stats(confidence),
-        view(masked, values=values, block_length=blocks * length, part_length=length.to(torch.int32)),
+        view(
+            masked,
+            values=values,
+            unmasked=unmasked,
+            block_length=blocks * length,
+            part_length=length.to(torch.int32),
+        ),
     )
     assert isinstance(chosen, torch.Tensor)
     owed_behind = 0
@@ -229,6 +237,7 @@ def test_multi_block() -> None:
                 above = {min(open_, key=lambda c: (-sure[c], c))}
                 owed_behind += block > 0
             want |= above
-            before = float((length[i] - len(open_)) / length[i])
+            written = sum(bool(unmasked[i, c]) for c in columns)
+            before = float(torch.tensor(written) / (written + len(open_))) if open_ else 1.0
         assert set(chosen[i].nonzero()[:, 0].tolist()) == want, i
     assert owed_behind > 50

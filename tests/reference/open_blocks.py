@@ -36,6 +36,8 @@ class OpenDecoded(Decoded):
     """Tokens of the answer that had left after each step."""
     opened: list[int]
     """Open blocks of each step."""
+    steps_per_block: list[int]
+    """Steps since the block before it left, of each block."""
 
 
 def decode(
@@ -67,10 +69,13 @@ def decode(
     tokens = [model.mask_id if token < 0 else token for token in given]
     masked = [token < 0 for token in given]
     at, front, step = [-1] * len(tokens), len(prompt) // length, 0
-    emitted, opened_in, left = [], [], list(restarts)
+    emitted, opened_in, left, made, since = [], [], list(restarts), [], 0
     while front < blocks:
         opened = [front]
-        while len(opened) < min(way.most, blocks - front) and _share(masked, opened[-1], length) >= way.add:
+        while (
+            len(opened) < min(way.most, blocks - front)
+            and _share(given, masked, opened[-1], length) >= way.add
+        ):
             opened.append(opened[-1] + 1)
         end = (opened[-1] + 1) * length
         logits = model.logits(tokens[:end], length).double()
@@ -82,17 +87,19 @@ def decode(
         for block in opened:
             open_ = [i for i in range(block * length, (block + 1) * length) if masked[i]]
             above = [i for i in open_ if sure[i] > way.threshold]
-            owed = block == front or _share(masked, block - 1, length) >= way.semi_complete
+            owed = block == front or _share(given, masked, block - 1, length) >= way.semi_complete
             if open_ and not above and owed:
                 above = [min(open_, key=lambda i: (-sure[i], i))]
             chosen += above
         for i in chosen:
             tokens[i], masked[i], at[i] = choice[i], False, step
-        step += 1
+        step, since = step + 1, since + 1
         opened_in.append(len(opened))
         last = min(front + way.most, blocks)
         while front < last and not any(masked[front * length : (front + 1) * length]):
             front += 1
+            made.append(since)
+            since = 0
         count = max(0, front * length - len(prompt))
         emitted.append(count)
         if set(tokens[len(prompt) : len(prompt) + count]) & set(stop_ids):
@@ -107,9 +114,10 @@ def decode(
         if token in stop_ids:
             output = output[: i + 1]
             break
-    return OpenDecoded(output, step, at[len(prompt) :][: len(output)], emitted, opened_in)
+    return OpenDecoded(output, step, at[len(prompt) :][: len(output)], emitted, opened_in, made)
 
 
-def _share(masked: list[bool], block: int, length: int) -> float:
-    """Share of a block that is unmasked."""
-    return masked[block * length : (block + 1) * length].count(False) / length
+def _share(given: list[int], masked: list[bool], block: int, length: int) -> float:
+    """Share of what is to be written of a block that is unmasked."""
+    written = [masked[i] for i in range(block * length, (block + 1) * length) if given[i] < 0]
+    return written.count(False) / len(written) if written else 1.0

@@ -30,7 +30,8 @@ class MultiBlock(UnmaskingPolicy):
     The first unfinished block is open. A further one is open if ``block_add_threshold`` of the one before
     it is unmasked. In each open block, a step unmasks all positions above the threshold. Where there is none,
     it unmasks the most confident position of the first block, and of a block behind one, of which
-    ``semi_complete_threshold`` is unmasked. One open block is denoised as by ``low_confidence_dynamic``.
+    ``semi_complete_threshold`` is unmasked. Shares are of what a block has to write. One open block is
+    denoised as by ``low_confidence_dynamic``.
     """
 
     opens_blocks = True
@@ -57,7 +58,9 @@ class MultiBlock(UnmaskingPolicy):
         number = torch.arange(MOST_OPEN_BLOCKS, device=masked.device)
         inside = (columns // length)[:, None] == number[:, None]
         left = (masked[:, None] & inside).sum(dim=2)
-        share = (length - left) / length
+        # What a prompt or a template gives is no progress.
+        written = (canvas.unmasked[:, None] & inside).sum(dim=2)
+        share = torch.where(left > 0, written / (written + left), 1.0)
         # Of each block but the first: what is said of the block before it.
         before = torch.nn.functional.pad(share, (1, 0), value=1.0)[:, :-1]
         opened = (before >= values["block_add_threshold"][:, None]).cumprod(dim=1).bool()
