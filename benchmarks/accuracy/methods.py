@@ -41,14 +41,14 @@ def sweep(parameter: str, values: Sequence[Any], **fixed: Any) -> Method:
 
 
 def _several_blocks() -> Method:
-    """Thresholds, with two and four open blocks."""
+    """Thresholds, and shares of a block from which the next one opens."""
     settings = {
-        f"threshold {threshold}, {most} blocks": {
+        f"threshold {threshold}, add {add}": {
             "algorithm": "multi_block",
             "threshold": threshold,
-            "open_blocks": most,
+            "add_block_threshold": add,
         }
-        for most in (2, 4)
+        for add in (0.8, 0.5, 0.1)
         for threshold in THRESHOLDS
     }
     return Method(settings, "multi_block_diffusion")

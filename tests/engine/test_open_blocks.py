@@ -34,7 +34,7 @@ def case_of(way: Way, prompt: int, max_tokens: int, **params: Any) -> Case:
         threshold=way.threshold,
         own=(
             ("diffusion_open_blocks", way.most),
-            ("diffusion_block_add_threshold", way.add),
+            ("diffusion_add_block_threshold", way.add),
             ("diffusion_semi_complete_threshold", way.semi_complete),
         ),
         **params,

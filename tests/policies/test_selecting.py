@@ -209,7 +209,7 @@ def test_multi_block() -> None:
     unmasked = ~masked & (torch.rand(masked.shape, generator=generator) < 0.8)
     values = {
         name: torch.tensor(given)[torch.randint(len(given), (count,), generator=generator)]
-        for name in ("threshold", "block_add_threshold", "semi_complete_threshold")
+        for name in ("threshold", "add_block_threshold", "semi_complete_threshold")
     }
     chosen = get_policy("multi_block").select(
         stats(confidence),
@@ -227,7 +227,7 @@ def test_multi_block() -> None:
         want: set[int] = set()
         before = 1.0
         for block in range(int(blocks[i])):
-            if block and before < values["block_add_threshold"][i]:
+            if block and before < values["add_block_threshold"][i]:
                 break
             columns = range(block * int(length[i]), (block + 1) * int(length[i]))
             open_ = [c for c in columns if masked[i, c]]

@@ -11,7 +11,6 @@ from typing_extensions import override
 from vllm.v1.diffusion.policies.adaptive.entropy_distance import ENTROPY_THRESHOLD
 from vllm.v1.diffusion.policies.base import CanvasView, PositionStats, Rewrite, UnmaskingPolicy
 from vllm.v1.diffusion.policies.parameter import Parameter, PositiveCount, Share
-from vllm.v1.diffusion.policies.parts.multi_block import BLOCK_ADD_THRESHOLD
 from vllm.v1.diffusion.policies.redrawing.daedal import END, END_TOKEN_ID
 
 EARLY_STOP = "early_stop"
@@ -46,7 +45,12 @@ class D3llm(UnmaskingPolicy):
             default=32,
         ),
         "entropy_threshold": ENTROPY_THRESHOLD,
-        "block_add_threshold": BLOCK_ADD_THRESHOLD,
+        "block_add_threshold": Parameter(
+            "Share of the last open sub-block that must be unmasked for the next one to open; "
+            "with 1 sub-blocks are denoised one by one.",
+            Share,
+            default=0.1,
+        ),
         # The first sub-block with masks follows a full one, or the prompt, whatever this says.
         "decoded_token_threshold": Parameter(
             "Share of a sub-block that must be unmasked for a step to owe the next one a token. Taken as "

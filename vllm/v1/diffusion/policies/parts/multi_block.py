@@ -16,18 +16,11 @@ MOST_OPEN_BLOCKS = 4
 OPEN_BLOCKS = "open_blocks"
 """The number that says how many blocks a request opens at most."""
 
-BLOCK_ADD_THRESHOLD = Parameter(
-    "Share of the last open block (with `d3llm`, sub-block) that must be unmasked for the next one to open; "
-    "with 1 they are denoised one by one.",
-    Share,
-    default=0.1,
-)
-
 
 class MultiBlock(UnmaskingPolicy):
     """Decides in several open blocks of a block-causal model (Diffulex's ``multi_bd``).
 
-    The first unfinished block is open. A further one is open if ``block_add_threshold`` of the one before
+    The first unfinished block is open. A further one is open if ``add_block_threshold`` of the one before
     it is unmasked. In each open block, a step unmasks all positions above the threshold. Where there is none,
     it unmasks the most confident position of the first block, and of a block behind one, of which
     ``semi_complete_threshold`` is unmasked. Shares are of what a block has to write. One open block is
@@ -42,7 +35,13 @@ class MultiBlock(UnmaskingPolicy):
             Annotated[int, Field(ge=1, le=MOST_OPEN_BLOCKS)],
             default=MOST_OPEN_BLOCKS,
         ),
-        "block_add_threshold": BLOCK_ADD_THRESHOLD,
+        # Published is 0.1. With that, models that were not trained for it lose most of their accuracy.
+        "add_block_threshold": Parameter(
+            "Share of an open block that must be unmasked for the next one to open; with 1 blocks are "
+            "denoised one by one.",
+            Share,
+            default=0.8,
+        ),
         "semi_complete_threshold": Parameter(
             "Share of an open block that must be unmasked for a step to owe the next one a token.",
             Share,
@@ -63,7 +62,7 @@ class MultiBlock(UnmaskingPolicy):
         share = torch.where(left > 0, written / (written + left), 1.0)
         # Of each block but the first: what is said of the block before it.
         before = torch.nn.functional.pad(share, (1, 0), value=1.0)[:, :-1]
-        opened = (before >= values["block_add_threshold"][:, None]).cumprod(dim=1).bool()
+        opened = (before >= values["add_block_threshold"][:, None]).cumprod(dim=1).bool()
         owed = opened & (before >= values["semi_complete_threshold"][:, None])
         candidates = masked[:, None] & inside & opened[..., None]
         confidence = stats.confidence.nan_to_num(nan=-1.0)[:, None]
