@@ -50,7 +50,7 @@ class MultiBlockSettings(BlockSettings):
         one_step_at_a_time(vllm_config, kind)
         refuse_pipeline(vllm_config, kind, "the first stage does not know which blocks the last one finishes")
         super().configure(vllm_config, loop, served)
-        # It was not tried with canvases of several blocks.
+        # Upstream's warm-up was not tried with canvases of several blocks.
         vllm_config.kernel_config.enable_jit_warmup = False
         # Upstream's name for the most rows of logits, and tokens, of one request in a step.
         config.canvas_length = width
