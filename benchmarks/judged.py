@@ -33,13 +33,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=[], help="all by default")
     parser.add_argument("--batches", type=int, nargs="*", default=[64], help="requests at a time")
     parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--loop", help="generation loop of the engine; the model's own by default")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--eager", action="store_true", help="compile nothing: a quicker start")
     parser.add_argument("--best-of", type=Path, help="lines; only each method's best setting among them")
     args = parser.parse_args()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
-    methods = chosen(args.methods, args.block)
+    methods = chosen(args.methods, args.block, args.loop)
     if args.best_of:
         settings = {method: setting for method, (setting, _) in best(read(args.best_of)).items()}
         methods = {
@@ -58,6 +59,7 @@ def main() -> None:
         disable_log_stats=True,
         enable_prefix_caching=False,
         enforce_eager=args.eager,
+        **({"generation_loop": args.loop} if args.loop else {}),
     )
     problems = {task: held_out(task, args.count, args.seed) for task in TASKS}
     common: dict[str, Any] = {

@@ -22,9 +22,11 @@ class Method:
 
     Attributes:
         settings: What a request says, by the name of the setting, the most careful one first.
+        loop: The generation loop that the engine must be started with; None: any.
     """
 
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loop: str | None = None
 
     def requests(self) -> dict[str, DiffusionParams]:
         """The settings as parameters, checked."""
@@ -36,6 +38,20 @@ class Method:
 def sweep(parameter: str, values: Sequence[Any], **fixed: Any) -> Method:
     """A method whose settings differ in one parameter."""
     return Method({f"{parameter} {value}": {**fixed, parameter: value} for value in values})
+
+
+def _several_blocks() -> Method:
+    """Thresholds, and shares of a block from which the next one opens."""
+    settings = {
+        f"threshold {threshold}, add {add}": {
+            "algorithm": "multi_block",
+            "threshold": threshold,
+            "add_block_threshold": add,
+        }
+        for add in (0.8, 0.5, 0.1)
+        for threshold in THRESHOLDS
+    }
+    return Method(settings, "multi_block_diffusion")
 
 
 def _steps(block: int) -> list[int]:
@@ -56,18 +72,27 @@ def methods(block: int) -> dict[str, Method]:
         "hierarchical": sweep("threshold", THRESHOLDS[:8], algorithm="hierarchical", low_threshold=0.15),
         "credit": sweep("threshold", THRESHOLDS, algorithm="credit"),
         "local_leap": sweep("anchor_threshold", THRESHOLDS[1:8], algorithm="local_leap", **whole),
+        "multi_block": _several_blocks(),
         "p2": sweep("steps", _steps(block), algorithm="p2"),
     }
 
 
-def chosen(names: Sequence[str], block: int) -> dict[str, Method]:
-    """The named methods, or all.
+def chosen(names: Sequence[str], block: int, loop: str | None = None) -> dict[str, Method]:
+    """The named methods, or all that an engine of some loop takes.
+
+    Args:
+        names: Their names; none for all.
+        block: Tokens per block.
+        loop: The engine's generation loop; None for the model's own.
 
     Raises:
-        ValueError: There is no method of a name.
+        ValueError: There is no method of a name, or it needs another loop.
     """
     known = methods(block)
     for name in names:
         if name not in known:
             raise ValueError(f"method is {name!r}, but has to be one of {', '.join(known)}")
-    return {name: known[name] for name in names or known}
+        if (needed := known[name].loop) not in (None, loop):
+            raise ValueError(f"method is {name!r}, which needs --loop {needed}")
+    fit = [name for name, method in known.items() if method.loop in (None, loop)]
+    return {name: known[name] for name in names or fit}

@@ -58,6 +58,7 @@ class Case:
     """The estimator of the prompt's log probabilities, if they are asked for."""
     template: tuple[int, ...] | None = None
     """The answer's tokens that are given, -1 for the others."""
+    logprobs: int | None = None
 
     def sampling_params(self) -> Any:
         """As ``LLM.generate`` wants it, with a trace."""
@@ -72,6 +73,7 @@ class Case:
             ignore_eos=not self.stop_token_ids,
             stop_token_ids=list(self.stop_token_ids),
             prompt_logprobs=None if self.likelihood is None else 0,
+            logprobs=self.logprobs,
             detokenize=False,
             extra_args=DiffusionParams(
                 **self._canvas(),
@@ -183,11 +185,16 @@ def run(llm: Any, cases: list[Case]) -> list[dict[str, Any]]:
             {
                 "token_ids": list(completion.token_ids),
                 "steps": report.steps if report else None,
+                "steps_per_block": report.steps_per_block if report else None,
                 "unmask_steps": [step for step, _ in trace],
                 "probabilities": [p for _, p in trace],
                 "finish_reason": completion.finish_reason,
                 "stop_reason": completion.stop_reason,
                 "cached": output.num_cached_tokens,
+                "logprobs": [
+                    entry[token].logprob
+                    for token, entry in zip(completion.token_ids, completion.logprobs or (), strict=False)
+                ],
                 "scores": [
                     next(iter(entry.values())).logprob for entry in (output.prompt_logprobs or ())[1:]
                 ],

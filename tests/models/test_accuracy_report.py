@@ -48,6 +48,9 @@ def test_the_figure_has_a_panel_a_task_and_a_curve_a_method() -> None:
 
 def test_every_setting_is_one_that_a_request_may_have() -> None:
     methods = chosen([], 32)
+    assert "multi_block" not in methods and "multi_block" in chosen([], 32, "multi_block_diffusion")
+    with pytest.raises(ValueError, match="needs --loop multi_block_diffusion"):
+        chosen(["multi_block"], 32)
     assert all(method.requests() for method in methods.values())
     assert "steps 32" in methods["static"].settings
     with pytest.raises(ValueError, match="method is 'none'"):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -192,3 +193,51 @@ def test_edit() -> None:
         open_ = open_ & (masked.any(dim=1) | rewrite.unfinished)
     assert not open_.any()
     assert rewrites > 100 and ended_early > 5 and ended_late > 5
+
+
+def test_multi_block() -> None:
+    """Blocks of several lengths in a batch, thresholds at their bounds, and rows that hold no number."""
+    generator, count = torch.Generator().manual_seed(5), 600
+    blocks = torch.randint(1, 5, (count,), generator=generator)
+    length = torch.tensor([1, 2, 3])[torch.randint(3, (count,), generator=generator)]
+    masked = torch.rand(count, WIDTH, generator=generator) < torch.rand(count, 1, generator=generator)
+    masked &= torch.arange(WIDTH) < (blocks * length)[:, None]
+    confidence = torch.rand(masked.shape, generator=generator)
+    confidence[torch.rand(masked.shape, generator=generator) < 0.02] = torch.nan
+    given = [0.0, 0.25, 1 / 3, 0.5, 2 / 3, 1.0]
+    # Some of what is not masked was given by a prompt.
+    unmasked = ~masked & (torch.rand(masked.shape, generator=generator) < 0.8)
+    values = {
+        name: torch.tensor(given)[torch.randint(len(given), (count,), generator=generator)]
+        for name in ("threshold", "add_block_threshold", "semi_complete_threshold")
+    }
+    chosen = get_policy("multi_block").select(
+        stats(confidence),
+        view(
+            masked,
+            values=values,
+            unmasked=unmasked,
+            block_length=blocks * length,
+            part_length=length.to(torch.int32),
+        ),
+    )
+    assert isinstance(chosen, torch.Tensor)
+    owed_behind = 0
+    for i in range(count):
+        want: set[int] = set()
+        before = 1.0
+        for block in range(int(blocks[i])):
+            if block and before < values["add_block_threshold"][i]:
+                break
+            columns = range(block * int(length[i]), (block + 1) * int(length[i]))
+            open_ = [c for c in columns if masked[i, c]]
+            sure = {c: -1.0 if math.isnan(p := float(confidence[i, c])) else p for c in open_}
+            above = {c for c in open_ if sure[c] > values["threshold"][i]}
+            if open_ and not above and (not block or before >= values["semi_complete_threshold"][i]):
+                above = {min(open_, key=lambda c: (-sure[c], c))}
+                owed_behind += block > 0
+            want |= above
+            written = sum(bool(unmasked[i, c]) for c in columns)
+            before = float(torch.tensor(written) / (written + len(open_))) if open_ else 1.0
+        assert set(chosen[i].nonzero()[:, 0].tolist()) == want, i
+    assert owed_behind > 50

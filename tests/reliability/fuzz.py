@@ -34,7 +34,8 @@ ALGORITHMS = [
     "low_confidence_static", "low_confidence_dynamic", "sequential", "entropy_bounded", "threshold", "factor",
     "credit", "edit", "hierarchical", "insert_delete", "origin", "entropy", "maskgit_plus", "p2", "random",
     "renoise", "topk_margin", "low_confidence_linear", "low_confidence_spread", "sub_blocks", "d3llm",
-    "confidence_threshold", "daedal", "local_leap", "guess", "os.system", "vllm.SamplingParams", "", "a.b.c",
+    "confidence_threshold", "daedal", "local_leap", "multi_block", "guess", "os.system",
+    "vllm.SamplingParams", "", "a.b.c",
 ]  # fmt: skip
 
 SAMPLING = [

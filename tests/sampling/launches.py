@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolicy
 from vllm.v1.diffusion.policies.base import Proposals
+from vllm.v1.diffusion.policies.parts.multi_block import MOST_OPEN_BLOCKS
 
 _ALLOCATE = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")
 
@@ -106,4 +107,5 @@ def canvas(
         round_=each(0, torch.int32),
         settled=torch.zeros(requests, width, dtype=torch.bool, device=device),
         waits=each(False, torch.bool),
+        part_length=each(max(width // MOST_OPEN_BLOCKS, 1), torch.int32),
     )

@@ -13,7 +13,7 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.families import FAMILIES
-from vllm.v1.diffusion.modes import BIDIRECTIONAL, CAUSAL
+from vllm.v1.diffusion.modes import BIDIRECTIONAL, CAUSAL, Mode
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.sampling.rows import RowLayout
@@ -92,9 +92,10 @@ class Rig:
         dtype: torch.dtype = torch.float32,
         num_slots: int = 6,
         rows: type[RowLayout] | None = None,
+        kind: Mode | None = None,
     ) -> None:
         device = torch.device("cpu")
-        kind = CAUSAL if aligned else BIDIRECTIONAL
+        kind = kind or (CAUSAL if aligned else BIDIRECTIONAL)
         self.blocks = kind.blocks
         self.dtype = dtype
         self.requests = RequestState(num_slots, MAX_LENGTH, 256, WIDTH, VOCABULARY, device)
@@ -109,7 +110,8 @@ class Rig:
         self.canvases = CanvasStates(num_slots, WIDTH, MASK, device, self.blocks)
         self.canvases.edit_ids = DELETE, SPLIT
         no_grammars: Any = SimpleNamespace(restrict=lambda *_: None, revise=lambda *_: None)
-        layout = (rows or kind.rows.load())(self.canvases, FAMILIES[0])
+        layout: RowLayout = (rows or kind.rows.load())(self.canvases, FAMILIES[0])
+        self.layout = layout
         self.sampler = DenoisingSampler(
             sampler, self.canvases, no_grammars, layout, False, tempered, False, num_slots * WIDTH
         )
@@ -117,6 +119,8 @@ class Rig:
             self.canvases, sampler.sampling_states, VOCABULARY, dtype, MAX_LENGTH
         )
         self.sampler.policies.speculation = self.verification
+        nothing: Any = None
+        layout.bind(self.sampler, nothing, nothing)
         self.live: dict[str, tuple[int, Request, Answer]] = {}
         self._count = 0
 
@@ -127,8 +131,10 @@ class Rig:
         tokens = request.prompt + (output or [])
         self.requests.add_request(name, len(request.prompt), tokens, 0, 64)
         slot = self.requests.req_id_to_index[name]
-        grid = self.blocks.grid(request.block_length, len(request.prompt), MAX_LENGTH)
-        self.canvases.add(slot, request.decoding(), grid, len(request.prompt))
+        decoding, given = request.decoding(), len(request.prompt)
+        grid = self.blocks.grid(request.block_length, given, MAX_LENGTH, open_blocks=decoding.open_blocks)
+        self.canvases.add(slot, decoding, grid, given)
+        self.layout.add(slot, decoding, given)
         self.sampler.add_request(slot, request.params)
         self.verification.add(slot, self.canvases.decoding[slot])
         self.requests.apply_staged_writes()
@@ -141,6 +147,7 @@ class Rig:
         """Ends a request."""
         slot = self.requests.req_id_to_index[name]
         self.canvases.remove(slot)
+        self.layout.remove(slot)
         self.sampler.remove(slot)
         self.requests.remove_request(name)
         del self.live[name]

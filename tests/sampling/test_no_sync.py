@@ -15,6 +15,7 @@ import torch
 from tests.sampling.no_sync import WouldWait, no_waiting
 from tests.sampling.options import FEATURES, OPTIONS, PROMPT, params
 from tests.sampling.rig import Request, Rig, numbers_of
+from vllm.v1.diffusion.modes import MULTI_BLOCK
 from vllm.v1.diffusion.policies.registry import built_in_policies
 from vllm.v1.diffusion.sampling import logits
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
@@ -69,6 +70,18 @@ def test_all_at_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(mode=mode, num_slots=len(CASES))
     watched(rig, monkeypatch)
     rig.run([request(case, i) for i, case in enumerate(CASES.values())], 9)
+
+
+def test_several_open_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(kind=MULTI_BLOCK)
+    watched(rig, monkeypatch)
+    own = numbers_of("multi_block")
+    several = [
+        Request(params(**more), PROMPT[: 3 + key], key, "multi_block", block_length=2, values=own)
+        for key, more in enumerate(({}, {"logprobs": 3}, {"temperature": 0.8, "seed": 3}))
+    ]
+    rig.run([several[0]], 9)
+    rig.run([*several, request({}, 1)], 9)
 
 
 @pytest.mark.parametrize(

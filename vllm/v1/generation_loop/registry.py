@@ -25,6 +25,7 @@ _BUILT_IN = {
     "elastic_diffusion": "vllm.v1.diffusion.loops.elastic:ElasticDiffusionLoop",
     "exact_block_diffusion": "vllm.v1.diffusion.loops.answer:ExactBlockDiffusionLoop",
     "full_diffusion": "vllm.v1.diffusion.loops.full:FullDiffusionLoop",
+    "multi_block_diffusion": "vllm.v1.diffusion.loops.multi_block:MultiBlockDiffusionLoop",
     "prompt_block_diffusion": "vllm.v1.diffusion.loops.answer:PromptBlockDiffusionLoop",
     "renoising_diffusion": "vllm.v1.diffusion.loops.renoising:RenoisingDiffusionLoop",
     "reordered_diffusion": "vllm.v1.diffusion.loops.reordered:ReorderedDiffusionLoop",

@@ -106,6 +106,17 @@ class ShiftedPlanner(BlockPlanner):
         return request.num_computed_tokens < plan.grid.begin(request.num_tokens) - 1
 
 
+class OpenBlocksPlanner(BlockPlanner):
+    """The same with several open blocks of a request: a window ends with the last block that may be open.
+
+    One step of a request at a time: which blocks a step finishes is known when it has been made.
+    """
+
+    def __init__(self, scheduler: DiffusionScheduler, served: int) -> None:
+        super().__init__(scheduler, served)
+        self.lookahead = scheduler.mode.blocks.open_blocks * served
+
+
 class VerifiedPlanner(BlockPlanner):
     """The same with as many rows behind the block of a request that speculates, where the context goes on.
 

@@ -48,9 +48,11 @@ class DenoisingRecord:
         plan.block_denoised += 1
         report = self._count(request, plan.block_length, committed)
         if committed:
-            report.steps_per_block.append(plan.block_denoised)
+            # A block that leaves with the one before it took no step of its own.
+            steps = [plan.block_denoised] + [0] * (plan.finished_blocks(request.num_tokens, committed) - 1)
+            report.steps_per_block += steps
             if self._log_stats:
-                self._sums.steps_per_block.append(plan.block_denoised)
+                self._sums.steps_per_block += steps
             plan.block_denoised = 0
             self._trace(plan, runner_output, index, committed, report)
 

@@ -114,6 +114,18 @@ class RequestPlan:
         last = self.windows[-1] if self.windows else None
         return last is not None and not last.stale and last.outcome is Outcome.UNKNOWN
 
+    def finished_blocks(self, known: int, emitted: int) -> int:
+        """Blocks that a step has finished.
+
+        Args:
+            known: Tokens known before it.
+            emitted: Tokens that it emitted, at least one.
+        """
+        grid = self.grid
+        if grid.open_blocks == 1:
+            return 1
+        return (grid.begin(known + emitted) - grid.begin(known)) // grid.block_length
+
     def push(self, end: int, known: int, denoises: bool) -> None:
         """Records a window that was scheduled.
 

@@ -150,10 +150,10 @@ def check_policy(decoding: Decoding, vllm_config: VllmConfig) -> None:
     Raises:
         ParameterError: Names ``diffusion_algorithm``.
     """
-    served = resolve_diffusion_config(vllm_config).block_length
-    assert served is not None
+    # A canvas is as wide as all open blocks.
+    width = resolve_diffusion_config(vllm_config).canvas_length
     try:
-        check_memory(decoding.algorithm, vllm_config.scheduler_config.max_num_seqs, served)
+        check_memory(decoding.algorithm, vllm_config.scheduler_config.max_num_seqs, width)
     except ValueError as error:
         raise ParameterError(str(error), parameter="diffusion_algorithm", value=decoding.algorithm) from error
 

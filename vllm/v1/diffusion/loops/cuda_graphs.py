@@ -35,7 +35,7 @@ _WEIGHT_BOUND = 256
 """Rows up to which a step takes as long as reading the weights does: padding is free there."""
 
 
-def configure_graphs(vllm_config: VllmConfig, block_length: int) -> None:
+def configure_graphs(vllm_config: VllmConfig, block_length: int, open_blocks: int = 1) -> None:
     """Chooses whole-step graphs by the number of rows, for any mixture of windows.
 
     A window of one block, one of two (a commit with the next block's first step) and a
@@ -48,6 +48,7 @@ def configure_graphs(vllm_config: VllmConfig, block_length: int) -> None:
     Args:
         vllm_config: The configuration; what its user has set is kept.
         block_length: Tokens per block as served.
+        open_blocks: Most open blocks of a request.
     """
     if not current_platform.is_cuda_alike():
         return
@@ -58,7 +59,8 @@ def configure_graphs(vllm_config: VllmConfig, block_length: int) -> None:
         compilation.cudagraph_mode = CUDAGraphMode.FULL
     if compilation.cudagraph_capture_sizes is None and compilation.max_cudagraph_capture_size is None:
         scheduler = vllm_config.scheduler_config
-        largest = largest_graph(block_length, scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
+        requests, most = scheduler.max_num_seqs, scheduler.max_num_batched_tokens
+        largest = largest_graph(block_length, requests, most, open_blocks)
         sizes = capture_sizes(block_length, largest)
         compilation.cudagraph_capture_sizes = sizes
         # Upstream measures their memory before it sizes the cache, and says what the capture took.
@@ -89,7 +91,9 @@ def refuse_graphs(vllm_config: VllmConfig, kind: str) -> None:
     compilation.cudagraph_mode = CUDAGraphMode.NONE
 
 
-def largest_graph(block_length: int, max_num_seqs: int, max_num_batched_tokens: int) -> int:
+def largest_graph(
+    block_length: int, max_num_seqs: int, max_num_batched_tokens: int, open_blocks: int = 1
+) -> int:
     """Rows of the largest graph: those of a full batch, unless a step of so many gains nothing by it.
 
     Args:
@@ -97,9 +101,10 @@ def largest_graph(block_length: int, max_num_seqs: int, max_num_batched_tokens: 
         max_num_seqs: Requests of a full batch. Each has a block, and another one to commit: where all
             began together, with a fixed schedule, all commit in the same step.
         max_num_batched_tokens: Rows that a step may have.
+        open_blocks: Most open blocks of a request, each of which may be another one to commit.
     """
     most = _LARGEST if block_length >= _SHORT_BLOCK else _LARGEST_OF_SHORT_BLOCKS
-    return min(2 * block_length * max_num_seqs, most, max_num_batched_tokens)
+    return min(2 * open_blocks * block_length * max_num_seqs, most, max_num_batched_tokens)
 
 
 def capture_sizes(block_length: int, largest: int) -> list[int]:

@@ -11,7 +11,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.frontend.admission import admit_reading, check_policy, check_sampling_params
 from vllm.v1.diffusion.frontend.http_fields import check_request
-from vllm.v1.diffusion.loops.engine_settings import check_defaults, check_verifies, refuse_unsupported
+from vllm.v1.diffusion.loops.engine_settings import check_defaults, check_mode, refuse_unsupported
 from vllm.v1.diffusion.modes import Mode
 from vllm.v1.diffusion.request.likelihood import check_likelihood, check_score_from
 from vllm.v1.diffusion.request.params import check_extra_args
@@ -55,7 +55,7 @@ class DiffusionLoop(GenerationLoop):
         settings.configure(vllm_config, self, config.block_length)
         offer_decisions(vllm_config)
         settings.check_params(SamplingParams(max_tokens=1), vllm_config)
-        check_verifies(resolve_decoding(None, config), self.mode)
+        check_mode(resolve_decoding(None, config), self.mode)
 
     @override
     def validate_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
@@ -67,7 +67,7 @@ class DiffusionLoop(GenerationLoop):
         admit_template(params, vllm_config, grows=self.mode.blocks.elastic)
         decoding = resolve_decoding(params, config)
         check_policy(decoding, vllm_config)
-        check_verifies(decoding, self.mode)
+        check_mode(decoding, self.mode)
         admit_reading(params, decoding.block_length)
         self._settings().check_params(params, vllm_config)
 

@@ -206,8 +206,8 @@ def check_budget(vllm_config: VllmConfig, widest: int) -> None:
             )
 
 
-def check_verifies(decoding: Decoding, mode: Mode) -> None:
-    """Refuses drafts that are to be verified where nothing verifies them.
+def check_mode(decoding: Decoding, mode: Mode) -> None:
+    """Refuses a policy that needs another mode: drafts to verify, or several open blocks.
 
     Args:
         decoding: How a request is to be denoised.
@@ -216,10 +216,18 @@ def check_verifies(decoding: Decoding, mode: Mode) -> None:
     Raises:
         ParameterError: Names ``diffusion_algorithm``.
     """
-    if decoding.speculates and not mode.verifies:
-        raise ParameterError(
-            f"diffusion_algorithm={decoding.algorithm!r} needs an engine that verifies drafts: start it with "
-            "--generation-loop verified_block_diffusion, for SDAR, LLaDA2.0 and LLaDA2.1.",
-            parameter="diffusion_algorithm",
-            value=decoding.algorithm,
-        )
+    for needs, what, loop in (
+        (decoding.speculates and not mode.verifies, "verifies drafts", "verified_block_diffusion"),
+        (
+            get_policy(decoding.algorithm).opens_blocks and mode.blocks.open_blocks == 1,
+            "opens several blocks of a request",
+            "multi_block_diffusion",
+        ),
+    ):
+        if needs:
+            raise ParameterError(
+                f"diffusion_algorithm={decoding.algorithm!r} needs an engine that {what}: start it with "
+                f"--generation-loop {loop}, for SDAR, LLaDA2.0 and LLaDA2.1.",
+                parameter="diffusion_algorithm",
+                value=decoding.algorithm,
+            )

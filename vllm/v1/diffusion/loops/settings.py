@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
@@ -77,6 +77,9 @@ class Settings:
 class BlockSettings(Settings):
     """Blocks at multiples of their length; a window is up to two of them."""
 
+    open_blocks: ClassVar[int] = 1
+    """Most open blocks of a request; a window may commit as many."""
+
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
         model_config = vllm_config.model_config
@@ -93,11 +96,12 @@ class BlockSettings(Settings):
                 served,
             )
             model_config.max_model_len = length
-        check_budget(vllm_config, 2 * served)
+        width = self.open_blocks * served
+        check_budget(vllm_config, 2 * width)
         configure_cpu(vllm_config)
-        configure_graphs(vllm_config, served)
+        configure_graphs(vllm_config, served, self.open_blocks)
         fit_cache_blocks(vllm_config, served)
-        fit_warm_up(vllm_config, served)
+        fit_warm_up(vllm_config, width)
 
 
 class PromptBlockSettings(BlockSettings):

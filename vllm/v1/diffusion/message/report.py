@@ -32,7 +32,7 @@ class DenoisingReport:
     Attributes:
         steps: Denoising steps, each a forward of the request's open block.
         tokens_per_forward: Tokens of the output by ``steps``.
-        steps_per_block: Steps of each block that finished.
+        steps_per_block: Steps of each block that finished; 0 for one that left with the block before it.
         trace: Of each token of the output, the step that unmasked it, from 0, and its probability in
             that step; -1 for a token that a template gave. Only if the request asks, by
             ``diffusion_trace``. In a stream of deltas, of the tokens that are new.

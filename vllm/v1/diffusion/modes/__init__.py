@@ -8,6 +8,7 @@ from vllm.v1.diffusion.modes.bidirectional import BIDIRECTIONAL
 from vllm.v1.diffusion.modes.causal import CAUSAL
 from vllm.v1.diffusion.modes.elastic import ELASTIC
 from vllm.v1.diffusion.modes.grid import BlockGrid, BlockRule
+from vllm.v1.diffusion.modes.multi_block import MULTI_BLOCK
 from vllm.v1.diffusion.modes.renoising import RENOISING
 from vllm.v1.diffusion.modes.reordered import REORDERED
 from vllm.v1.diffusion.modes.seeded import SEEDED
@@ -17,7 +18,7 @@ MODES = {
     mode.name: mode
     for mode in (
         *(CAUSAL, BIDIRECTIONAL, ANCHORED, RENOISING, EXACT, FROM_PROMPT, FROM_PROMPT_SHIFTED),
-        *(SEEDED, REORDERED, ELASTIC, VERIFIED),
+        *(SEEDED, REORDERED, ELASTIC, VERIFIED, MULTI_BLOCK),
     )
 }
 """The built-in modes, by name."""
@@ -31,6 +32,7 @@ __all__ = [
     "FROM_PROMPT",
     "FROM_PROMPT_SHIFTED",
     "MODES",
+    "MULTI_BLOCK",
     "RENOISING",
     "REORDERED",
     "SEEDED",

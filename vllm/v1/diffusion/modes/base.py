@@ -72,8 +72,8 @@ class Mode:
                                                 ``RowLayout.after_steps``: what a step writes to
                                                 positions that stay open
     several blocks are open                     ``BlockRule.open_blocks``: the width of canvases
-                                                and windows; ``RowLayout.emit``: the first block
-                                                leaves, the others stay
+                                                and windows; ``RowLayout.emit``: the first blocks
+                                                leave, the others stay (``multi_block``)
     rows of a block are not computed            ``WindowPlanner.window`` and ``round`` (positions
                                                 of the window, rows of logits),
                                                 ``RowLayout.point_logits`` (which rows),

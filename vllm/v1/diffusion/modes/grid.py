@@ -104,7 +104,7 @@ class BlockRule:
             block is denoised as a whole and upstream cuts what it emits.
         whole: Whether an answer that is ``cut`` is cut by its template and the context only: its last
             block is denoised as a whole, and upstream cuts what it emits.
-        open_blocks: Blocks per request that are denoised at the same time. A canvas is as wide
+        open_blocks: Most blocks per request that are denoised at the same time. A canvas is as wide
             as all of them.
         final: What a window leaves computed: ``whole_blocks``, ``nothing`` or a mode's own
             function of grid, window end and known tokens.
@@ -120,21 +120,33 @@ class BlockRule:
     slides: bool = False
     elastic: bool = False
 
-    def grid(self, block_length: int, prompt_len: int, limit: int, canvas: int | None = None) -> BlockGrid:
+    def grid(
+        self,
+        block_length: int,
+        prompt_len: int,
+        limit: int,
+        canvas: int | None = None,
+        open_blocks: int = NO_LIMIT,
+    ) -> BlockGrid:
         """One request's blocks.
 
         Args:
             block_length: Tokens per block.
             prompt_len: Tokens of the prompt.
-            limit: Where the answer ends by ``max_tokens``, where it may end inside a block, its
-                template and the context.
+            limit: Where the answer ends by ``max_tokens``, its template and the context.
             canvas: Most tokens of a canvas; None where the answer is one.
+            open_blocks: Most blocks that the request opens.
         """
+        origin, open_blocks = prompt_len if self.from_prompt else 0, min(self.open_blocks, open_blocks)
+        if not self.cut:
+            # Without further blocks a request ends before the limit matters.
+            last = limit + (origin - limit) % block_length
+            limit = last if open_blocks > 1 else NO_LIMIT
         return BlockGrid(
             block_length,
-            origin=prompt_len if self.from_prompt else 0,
-            limit=limit if self.cut else NO_LIMIT,
-            open_blocks=self.open_blocks,
+            origin=origin,
+            limit=limit,
+            open_blocks=open_blocks,
             final=self.final,
             canvas=canvas and max(canvas // block_length, 1) * block_length,
             slides=self.slides,

@@ -85,7 +85,8 @@ class CanvasView:
         masked: Whether a position is still masked, bool ``[requests, width]``.
         step: Denoising steps already made on the block, int32 ``[requests]``.
         steps: Denoising steps asked for, int32 ``[requests]``.
-        block_length: Tokens of the block, int32 ``[requests]``.
+        block_length: Tokens of the block, int32 ``[requests]``; of a policy that ``opens_blocks``, of all
+            blocks of the canvas.
         unmasked: Positions of the response that earlier steps unmasked and that have not
             been emitted: what may be rewritten. bool ``[requests, width]``.
         seed: The requests' seeds, int64 ``[requests]``; see ``noise.py``.
@@ -102,6 +103,8 @@ class CanvasView:
             ``speculates``, as the next two.
         settled: Positions that this step's verification unmasks, bool ``[requests, width]``.
         waits: Requests whose draft is verified before anything is written, bool ``[requests]``.
+        part_length: Tokens of one of the canvas's blocks, int32 ``[requests]``; of a policy that
+            ``opens_blocks``.
     """
 
     tokens: torch.Tensor
@@ -120,6 +123,7 @@ class CanvasView:
     round_: torch.Tensor = _NOTHING
     settled: torch.Tensor = _NOTHING
     waits: torch.Tensor = _NOTHING
+    part_length: torch.Tensor = _NOTHING
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,10 @@ class UnmaskingPolicy:
 
     speculates: ClassVar[bool] = False
     """Whether a step may leave a draft to a verification: :meth:`wants`. For built-in policies."""
+
+    opens_blocks: ClassVar[bool] = False
+    """Whether the policy decides in several blocks at a time, as many as ``open_blocks`` of a request says.
+    For built-in policies."""
 
     noise: ClassVar[str] = "mask"
     """What stands at a position that is not unmasked: ``mask``, or ``uniform``, a random token."""

@@ -31,6 +31,7 @@ from vllm.v1.diffusion.policies.base import (
 )
 from vllm.v1.diffusion.policies.parameter import Parameter
 from vllm.v1.diffusion.policies.parts.d3llm import D3llm
+from vllm.v1.diffusion.policies.parts.multi_block import MultiBlock
 from vllm.v1.diffusion.policies.parts.sub_blocks import SubBlocks
 from vllm.v1.diffusion.policies.redrawing.daedal import Daedal
 from vllm.v1.diffusion.policies.redrawing.insert_delete import InsertDelete
@@ -67,6 +68,7 @@ _BUILT_IN: dict[str, type[UnmaskingPolicy]] = {
     "insert_delete": InsertDelete,
     "local_leap": LocalLeap,
     "maskgit_plus": MaskgitPlus,
+    "multi_block": MultiBlock,
     "origin": Origin,
     "entropy_distance": EntropyDistance,
     "least_entropy": LeastEntropy,

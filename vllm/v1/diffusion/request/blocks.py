@@ -51,4 +51,6 @@ def placed(
     limit = min(prompt_len + max_tokens, max_model_len)
     if rule.cut and rule.from_prompt:
         decoding = decoding.within(limit - prompt_len)
-    return decoding, rule.grid(decoding.block_length, prompt_len, limit, decoding.canvas)
+    return decoding, rule.grid(
+        decoding.block_length, prompt_len, limit, decoding.canvas, decoding.open_blocks
+    )

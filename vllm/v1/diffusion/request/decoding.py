@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from vllm.v1.diffusion.policies import get_policy
+from vllm.v1.diffusion.policies.parts.multi_block import OPEN_BLOCKS
 from vllm.v1.generation_loop.plug_ins import is_plug_in
 
 CACHED = ("prefix", "dual")
@@ -88,6 +89,11 @@ class Decoding:
     def speculates(self) -> bool:
         """Whether drafts are verified token by token before they are written."""
         return get_policy(self.algorithm).speculates
+
+    @property
+    def open_blocks(self) -> int:
+        """Most blocks that are open at a time."""
+        return int(self.values[OPEN_BLOCKS]) if get_policy(self.algorithm).opens_blocks else 1
 
     def within(self, room: int) -> Decoding:
         """The same for a canvas of ``room`` tokens, which may be less than a block."""

@@ -67,6 +67,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
     if EARLY_STOP in values:
         _check_early_stop(given, values)
     _check_speculation(given, params, algorithm, policy)
+    _check_open_blocks(given, params, algorithm, policy)
     if "t_max" in values:
         name = "t_min" if given.numbers.get("t_max") is None else "t_max"
         highest, lowest = values["t_max"], values["t_min"]
@@ -317,6 +318,24 @@ def _check_speculation(
             why = "a token is drafted in one step and verified in another"
             message = f"{name}={value!r} is not supported with diffusion_algorithm={algorithm!r}: {why}."
             raise ParameterError(message, parameter=name, value=value)
+
+
+def _check_open_blocks(
+    given: DiffusionParams, params: SamplingParams | None, algorithm: str, policy: UnmaskingPolicy
+) -> None:
+    """Refuses what ends a block, or reads it from left to right, where several are open."""
+    if not policy.opens_blocks:
+        return
+    for name in ("max_steps", "exit_threshold", "eos_early_stop", "end_tokens_last"):
+        value = getattr(given, name)
+        require(not value, name, value, f"is not supported with diffusion_algorithm={algorithm!r}")
+    if params is not None and params.structured_outputs is not None:
+        raise ParameterError(
+            f"structured_outputs (response_format, tool_choice) are not supported with "
+            f"diffusion_algorithm={algorithm!r}: a grammar reads one open block, and there are several.",
+            parameter="structured_outputs",
+            value=None,
+        )
 
 
 def _check_elastic(given: DiffusionParams, algorithm: str, config: MaskedDiffusionConfig) -> None:

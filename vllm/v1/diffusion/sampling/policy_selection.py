@@ -396,6 +396,9 @@ class PolicySelection:
             memory=self._remembered(group),
             proposals=self._proposals_of(group),
             room=canvases.room(slots) if group.policy.elastic else None,
+            part_length=canvases.block_length.gpu[slots]
+            if group.policy.opens_blocks
+            else canvases.length[:0],
             **speculation,
         )
 
