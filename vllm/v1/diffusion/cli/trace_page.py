@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from vllm.v1.diffusion.cli.pieces import Piece
+from vllm.v1.diffusion.message.pieces import Piece
 
 _MARK = "@DATA@"
 

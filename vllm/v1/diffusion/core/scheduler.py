@@ -29,7 +29,7 @@ from vllm.v1.diffusion.message.scores import joined_scores
 from vllm.v1.diffusion.modes import mode_of
 from vllm.v1.diffusion.request.likelihood import scoring, targets_of
 from vllm.v1.diffusion.request.resolve import resolve_decoding
-from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, LogprobsTensors, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
@@ -308,10 +308,25 @@ class DiffusionScheduler(Scheduler):
             if output.new_token_ids and output.request_id in self._scores:
                 output.new_prompt_logprobs_tensors, likelihood = self._scores.pop(output.request_id)
                 output.diffusion = replace(output.diffusion or DenoisingReport(), likelihood=likelihood)
+        self._send_canvases(outputs)
         self._record.drop_ended()
         if self._scores:
             self._scores = {i: scores for i, scores in self._scores.items() if i in self.requests}
         return outputs
+
+    def _send_canvases(self, outputs: dict[int, EngineCoreOutputs]) -> None:
+        """Adds the open blocks that requests want to see, with an output of their own where there is none."""
+        canvases = self._record.take_canvases()
+        if not canvases:
+            return
+        for output in (o for client in outputs.values() for o in client.outputs):
+            if canvas := canvases.pop(output.request_id, None):
+                output.diffusion = replace(output.diffusion or DenoisingReport(), canvases=[canvas])
+        for request_id, canvas in canvases.items():
+            if request := self.requests.get(request_id):
+                report = DenoisingReport(canvases=[canvas])
+                own = EngineCoreOutput(request_id=request_id, new_token_ids=[], diffusion=report)
+                outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(own)
 
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], *args: Any, **kwargs: Any

@@ -112,7 +112,7 @@ RULES = {
 }
 """Fields of upstream's requests that may have no effect."""
 
-_REPORTED_IN_CHOICES = ("stats", "trace")
+_REPORTED_IN_CHOICES = ("stats", "trace", "stream")
 
 
 def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = None) -> None:

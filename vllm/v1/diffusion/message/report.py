@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vllm.v1.diffusion.message.canvas import CanvasStep
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -40,6 +42,8 @@ class DenoisingReport:
             probability is of; 0 for a token that a template or a grammar gave.
         likelihood: How the prompt's log probabilities were estimated; their steps are not in ``steps``.
             None where none were asked for.
+        canvases: The open block behind each step since the last output, on the way to the front end only.
+            ``frontend/canvases.py`` takes them from here.
     """
 
     steps: int = 0
@@ -48,6 +52,7 @@ class DenoisingReport:
     trace: list[tuple[int, float]] | None = None
     entropies: list[float] | None = None
     likelihood: Likelihood | None = None
+    canvases: list[CanvasStep] | None = None
 
     def of_output(self, tokens: int, new: int) -> DenoisingReport:
         """What one output says.

@@ -35,6 +35,7 @@ AnyNumber = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 BlockLength = Annotated[int, Field(ge=1, le=MAX_CANVAS)]
 CacheMode = Literal["none", "prefix", "dual"]
 Estimator = Literal["left_to_right", "one_step"]
+Watched = Literal["steps"]
 Count = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 
@@ -104,6 +105,8 @@ class Parameter:
         schema = self.schema
         if "description" in schema:
             return str(schema["description"])
+        if "const" in schema:
+            return repr(schema["const"])
         if "enum" in schema:
             return f"one of {', '.join(schema['enum'])}"
         if schema["type"] == "boolean":

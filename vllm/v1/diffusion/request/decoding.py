@@ -42,6 +42,7 @@ class Decoding:
         targets: Tokens that are given behind the prompt: each step writes those of the positions that it
             unmasks, whatever it draws, and nothing is written behind them; None for a request of its own.
         guidance: Scale of classifier-free guidance; 0 for none.
+        watched: Whether every step says how it leaves the open block.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
     """
 
@@ -70,6 +71,7 @@ class Decoding:
     expand_budget: int | None = None
     targets: tuple[int, ...] | None = None
     guidance: float = 0.0
+    watched: bool = False
 
     @property
     def foreseeable(self) -> bool:

@@ -21,6 +21,7 @@ from vllm.v1.diffusion.policies.parameter import (
     Parameter,
     PositiveCount,
     Share,
+    Watched,
 )
 from vllm.v1.diffusion.policies.registry import (
     built_in_numbers,
@@ -225,6 +226,15 @@ class DiffusionParams(BaseModel):
             otherwise="false",
         ),
     ] = None
+    stream: Annotated[
+        Watched | None,
+        Parameter(
+            "What a stream sends beside the chunks of finished blocks. With `steps`, the open block as it "
+            "stands after every denoising step, in chunks of their own: the text of each position, and which "
+            "positions are open. Only where a response is streamed.",
+            otherwise="nothing",
+        ),
+    ] = None
     stats: Annotated[
         Flag | None,
         Parameter(
@@ -305,6 +315,7 @@ class DiffusionParams(BaseModel):
             read_only: bool | None = None,
             constrained: bool | None = None,
             trace: bool | None = None,
+            stream: Watched | None = None,
             stats: bool | None = None,
             likelihood: Estimator | None = None,
             score_from: int | None = None,
