@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
-from tests.engine.likelihoods import check_bidirectional
+from tests.engine.likelihoods import check_bidirectional, check_samples
 from tests.engine.multi_block import PUBLISHED, check_odd, check_published, d3llm, odd, of_published
 from tests.engine.multi_block import published as multi_block_published
 from tests.engine.watching import check, watch
@@ -140,6 +140,7 @@ def test_a_canvas_is_read_as_upstream_s_decisions_do(llada: Any) -> None:
 
 def test_likelihood(llada: Any) -> None:
     check_bidirectional(llada, reference(), 64)
+    check_samples(llada, reference())
 
 
 def test_golden_alone(llada: Any) -> None:

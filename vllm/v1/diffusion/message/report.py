@@ -14,14 +14,18 @@ class Likelihood:
     """How the log probabilities of a prompt were estimated.
 
     Attributes:
-        estimator: ``left_to_right`` or ``one_step``.
+        estimator: ``left_to_right``, ``one_step`` or ``monte_carlo``.
         score_from: Index of the first token of the prompt that has one.
         steps: Forward passes that they took.
+        samples: Samples of ``monte_carlo``, and the seed of its draws; None for the others.
+        seed: See ``samples``.
     """
 
     estimator: str
     score_from: int
     steps: int
+    samples: int | None = None
+    seed: int | None = None
 
 
 @dataclass

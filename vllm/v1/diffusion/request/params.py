@@ -20,6 +20,7 @@ from vllm.v1.diffusion.policies.parameter import (
     Flag,
     Parameter,
     PositiveCount,
+    Seed,
     Share,
     Watched,
 )
@@ -248,7 +249,8 @@ class DiffusionParams(BaseModel):
         Parameter(
             "How the prompt's log probabilities are estimated, for `prompt_logprobs` or `echo` with "
             "`logprobs`: each position with all later ones of its block masked (of its canvas, where the "
-            "model is bidirectional), which is a chain rule; or all of a block masked at once, in one step.",
+            "model is bidirectional), which is a chain rule; all of a block masked at once, in one step; or, "
+            "on bidirectional models, random parts of the text masked at once, sample after sample.",
             otherwise="`--diffusion-config`, else `left_to_right`",
             families=SCORED,
         ),
@@ -260,6 +262,22 @@ class DiffusionParams(BaseModel):
             "probabilities and cost no steps. Only with `prompt_logprobs`, or `echo` with `logprobs`.",
             otherwise="the prompt's second token, 1",
             families=SCORED,
+        ),
+    ] = None
+    score_samples: Annotated[
+        PositiveCount | None,
+        Parameter(
+            "Samples of `monte_carlo`.",
+            otherwise="`--diffusion-config`, else 128",
+            families=BIDIRECTIONAL,
+        ),
+    ] = None
+    score_seed: Annotated[
+        Seed | None,
+        Parameter(
+            "Seed of the draws of `monte_carlo`.",
+            otherwise="`--diffusion-config`, else 0",
+            families=BIDIRECTIONAL,
         ),
     ] = None
     infill: Annotated[
@@ -319,6 +337,8 @@ class DiffusionParams(BaseModel):
             stats: bool | None = None,
             likelihood: Estimator | None = None,
             score_from: int | None = None,
+            score_samples: int | None = None,
+            score_seed: int | None = None,
             infill: str | None = None,
             infill_ids: Sequence[int] | None = None,
             seed_canvas: Sequence[int] | None = None,
