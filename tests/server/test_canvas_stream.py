@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import MODEL
-from tests.server.known_answers import FIRST_BLOCK, SOLVED, SUDOKU, complete
+from tests.server.known_answers import FIRST_BLOCK, SOLVED, SUDOKU, chat, complete
 
 HOW = {"diffusion_algorithm": "low_confidence_static", "diffusion_steps": 4}
 ASKED = {**HOW, "diffusion_stream": "steps"}
@@ -157,6 +157,13 @@ def test_who_leaves_ends_the_request(server: Any, client: Any) -> None:
 def test_what_is_refused(client: Any, asked: dict[str, Any], reason: str) -> None:
     with pytest.raises(Exception, match=reason) as caught:
         complete(client, **asked)
+    assert caught.value.status_code == 400  # type: ignore[attr-defined]
+
+
+def test_hidden_reasoning_stays_hidden(client: Any) -> None:
+    asked = {"include_reasoning": False, "vllm_xargs": ASKED}
+    with pytest.raises(Exception, match="shows blocks whole, with the reasoning") as caught:
+        chat(client, stream=True, extra_body=asked)
     assert caught.value.status_code == 400  # type: ignore[attr-defined]
 
 

@@ -32,6 +32,8 @@ _Canvases = list[tuple[int, "CanvasStep"]]
 """Of which choice of a request, and its open block."""
 
 STREAM = "diffusion_stream"
+"""Asks a stream for open blocks."""
+
 HIDDEN = "\u2591"
 """Stands in a canvas's text for an open position."""
 
