@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.browser_tab import NAMES, find_browser, opened
 
 SIZE = (860, 760)  # pixels
-PATIENCE = 300  # seconds
+PATIENCE = 900  # seconds
 STEP = 3
 _SCRIPT = """
 const examples = [...document.querySelectorAll("#examples button")].reverse();
@@ -73,7 +73,10 @@ def serving() -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(60)
+        try:
+            server.wait(PATIENCE)
+        finally:
+            server.kill()
 
 
 def main() -> int:

@@ -86,7 +86,8 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
 def _check_stream(params: SamplingParams) -> None:
     """Refuses to send the open block where nothing is sent before the end, or all is sent again."""
     asked = (params.extra_args or {}).get(PREFIX + "stream")
-    if asked is not None and params.output_kind is not RequestOutputKind.DELTA:
+    # What else it may be is refused by its name.
+    if asked == "steps" and params.output_kind is not RequestOutputKind.DELTA:
         raise _error(PREFIX + "stream", asked, "has an effect in a stream only (of deltas, in Python)")
 
 
