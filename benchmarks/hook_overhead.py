@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 import zipfile
@@ -67,51 +65,6 @@ def checkpoint(work: Path) -> Path:
     return folder
 
 
-class Engine:
-    """An engine in a process of its own, which times the steps of a round when told to."""
-
-    def __init__(self, tree: Path | None, model: Path) -> None:
-        """Starts it from a tree, or as installed where that is None."""
-        environment = {
-            **os.environ,
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "0",
-            "OMP_NUM_THREADS": "1",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-        }
-        if tree is not None:
-            environment["PYTHONPATH"] = str(tree)
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), "--engine", str(model)],
-            env=environment,
-            cwd=tree or model,  # where the repository's vllm/ is not in the way
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.version = str(self._read())
-
-    def steps(self) -> list[float]:
-        """Processor seconds of each step of a round."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("round\n")
-        self.process.stdin.flush()
-        return [float(seconds) for seconds in self._read()]
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.wait()
-
-    def _read(self) -> Any:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)["is"]
-        raise SystemExit("an engine ended: see its output above")
-
-
 def serve(model: str) -> None:
     """Runs in an engine's process: a line in, a round's times out."""
     import vllm
@@ -142,13 +95,6 @@ def serve(model: str) -> None:
         print(json.dumps({"is": times[1:]}), flush=True)  # The first is the prompts'.
 
 
-def interval(ratios: list[float]) -> tuple[float, float]:
-    """A 95 % interval of the median, by bootstrap."""
-    rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return medians[50], medians[-51]
-
-
 def main() -> None:
     """Prints the table of ``docs/performance.md``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -161,29 +107,31 @@ def main() -> None:
         serve(options.engine)
         return
     from benchmarks.kernels.harness import machine
+    from benchmarks.paired import EngineProcess, median_steps, ratio
 
     work = options.work.resolve()
     model = checkpoint(work)
     trees = {"stock": stock_tree(work), "stock again": stock_tree(work), "fork": options.fork}
-    engines = {name: Engine(tree, model) for name, tree in trees.items()}
+    engines: dict[str, EngineProcess] = {}
+    for name, tree in trees.items():
+        path = {"PYTHONPATH": str(tree)} if tree else {}
+        folder = str(tree or model)
+        engines[name] = EngineProcess(
+            sys.executable, __file__, str(model), folder, VLLM_CPU_OMP_THREADS_BIND="0", **path
+        )
     for engine in (*engines.values(), *engines.values()):
-        engine.steps()  # Warm.
-    medians: dict[str, list[float]] = {name: [] for name in engines}
-    rng = random.Random(0)
-    for _ in range(options.rounds):
-        for name in rng.sample(list(engines), len(engines)):
-            medians[name].append(statistics.median(engines[name].steps()))
+        engine.ask("round")  # Warm.
+    medians = median_steps(engines, options.rounds, lambda engine: engine.ask("round"))
     for engine in engines.values():
         engine.close()
-    print(f"{machine('cpu')}; stock {engines['stock'].version}, fork {engines['fork'].version}")
+    print(f"{machine('cpu')}; stock {engines['stock'].said}, fork {engines['fork'].said}")
     print(f"{options.rounds} rounds of {REQUESTS} requests of {TOKENS} tokens\n")
     print("| | median step |\n|---|---|")
     for name, values in medians.items():
         print(f"| {name} | {1e3 * statistics.median(values):.3f} ms |")
     for name in ("stock again", "fork"):
-        ratios = [one / stock for stock, one in zip(medians["stock"], medians[name], strict=True)]
-        low, high = interval(ratios)
-        print(f"| {name} / stock | {statistics.median(ratios):.4f} (95 %: {low:.4f} to {high:.4f}) |")
+        middle, low, high = ratio(medians[name], medians["stock"])
+        print(f"| {name} / stock | {middle:.4f} (95 %: {low:.4f} to {high:.4f}) |")
 
 
 if __name__ == "__main__":

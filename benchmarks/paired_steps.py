@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -68,50 +66,6 @@ def checkpoint(name: str, folder: Path) -> str:
     return str(path)
 
 
-class Engine:
-    """An engine in a process of its own, which times the steps of a round when told to."""
-
-    def __init__(self, python: str, model: str) -> None:
-        """Starts it with the interpreter of a build."""
-        environment = {
-            **os.environ,
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": "1",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-        }
-        self.process = subprocess.Popen(
-            [python, str(Path(__file__).resolve()), "--engine", model],
-            env=environment,
-            cwd=model,  # where the repository's vllm/ is not in the way
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.commit = str(self._read())
-
-    def round(self, batch: int) -> dict[str, Any]:
-        """Processor seconds of each step of a round, and the ids of its answers."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{batch}\n")
-        self.process.stdin.flush()
-        found: dict[str, Any] = self._read()
-        return found
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.wait()
-
-    def _read(self) -> Any:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith('{"is"'):
-                return json.loads(line)["is"]
-        raise SystemExit("an engine ended: see its output above")
-
-
 def serve(model: str) -> None:
     """Runs in an engine's process: a batch's size in, a round's times and ids out."""
     import vllm
@@ -155,31 +109,29 @@ def serve(model: str) -> None:
         print(json.dumps({"is": {"steps": times[1:], "ids": answers}}), flush=True)
 
 
-def interval(ratios: list[float]) -> tuple[float, float]:
-    """A 95 % interval of the median, by bootstrap."""
-    rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return medians[50], medians[-51]
-
-
 def compare(model: str, pythons: dict[str, str], rounds: int) -> None:
     """Prints a row of the table for each batch."""
-    engines = {name: Engine(python, model) for name, python in pythons.items()}
-    rng = random.Random(0)
+    from benchmarks.paired import EngineProcess, median_steps, ratio
+
+    engines = {
+        name: EngineProcess(python, __file__, model, model, VLLM_CPU_OMP_THREADS_BIND="nobind")
+        for name, python in pythons.items()
+    }
     for batch in BATCHES:
-        means: dict[str, list[float]] = {name: [] for name in engines}
-        found = {name: engine.round(batch) for name, engine in engines.items()}  # Warm.
+        found = {name: engine.ask(str(batch)) for name, engine in engines.items()}  # Warm.
         if len({json.dumps(one["ids"]) for one in found.values()}) > 1:
             raise SystemExit(f"{model}: the builds answer differently.")
         counts = {name: len(one["steps"]) for name, one in found.items()}
-        for _ in range(rounds):
-            for name in rng.sample(list(engines), len(engines)):
-                means[name].append(statistics.median(engines[name].round(batch)["steps"]))
-        cells = [f"{1e3 * statistics.median(values):.3f} ms" for values in means.values()]
+
+        def steps(engine: EngineProcess, line: str = str(batch)) -> list[float]:
+            times: list[float] = engine.ask(line)["steps"]
+            return times
+
+        medians = median_steps(engines, rounds, steps)
+        cells = [f"{1e3 * statistics.median(values):.3f} ms" for values in medians.values()]
         for name in list(engines)[1:]:
-            ratios = [one / base for base, one in zip(means["base"], means[name], strict=True)]
-            low, high = interval(ratios)
-            cells.append(f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})")
+            middle, low, high = ratio(medians[name], medians["base"])
+            cells.append(f"{middle:.3f} ({low:.3f} to {high:.3f})")
         print(f"| {Path(model).name} | {batch} | {' | '.join(cells)} | {counts} |", flush=True)
     for engine in engines.values():
         engine.close()

@@ -8,6 +8,7 @@ upstream's operator on a CPU, and torch's attention over gathered keys elsewhere
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,25 +55,45 @@ def use_implementations(
         retype(impl, ours)
 
 
-def cpu_plan(
+@dataclass(frozen=True)
+class CpuSequences:
+    """Sequences of which one row each is computed, the last, for all layers of a kind.
+
+    Attributes:
+        query_start_loc: int32 ``[n + 1]``.
+        seq_lens: Keys of each, int32 ``[n]``.
+        block_table: int32 ``[n, pages]``.
+        window: Keys that a row sees at most; -1 for all.
+        plan: What upstream's operator for a CPU computes once.
+    """
+
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    window: int
+    plan: Any
+
+
+def cpu_sequences(
     impl: Any,
     layer: Any,
     dtype: torch.dtype,
-    query_start_loc: torch.Tensor,
     seq_lens: torch.Tensor,
+    block_table: torch.Tensor,
     window: int,
-) -> Any:
-    """What upstream's operator for a CPU computes once for all layers of a kind.
+) -> CpuSequences:
+    """Return sequences with their plan.
 
     Args:
-        impl: The layer's ``CPUAttentionBackendImpl``.
+        impl: A layer's ``CPUAttentionBackendImpl``.
         layer: The layer.
         dtype: Of its queries.
-        query_start_loc: int32 ``[n + 1]``.
-        seq_lens: Keys of each sequence, int32 ``[n]``.
-        window: Keys that a row sees at most; -1 for all.
+        seq_lens: int32 ``[n]``.
+        block_table: int32 ``[n, pages]``.
+        window: As of :class:`CpuSequences`.
     """
-    return ops.cpu_attn_get_scheduler_metadata(
+    query_start_loc = torch.arange(len(seq_lens) + 1, dtype=torch.int32)
+    plan = ops.cpu_attn_get_scheduler_metadata(
         num_reqs=len(seq_lens),
         num_heads=impl.num_heads,
         num_kv_heads=impl.num_kv_heads,
@@ -87,6 +108,7 @@ def cpu_plan(
         dynamic_causal=None,
         kv_cache_dtype=impl.kv_cache_dtype,
     )
+    return CpuSequences(query_start_loc, seq_lens, block_table, window, plan)
 
 
 def cpu_attend(
@@ -96,11 +118,7 @@ def cpu_attend(
     kv_cache: torch.Tensor,
     rows: torch.Tensor,
     output: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    block_table: torch.Tensor,
-    plan: Any,
-    window: int,
+    sequences: CpuSequences,
 ) -> None:
     """Writes rows of ``output``, each the last of a sequence of its own.
 
@@ -111,11 +129,7 @@ def cpu_attend(
         kv_cache: The layer's.
         rows: int64 ``[n]``.
         output: ``[T, heads, D]``.
-        query_start_loc: int32 ``[n + 1]``.
-        seq_lens: Keys of each sequence, int32 ``[n]``.
-        block_table: int32 ``[n, pages]``.
-        plan: Of :func:`cpu_plan`.
-        window: Keys that a row sees at most; -1 for all.
+        sequences: Of :func:`cpu_sequences`.
     """
     blocks, heads, size, _ = kv_cache.shape
     key_cache, value_cache = kv_cache.view(blocks, heads, 2 * size, -1).chunk(2, dim=2)
@@ -125,15 +139,15 @@ def cpu_attend(
         key_cache=key_cache,
         value_cache=value_cache,
         output=attended,
-        query_start_loc=query_start_loc,
-        seq_lens=seq_lens,
+        query_start_loc=sequences.query_start_loc,
+        seq_lens=sequences.seq_lens,
         scale=impl.scale,
         causal=True,
         alibi_slopes=impl.alibi_slopes,
-        sliding_window=window,
-        block_table=block_table,
+        sliding_window=sequences.window,
+        block_table=sequences.block_table,
         softcap=impl.logits_soft_cap,
-        scheduler_metadata=plan,
+        scheduler_metadata=sequences.plan,
         s_aux=impl.sinks,
         dynamic_causal=None,
         k_scale=layer._k_scale_float,

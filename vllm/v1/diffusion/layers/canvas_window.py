@@ -21,9 +21,10 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
 from vllm.v1.attention.backends.triton_attn import TritonAttentionImpl
 from vllm.v1.diffusion.layers.cache_attention import (
+    CpuSequences,
     at_a_time,
     cpu_attend,
-    cpu_plan,
+    cpu_sequences,
     grouped_attention,
     plain_cache,
     use_implementations,
@@ -114,15 +115,13 @@ class CpuCanvasWindowImpl(CPUAttentionBackendImpl):
         if kind not in canvases.plans:
             canvases.plans[kind] = self._plan(layer, query.dtype, canvases, window)
         rows = canvases.rows.flatten()
-        cpu_attend(self, layer, query, kv_cache, rows, output, *canvases.plans[kind], window)
+        cpu_attend(self, layer, query, kv_cache, rows, output, canvases.plans[kind])
 
-    def _plan(self, layer: Any, dtype: torch.dtype, canvases: Canvases, window: int) -> tuple[Any, ...]:
-        count, width = canvases.rows.shape
-        query_start_loc = torch.arange(count * width + 1, dtype=torch.int32)
+    def _plan(self, layer: Any, dtype: torch.dtype, canvases: Canvases, window: int) -> CpuSequences:
+        width = canvases.rows.shape[1]
         seq_lens = canvases.ends.repeat_interleave(width)
         table = canvases.block_table.repeat_interleave(width, dim=0)
-        plan = cpu_plan(self, layer, dtype, query_start_loc, seq_lens, window)
-        return query_start_loc, seq_lens, table, plan
+        return cpu_sequences(self, layer, dtype, seq_lens, table, window)
 
 
 def _gathered(

@@ -20,9 +20,10 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
 from vllm.v1.attention.backends.triton_attn import TritonAttentionImpl
 from vllm.v1.diffusion.layers.cache_attention import (
+    CpuSequences,
     at_a_time,
     cpu_attend,
-    cpu_plan,
+    cpu_sequences,
     grouped_attention,
     plain_cache,
     use_implementations,
@@ -76,6 +77,10 @@ def _forward(upstream: type[Any]) -> Callable[..., torch.Tensor]:
     return forward
 
 
+# Rows that are computed together, the slots of their own keys, and what they see.
+_Step = tuple[torch.Tensor, torch.Tensor, CpuSequences]
+
+
 class CpuOwnKeysImpl(CPUAttentionBackendImpl):
     """Upstream's on a CPU.
 
@@ -99,21 +104,22 @@ class CpuOwnKeysImpl(CPUAttentionBackendImpl):
         kind = (self.num_heads, self.num_kv_heads, self.head_size, self.sliding_window, layer.isa)
         if kind not in verified.plans:
             verified.plans[kind] = self._plan(layer, query.dtype, verified)
-        for rows, slots, *sequences in verified.plans[kind]:
+        for rows, slots, sequences in verified.plans[kind]:
             self.do_kv_cache_update(layer, key[rows], value[rows], kv_cache, slots)
-            cpu_attend(self, layer, query, kv_cache, rows, output, *sequences, self.sliding_window)
+            cpu_attend(self, layer, query, kv_cache, rows, output, sequences)
 
-    def _plan(self, layer: Any, dtype: torch.dtype, verified: Verified) -> list[tuple[Any, ...]]:
+    def _plan(
+        self, layer: Any, dtype: torch.dtype, verified: Verified
+    ) -> list[tuple[torch.Tensor, torch.Tensor, CpuSequences]]:
         used, size = verified.used, verified.page_size
         rows, starts, table = verified.rows[used], verified.starts[used], verified.block_table[used]
-        query_start_loc = torch.arange(len(rows) + 1, dtype=torch.int32)
         steps = []
         for i in reversed(range(rows.shape[1])) if len(rows) else ():
             position = starts + i
             slots = table.gather(1, (position // size)[:, None])[:, 0].long() * size + position % size
             seq_lens = (position + 1).to(torch.int32)
-            plan = cpu_plan(self, layer, dtype, query_start_loc, seq_lens, self.sliding_window)
-            steps.append((rows[:, i], slots, query_start_loc, seq_lens, table, plan))
+            sequences = cpu_sequences(self, layer, dtype, seq_lens, table, self.sliding_window)
+            steps.append((rows[:, i], slots, sequences))
         return steps
 
 
