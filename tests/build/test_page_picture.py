@@ -15,9 +15,8 @@ def test_the_picture_is_small() -> None:
     data = PICTURE.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     # The tool itself needs a browser's package.
-    size = re.search(
-        r"^SIZE = \((\d+), (\d+)\)", (paths.ROOT / "tools" / "page_picture.py").read_text(), re.M
-    )
+    tool = (paths.ROOT / "tools" / "page_picture.py").read_text("utf-8")
+    size = re.search(r"^SIZE = \((\d+), (\d+)\)", tool, re.M)
     assert size is not None
     assert struct.unpack(">II", data[16:24]) == (int(size[1]), int(size[2]))
     assert len(data) < 100_000
