@@ -26,8 +26,10 @@ from tools.browser_tab import NAMES, find_browser, opened
 
 SIZE = (860, 760)  # pixels
 PATIENCE = 900  # seconds
-STEP = 3
+STEP = 11
 _SCRIPT = """
+const how = { diffusion_algorithm: "low_confidence_static", diffusion_steps: 8 };
+document.getElementById("parameters").value = JSON.stringify({ max_tokens: 64, vllm_xargs: how });
 const examples = [...document.querySelectorAll("#examples button")].reverse();
 for (const example of examples) example.click();
 document.getElementById("prompt").value = "";

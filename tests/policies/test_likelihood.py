@@ -171,3 +171,9 @@ def test_what_cannot_be_sampled(asked: SamplingParams, config: MaskedDiffusionCo
     mode = "causal" if config is CONFIG else "bidirectional"
     with pytest.raises(ParameterError, match=reason):
         check_likelihood(asked, MODES[mode], config)
+
+
+def test_logits_are_not_averaged() -> None:
+    with pytest.raises(ParameterError, match=r"'monte_carlo' is not supported with --logprobs-mode raw_log"):
+        check_likelihood(params(), MODES["bidirectional"], BIDIRECTIONAL, "raw_logits")
+    check_likelihood(params(), MODES["bidirectional"], BIDIRECTIONAL, "processed_logprobs")

@@ -149,13 +149,16 @@ def scoring(targets: Targets, config: MaskedDiffusionConfig) -> Decoding:
     )
 
 
-def check_likelihood(params: SamplingParams, mode: Mode, config: MaskedDiffusionConfig) -> None:
+def check_likelihood(
+    params: SamplingParams, mode: Mode, config: MaskedDiffusionConfig, reported: str = "raw_logprobs"
+) -> None:
     """Refuses what has no effect without scores, and scores that a model cannot give.
 
     Args:
         params: A request's parameters.
         mode: The engine's mode.
         config: The engine's resolved configuration.
+        reported: What it reports, its ``--logprobs-mode``.
 
     Raises:
         ParameterError: Names the parameter.
@@ -178,6 +181,12 @@ def check_likelihood(params: SamplingParams, mode: Mode, config: MaskedDiffusion
             value=params.prompt_logprobs,
         )
     if _estimator(params, config) == MONTE_CARLO:
+        require(
+            not reported.endswith("logits"),
+            "likelihood",
+            MONTE_CARLO,
+            f"is not supported with --logprobs-mode {reported}: samples are means of log probabilities",
+        )
         _check_samples(given, params.prompt_logprobs, config)
         return
     for name in ("score_samples", "score_seed"):
