@@ -3,7 +3,7 @@
 
     python tools/page_picture.py docs/page.png
 
-The server denoises the page's examples, and the slider goes back to a step in the middle.
+The server denoises the page's examples. Then the slider stands at ``STEP``, or at the last step before it.
 """
 
 from __future__ import annotations
