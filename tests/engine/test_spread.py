@@ -28,8 +28,12 @@ from vllm import DiffusionParams  # type: ignore[attr-defined]  # lazy
 @pytest.mark.every_mode
 @pytest.mark.parametrize(
     ("spread", "bound"),
-    [({"tensor_parallel_size": 2}, "nobind"), ({"pipeline_parallel_size": 2}, "0|1")],
-    ids=["ranks", "stages"],
+    [
+        ({"tensor_parallel_size": 2}, "nobind"),
+        ({"tensor_parallel_size": 2, "enable_expert_parallel": True}, "nobind"),
+        ({"pipeline_parallel_size": 2}, "0|1"),
+    ],
+    ids=["ranks", "experts", "stages"],
 )
 @pytest.mark.parametrize("family", ["Dream", "SDAR-MoE", "LLaDA-MoE"])
 def test_a_mixed_batch(family: str, spread: dict[str, Any], bound: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.examples import test_layer_contrast as contrast
 from tests.examples import test_llada_guidance as guidance
 from tests.examples import test_unmasking_policy as policy
 from tests.generation_loop.elsewhere import generate
+from tests.ray_nodes import ACROSS, two_nodes
 
 TWO_RANKS = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
@@ -34,6 +35,7 @@ MODES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         {"RAY_ADDRESS": "local"} | TWO_RANKS,
         {"distributed_executor_backend": "ray", "pipeline_parallel_size": 2},
     ),
+    "ray_two_nodes": ({}, ACROSS),
 }
 
 
@@ -75,11 +77,17 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("example", "mode"), PAIRS)
-def test_ids_are_the_references(example: Callable[..., None], mode: str, installed: Path, qwen3: str) -> None:
+def test_ids_are_the_references(
+    example: Callable[..., None], mode: str, installed: Path, qwen3: str, tmp_path: Path
+) -> None:
     if "ray" in mode and find_spec("ray") is None:
         pytest.skip("Ray is not installed")
     env, settings = MODES[mode]
-    example(installed, qwen3, env=env, **settings)
+    if mode == "ray_two_nodes":
+        with two_nodes(tmp_path, {"PYTHONPATH": str(installed)}) as cluster:
+            example(installed, qwen3, env=cluster.environment, **settings)
+    else:
+        example(installed, qwen3, env=env, **settings)
 
 
 def test_guidance_is_refused_in_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from vllm.platforms import current_platform
 from vllm.v1.diffusion.layers.classes import become, remade, retype
 from vllm.v1.diffusion.layers.forms import AttentionForm, attention_form, gated_form
 from vllm.v1.diffusion.layers.fused_attention import FusedAttention, fits, stores
+from vllm.v1.diffusion.layers.local_experts import use_local_experts
 from vllm.v1.diffusion.layers.prefill_attention import (
     BlockCausalAttentionImpl,
     PrefillAttention,
@@ -90,6 +91,8 @@ def apply_kernels(
         said += use_skinny_layers(model)
     else:
         said.append(f"skinny_linear: none, {why}")
+    if current_platform.is_cpu() and vllm_config.parallel_config.enable_expert_parallel:
+        use_local_experts(model)
     prefill = None
     if block_causal:
         prefill, taken = use_block_causal_attention(vllm_config, device)
