@@ -47,11 +47,7 @@ class DenoisingRecord:
         """
         index = runner_output.req_id_to_index[request.request_id]
         committed = len(runner_output.sampled_token_ids[index])
-        if plan.decoding.watched:
-            assert runner_output.unmask_trace is not None
-            rows = runner_output.unmask_trace[index]
-            canvas = CanvasStep.of(rows, step=plan.denoised, begin=request.num_output_tokens)
-            self._canvases[request.request_id] = canvas
+        self._watch(request, plan, runner_output, index)
         plan.denoised += 1
         plan.block_denoised += 1
         report = self._count(request, plan.block_length, committed)
@@ -70,9 +66,11 @@ class DenoisingRecord:
             plan: Its plan, changed.
             runner_output: The step's output.
         """
+        index = runner_output.req_id_to_index[request.request_id]
+        self._watch(request, plan, runner_output, index)
         plan.denoised += 1
         report = self._count(request, 1, 1)
-        self._trace(plan, runner_output, runner_output.req_id_to_index[request.request_id], 1, report)
+        self._trace(plan, runner_output, index, 1, report)
 
     def report(self, request_id: str, tokens: int) -> DenoisingReport | None:
         """Hands on what was counted of a request since the last call; None for nothing.
@@ -126,6 +124,15 @@ class DenoisingRecord:
         report = self._reports.setdefault(request.request_id, DenoisingReport())
         report.steps += 1
         return report
+
+    def _watch(
+        self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput, index: int
+    ) -> None:
+        """Notes how a step leaves the open block, if the request wants to see it."""
+        if plan.decoding.watched and runner_output.unmask_trace is not None:
+            rows = runner_output.unmask_trace[index]
+            canvas = CanvasStep.of(rows, step=plan.denoised, begin=request.num_output_tokens)
+            self._canvases[request.request_id] = canvas
 
     def _trace(
         self,
