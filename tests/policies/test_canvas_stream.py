@@ -112,6 +112,12 @@ def queue() -> RequestOutputCollector:
     return RequestOutputCollector(RequestOutputKind.DELTA, "r0")
 
 
+def waiting_in(q: RequestOutputCollector) -> RequestOutput:
+    read = q.get_nowait()
+    assert isinstance(read, RequestOutput)
+    return read
+
+
 def test_a_canvas_alone_is_no_output_to_be_counted() -> None:
     requests = Requests(q := queue(), None)
     alone, of_block = DenoisingReport(canvases=[canvas(0, 5, -1)]), DenoisingReport(steps=2)
@@ -120,7 +126,7 @@ def test_a_canvas_alone_is_no_output_to_be_counted() -> None:
     assert made == []
     assert requests.request_states["r0"].diffusion is None
     assert requests.request_states["r1"].diffusion.steps == 2
-    waiting = q.get_nowait()
+    waiting = waiting_in(q)
     assert waiting.outputs == []
     assert canvases_of(waiting) == [(0, canvas(0, 5, -1))]
 
@@ -132,7 +138,7 @@ def test_a_canvas_with_tokens_leaves_them_as_they_are() -> None:
     assert [output.new_token_ids for output in rest] == [[5, 6]]
     kept = requests.request_states["r0"].diffusion
     assert (kept.steps, kept.canvases) == (3, None)
-    assert canvases_of(q.get_nowait()) == [(0, canvas(2, 5, 6))]
+    assert canvases_of(waiting_in(q)) == [(0, canvas(2, 5, 6))]
 
 
 def test_callers_without_queues_are_handed_canvases() -> None:
@@ -150,9 +156,7 @@ def test_outputs_that_wait_stay_what_they_are() -> None:
                 q.put(event)
             else:
                 requests.take(("r0", [], DenoisingReport(canvases=[event])))
-        read = q.get_nowait()
-        assert isinstance(read, RequestOutput)
-        return read
+        return waiting_in(q)
 
     first, second, third = canvas(0, 5, -1), canvas(1, 5, 6), canvas(2, -1, begin=2)
     plain = vars(drained(ordinary(5, 6), ordinary(7, finished=True)))
@@ -169,7 +173,7 @@ def test_a_slow_reader_misses_the_oldest(monkeypatch: pytest.MonkeyPatch) -> Non
     requests = Requests(q := queue())
     for step in range(9):
         requests.take(("r0", [], DenoisingReport(canvases=[canvas(step, 5, -1)])))
-    assert [c.step for _, c in canvases_of(q.get_nowait())] == [6, 7, 8]
+    assert [c.step for _, c in canvases_of(waiting_in(q))] == [6, 7, 8]
 
 
 class Serving:

@@ -138,7 +138,7 @@ def test_it_says_nothing_of_first_tokens(server: Any, client: Any) -> None:
 
 def test_who_leaves_ends_the_request(server: Any, client: Any) -> None:
     before = server.metrics()["vllm:request_success_total"]
-    long = {"max_tokens": 200, "ignore_eos": True, "temperature": 1.0}
+    long: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True, "temperature": 1.0}
     with complete(client, stream=True, vllm_xargs=ASKED, **long) as stream:
         next(iter(stream))
     server.wait_for(lambda now: now["vllm:num_requests_running"] == 0)
