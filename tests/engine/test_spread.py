@@ -15,9 +15,11 @@ from tests.engine import (
     test_dream,
     test_families_moe,
     test_golden_dreamon,
+    test_golden_llada2,
     test_golden_wedlm,
     test_llada_moe,
 )
+from tests.engine.cases import run
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
 from tests.engine.golden import cases_of, generate
 from tests.engine.layouts import LLADA_MOE_QUIRKS
@@ -37,6 +39,8 @@ from vllm import DiffusionParams  # type: ignore[attr-defined]  # lazy
 )
 @pytest.mark.parametrize("family", ["Dream", "SDAR-MoE", "LLaDA-MoE"])
 def test_a_mixed_batch(family: str, spread: dict[str, Any], bound: str, tmp_path: Path) -> None:
+    if family == "Dream" and "enable_expert_parallel" in spread:
+        pytest.skip("no experts")
     folder, cases = tmp_path / "model", test_families_moe.mixed()
     check: Callable[[list[Any], list[Any]], None]
     if family == "Dream":
@@ -75,6 +79,17 @@ def on_two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]
     yield start
     for llm in started:
         llm.llm_engine.engine_core.shutdown()
+
+
+@pytest.mark.every_mode
+def test_llada2_with_parallel_experts(on_two_ranks: Callable[..., Any]) -> None:
+    cases = test_golden_llada2.CASES + test_golden_llada2.EDITED
+    results = run(
+        on_two_ranks("llada2", enable_expert_parallel=True),
+        [test_golden_llada2.of_golden(case) for case in cases],
+    )
+    for result, case in zip(results, cases, strict=True):
+        test_golden_llada2.check(result, case)
 
 
 @pytest.mark.every_mode
