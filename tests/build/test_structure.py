@@ -45,7 +45,7 @@ def test_links_lead_somewhere() -> None:
 
 DIFFUSION = paths.ROOT / "vllm" / "v1" / "diffusion"
 LEVELS = (
-    ("kernels", "message", "modes", "families", "bundled", "demo"),
+    ("kernels", "message", "modes", "pages", "families", "bundled", "demo"),
     ("policies", "layers", "checkpoint"),
     ("config",),
     ("request",),

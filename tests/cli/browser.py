@@ -6,19 +6,15 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_QUIET = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--hide-scrollbars", "--window-size=1000,1200"),
-)
+from tools.browser_tab import NAMES, QUIET, Tab, find_browser, opened
+
 _REPORT = """
 <pre id="report"></pre>
 <script type="module">
@@ -51,7 +47,14 @@ class Browser:
         file.write_text(page.replace("</body>", _REPORT % script + "</body>"), "utf-8")
         address = f"file://{file}{'#' if fragment else ''}{fragment}"
         profile = f"--user-data-dir={self._folder / f'profile-{self._count}'}"
-        command = [self._program, *_QUIET, profile, "--virtual-time-budget=30000", "--dump-dom"]
+        command = [
+            self._program,
+            *QUIET,
+            "--window-size=1000,1200",
+            profile,
+            "--virtual-time-budget=30000",
+            "--dump-dom",
+        ]
         done = subprocess.run(
             [*command, *options, address], capture_output=True, text=True, timeout=120, check=True
         )
@@ -59,10 +62,15 @@ class Browser:
         assert found, done.stderr[-2000:] or done.stdout[-2000:]
         return json.loads(html.unescape(found[1]))
 
+    def open(self, address: str) -> AbstractContextManager[Tab]:
+        """Opens an address in a new profile, in real time."""
+        self._count += 1
+        return opened(self._program, address, self._folder / f"profile-{self._count}")
+
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    program = next(filter(None, map(shutil.which, _NAMES)), None)
+    program = find_browser()
     if program is None:
-        pytest.skip(f"no browser: none of {', '.join(_NAMES)} is on PATH (apt-get install chromium)")
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH (apt-get install chromium)")
     return Browser(program, tmp_path_factory.mktemp("browser"))

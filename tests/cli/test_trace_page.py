@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from vllm.v1.diffusion.cli.pieces import Piece, pieces
 from vllm.v1.diffusion.cli.trace_page import TracedRequest, TraceFile, trace_page
+from vllm.v1.diffusion.message.pieces import Piece, pieces
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><!--"
 EMOJI = "👩‍👩‍👧 ☀️ 日本"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.engine.cases import random_prompt
-from tests.reference.likelihood import scores
+from tests.reference.likelihood import sampled_scores, scores
 from vllm.v1.diffusion.demo.puzzles import Puzzle
 
 ESTIMATORS = ("left_to_right", "one_step")
@@ -81,6 +81,50 @@ def check_bidirectional(llm: Any, reference: Any, block: int) -> None:
         assert output.outputs[0].token_ids == other.outputs[0].token_ids
         steps = len(range(begin, len(text), block)) if at_once else len(text) - begin
         assert output.outputs[0].diffusion.likelihood.steps == steps
+
+
+def check_samples(llm: Any, reference: Any) -> None:
+    """``monte_carlo`` of a bidirectional model, beside ordinary requests and other estimators.
+
+    Args:
+        llm: The engine.
+        reference: A ``BidirectionalReference`` of its checkpoint.
+    """
+
+    def logits(ids: list[int]) -> torch.Tensor:
+        rows: torch.Tensor = reference.forward(ids, range(len(ids)), [])
+        return torch.cat((rows[:1], rows[:-1])) if reference.shifted else rows
+
+    # Text, first target, samples, seed; several blocks, and one token.
+    cases = [
+        (list(random_prompt(length, 91 + i)), begin, samples, seed)
+        for i, (length, begin, samples, seed) in enumerate(
+            ((2, 1, 2, 0), (30, 1, 3, 0), (90, 10, 2, 7), (17, 3, 5, 2**40), (17, 3, 5, 1))
+        )
+    ]
+    cases[4] = (cases[3][0], *cases[4][1:])
+    own = {"likelihood": "monte_carlo", "max_tokens": 9}
+    asked = [
+        params_of(score_from=begin, score_samples=samples, score_seed=seed, **own)
+        for _, begin, samples, seed in cases
+    ]
+    texts = [text for text, *_ in cases]
+    others = [params_of(likelihood="left_to_right", max_tokens=9) for _ in cases]
+    outputs = scored(llm, texts + texts, asked + others)
+    for (text, begin, samples, seed), output, other in zip(
+        cases, outputs, outputs[len(cases) :], strict=False
+    ):
+        want = sampled_scores(logits, text, reference.mask_id, begin, samples, seed)
+        got = values_of(output, text, begin)
+        # A share of few masks multiplies what rounding makes.
+        assert got == pytest.approx(want, abs=TOLERANCE * (len(text) - begin))
+        assert output.outputs[0].token_ids == other.outputs[0].token_ids
+        how = output.outputs[0].diffusion.likelihood
+        assert (how.estimator, how.samples, how.seed) == ("monte_carlo", samples, seed)
+        assert how.steps >= samples
+    assert values_of(outputs[3], texts[3], 3) != values_of(outputs[4], texts[4], 3)
+    again = scored(llm, texts[3:4], asked[3:4])[0]
+    assert values_of(again, texts[3], 3) == pytest.approx(values_of(outputs[3], texts[3], 3), abs=TOLERANCE)
 
 
 def choices_of(puzzle: Puzzle, rng: random.Random) -> list[str]:

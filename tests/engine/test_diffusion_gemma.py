@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import GOLDEN, started
+from tests.engine.watching import watch
 
 FOLDER: Path = GOLDEN / "diffusion_gemma"
 PROMPT = [2, 176, 51, 121, 196, 327, 255]
@@ -240,3 +241,16 @@ def test_a_cached_prefix_changes_nothing(llm: Any) -> None:
 def test_what_has_no_effect_is_refused_by_name(llm: Any, own: Any, params: Any, named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
         run(llm, asked(own, **params))
+
+
+def test_random_tokens_are_watched_until_the_block_ends(llm: Any) -> None:
+    """Every position is open, and shows its token, until all are unmasked at once."""
+    seen = watch(llm, PROMPT, asked())
+    assert [canvas.step for canvas in seen.canvases] == list(range(2 * STEPS))
+    for canvas in seen.canvases:
+        last = canvas.step % STEPS == STEPS - 1
+        assert canvas.open == ([] if last else list(range(WIDTH)))
+        assert min(canvas.tokens) >= 0
+    ends = [canvas.tokens for canvas in seen.canvases if not canvas.open]
+    assert ends == seen.deltas
+    assert len({tuple(canvas.tokens) for canvas in seen.canvases}) > 2

@@ -15,7 +15,7 @@ from tests.engine import checkpoints
 from tests.engine.cases import Case, forced, random_prompt, run
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.layouts import DREAM_GENERATION
-from tests.engine.likelihoods import check_bidirectional
+from tests.engine.likelihoods import check_bidirectional, check_samples
 from tests.engine.multi_block import d3llm
 from tests.engine.multi_block import expected as expected_open
 from tests.engine.vocabularies import MERGES
@@ -49,6 +49,7 @@ def reference() -> DreamReference:
 def test_likelihood(dream: Any) -> None:
     """A block is as long as the context, so one step scores a text."""
     check_bidirectional(dream, reference(), 2048)
+    check_samples(dream, reference())
 
 
 def test_sub_blocks_that_open_early(dream: Any) -> None:

@@ -14,6 +14,8 @@ import pytest
 from tests.engine import checkpoints
 from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import run_elsewhere, started
+from tests.engine.watching import check as check_canvases
+from tests.engine.watching import watch
 from tests.reference.fast_dllm_v2 import FastDllmV2Reference
 from vllm import SamplingParams
 
@@ -169,3 +171,10 @@ def test_small_cache_and_small_chunks(folder: Path) -> None:
         want = reference.generate(list(case.prompt), 90, case.block_length, SUB_BLOCK, 0.4)
         assert result["token_ids"] == want.output_ids
     assert results[-1]["vllm:num_preemptions"] > 0
+
+
+def test_open_blocks_are_watched(llm: Any) -> None:
+    """The pass that makes a block's first token is a step with a canvas too."""
+    case = CaseOf(random_prompt(40, 77), 50, block_length=16, threshold=0.9)
+    seen = watch(llm, list(case.prompt), case.sampling_params())
+    check_canvases(seen)

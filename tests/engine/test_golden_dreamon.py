@@ -10,6 +10,7 @@ import pytest
 
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.golden import cases_of, generate
+from tests.engine.watching import watch
 
 FOLDER = GOLDEN / "dreamon"
 EVERY = cases_of(FOLDER)
@@ -142,3 +143,14 @@ def test_other_models_have_no_budget() -> None:
     how = SamplingParams(extra_args={"diffusion_expand_budget": 4})
     with pytest.raises(ValueError, match="diffusion_expand_budget=4 has no effect on this model, but on Dre"):
         resolve_decoding(how, config)
+
+
+def test_holes_are_watched_as_they_grow(dreamon: Any) -> None:
+    """Of whatever length it is, a canvas is shown whole, and the last one is the answer."""
+    case = next(case for case in CASES if len(case["full_canvas_ids"]) != len(case["prompt_ids"]))
+    prompt, params = of_golden(case)
+    seen = watch(dreamon, prompt, params)
+    assert seen.deltas == [case["full_canvas_ids"][len(prompt) :]]
+    assert [canvas.step for canvas in seen.canvases] == list(range(case["num_forward"]))
+    assert (seen.canvases[-1].tokens, seen.canvases[-1].open) == (seen.deltas[0], [])
+    assert len({len(canvas.tokens) for canvas in seen.canvases}) > 1

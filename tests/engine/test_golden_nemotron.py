@@ -14,6 +14,7 @@ import torch
 from tests.engine.cases import random_prompt
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.golden import altered_configuration, cases_of, generate
+from tests.engine.watching import watch
 from tests.reference.nemotron import NemotronReference
 
 FOLDER = GOLDEN / "nemotron_labs_diffusion"
@@ -293,3 +294,13 @@ def test_other_families_have_no_modes() -> None:
     how = SamplingParams(extra_args={"diffusion_mode": "autoregressive"})
     with pytest.raises(ValueError, match="diffusion_mode='autoregressive' has no effect on this model"):
         resolve_decoding(how, config)
+
+
+@pytest.mark.parametrize("own", [{}, {"seed_token": False}, {"mode": "autoregressive"}])
+def test_open_blocks_are_watched(nemotron: Any, own: dict[str, Any]) -> None:
+    """With seeds, without, and where a block is one token."""
+    seen = watch(nemotron, [5, 6, 7, 8, 9], asked(24, **own))
+    tokens = [token for delta in seen.deltas for token in delta]
+    last = {c.begin + i: token for c in seen.canvases for i, token in enumerate(c.tokens)}
+    assert [last[i] for i in range(24)] == tokens
+    assert seen.canvases[-1].open == []

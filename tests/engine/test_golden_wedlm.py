@@ -12,6 +12,8 @@ import pytest
 from tests.engine.cases import random_prompt
 from tests.engine.conftest import GOLDEN, started
 from tests.engine.golden import cases_of, generate
+from tests.engine.watching import check as check_canvases
+from tests.engine.watching import watch
 
 FOLDER = GOLDEN / "wedlm"
 CASES = cases_of(FOLDER)
@@ -125,3 +127,10 @@ def test_a_template_is_kept(wedlm: Any) -> None:
 def test_refused(wedlm: Any, own: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(wedlm, [([1, 2, 3], asked(8, **own))])
+
+
+def test_a_window_is_watched_as_it_slides(wedlm: Any) -> None:
+    case = CASES[0]
+    seen = watch(wedlm, case["prompt_ids"], of_golden(case))
+    assert [token for delta in seen.deltas for token in delta] == case["output_ids"]
+    check_canvases(seen)

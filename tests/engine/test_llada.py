@@ -14,9 +14,10 @@ import pytest
 
 from tests.engine.cases import Case, random_prompt, run
 from tests.engine.conftest import GOLDEN, SETTINGS, run_elsewhere
-from tests.engine.likelihoods import check_bidirectional
+from tests.engine.likelihoods import check_bidirectional, check_samples
 from tests.engine.multi_block import PUBLISHED, check_odd, check_published, d3llm, odd, of_published
 from tests.engine.multi_block import published as multi_block_published
+from tests.engine.watching import check, watch
 from tests.reference.bidirectional import GuidedReference, LladaReference
 from tests.reference.sdar import Decoded
 from vllm.sampling_params import StructuredOutputsParams
@@ -139,6 +140,7 @@ def test_a_canvas_is_read_as_upstream_s_decisions_do(llada: Any) -> None:
 
 def test_likelihood(llada: Any) -> None:
     check_bidirectional(llada, reference(), 64)
+    check_samples(llada, reference())
 
 
 def test_golden_alone(llada: Any) -> None:
@@ -611,3 +613,11 @@ def test_sub_blocks_are_refused_by_name(llada: Any) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             run(llada, [wrong])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_open_blocks_are_watched(llada: Any, mode: str) -> None:
+    case = Case(random_prompt(50, 21), 40, "low_confidence_static", 16, steps=5, cache=in_engine(mode))
+    seen = watch(llada, list(case.prompt), case.sampling_params())
+    check(seen)
+    assert {canvas.begin: len(canvas.tokens) for canvas in seen.canvases} == {0: 16, 16: 16, 32: 8}

@@ -13,6 +13,7 @@ from vllm import SamplingParams
 from vllm.v1.diffusion.config import LIMITS
 from vllm.v1.diffusion.frontend.repetitions import nested_counts
 from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
+from vllm.v1.diffusion.loops.full import FullDiffusionLoop
 from vllm.v1.diffusion.request.fields import ParameterError
 
 _CHOICES = [f"c{i}" for i in range(20000)]
@@ -144,13 +145,19 @@ def test_the_operator_sets_the_bounds(name: str) -> None:
         "grammar_limit": lambda n: {"structured_outputs": _regex("a" * n)},
         "repetition_limit": lambda n: {"structured_outputs": _regex(f"(a?){{1,{n}}}")},
         "n_limit": lambda n: {"n": n},
+        "score_samples_limit": lambda n: {
+            "prompt_logprobs": 0,
+            "extra_args": {"diffusion_likelihood": "monte_carlo", "diffusion_score_samples": n},
+        },
     }
     from vllm.v1.diffusion import bundled_path
 
     for limit in (40, LIMITS[name] + 300):
         given = {name: limit, "bad_word_limit": 9999, "bad_words_limit": 9999} | {name: limit}
-        config = configured(bundled_path(), max_model_len=256, diffusion_config=given)
-        loop = BlockDiffusionLoop()
+        sampled = name == "score_samples_limit"  # Of bidirectional models only.
+        model = bundled_path("llada" if sampled else "sdar")
+        config = configured(model, max_model_len=256, diffusion_config=given)
+        loop = FullDiffusionLoop() if sampled else BlockDiffusionLoop()
         loop.validate_params(SamplingParams(max_tokens=None, **ask[name](limit)), config)
         with pytest.raises(ParameterError, match=name):
             loop.validate_params(SamplingParams(max_tokens=None, **ask[name](limit + 1)), config)

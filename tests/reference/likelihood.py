@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 
@@ -49,3 +50,37 @@ def scores(
         until = min(block_end, len(text)) if at_once else known + 1
         found += [float(rows[i, text[i]]) for i in range(known, until)]
     return found
+
+
+def sampled_scores(
+    logits: Callable[[list[int]], torch.Tensor],
+    text: list[int],
+    mask_id: int,
+    begin: int,
+    samples: int,
+    seed: int,
+) -> list[float]:
+    """The estimate of ``monte_carlo`` for each token of ``text[begin:]``; they sum up to the text's.
+
+    Args:
+        logits: See :func:`scores`; also ``text``, ``mask_id`` and ``begin``.
+        text: The text.
+        mask_id: Id of the mask token.
+        begin: Index of the first token that is scored.
+        samples: How often a part is masked.
+        seed: Of the draws.
+    """
+    length = len(text) - begin
+    sums = [0.0] * length
+    for sample in range(samples):
+        draws = np.random.Generator(np.random.PCG64([seed, sample]))
+        count = 1 + int(length * float(draws.random()))
+        keys = draws.random(length).tolist()
+        masked = sorted(range(length), key=lambda i: keys[i])[:count]
+        noised = list(text)
+        for i in masked:
+            noised[begin + i] = mask_id
+        rows = logits(noised).double().log_softmax(-1)
+        for i in masked:
+            sums[i] += float(rows[begin + i, text[begin + i]]) / (count / length)
+    return [total / samples for total in sums]

@@ -31,6 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     "temperature": {"params": {"temperature": 0.8, "seed": 3}},
     "filters": {"params": {"temperature": 0.8, "seed": 3, "top_k": 5, "top_p": 0.9, "min_p": 0.01}},
     "trace": {"trace": True},
+    "open blocks": {"more": {"watched": True}},
+    "a sample of targets": {"more": {"targets": (5, 6, 7, 8), "hidden": (0, 2)}, "params": {"logprobs": 0}},
 }
 
 

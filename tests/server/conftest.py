@@ -20,8 +20,11 @@ import openai
 import pytest
 
 from tests import warm
+from tests.cli.browser import browser
 
 MODEL = "bundled"
+
+__all__ = ["browser"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
     log = tmp_path_factory.mktemp("server") / "log"
-    with serving(bundled_path(), log, *tools, cold=True) as running:
+    with serving(bundled_path(), log, *tools, "--diffusion-page", cold=True) as running:
         yield running
 
 

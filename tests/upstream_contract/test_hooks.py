@@ -131,7 +131,31 @@ def test_a_request_that_becomes_another_is_preempted_as_at_a_reset() -> None:
 def test_a_report_is_taken_before_log_probabilities() -> None:
     """It says how many tokens of the prompt have none."""
     source = inspect.getsource(load("vllm.v1.engine.output_processor:OutputProcessor").process_outputs)
-    assert source.index("take_report(req_state") < source.index("logprobs_processor.update_from_output(")
+    assert source.index("take_reports(self") < source.index("logprobs_processor.update_from_output(")
+    assert source.index("take_reports(self") < source.index("self._update_stats_from_output(")
+
+
+def test_a_canvas_waits_where_outputs_do() -> None:
+    """It is put beside an output that waits, and an output that comes takes its place."""
+    collector = load("vllm.v1.engine.output_processor:RequestOutputCollector")
+    assert "self.output.add(output, aggregate=self.aggregate)" in inspect.getsource(collector.put)
+    for taken in (collector.get, collector.get_nowait):
+        assert "self.output = None" in inspect.getsource(taken)
+    state = inspect.getsource(load("vllm.v1.engine.output_processor:RequestState"))
+    for name in ("queue", "parent_req", "external_req_id", "request_index"):
+        assert f"self.{name} = {name}" in state
+    assert "self.request_states" in inspect.getsource(
+        load("vllm.v1.engine.output_processor:OutputProcessor").process_outputs
+    )
+
+
+@pytest.mark.parametrize("kind", ["completion", "chat_completion"])
+def test_a_stream_reads_one_iterator_of_outputs(kind: str) -> None:
+    served = {"completion": "OpenAIServingCompletion", "chat_completion": "OpenAIServingChat"}[kind]
+    stream = getattr(load(f"vllm.entrypoints.openai.{kind}.serving:{served}"), f"{kind}_stream_generator")
+    given = inspect.signature(stream).parameters
+    assert {"request", "result_generator", "request_id", "model_name", "tokenizer"} <= given.keys()
+    assert ("created_time" in given) == (kind == "completion")
 
 
 def test_schedule_counts_the_step_before_it_looks_at_requests() -> None:

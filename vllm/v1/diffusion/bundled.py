@@ -20,3 +20,8 @@ def bundled_path(family: str = "sdar") -> str:
         known = sorted(p.parent.name for p in _ASSETS.glob("*/config.json"))
         raise ValueError(f"family={family!r} has no bundled checkpoint. Known: {', '.join(known)}.")
     return str(folder)
+
+
+def is_bundled(model: str) -> bool:
+    """Whether a model's path is a bundled checkpoint's."""
+    return Path(model).parent == _ASSETS

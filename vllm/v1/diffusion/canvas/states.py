@@ -22,6 +22,9 @@ from vllm.v1.worker.gpu.states import RequestState
 _MULTIPLES = BlockRule()
 """Blocks begin at multiples of their length."""
 
+_WRITTEN = -2
+"""A target that is to be written is kept as ``_WRITTEN - id``, below ``HOLE``, one that is seen as its id."""
+
 
 class Drafts(Protocol):
     """Drafts that the next step verifies.
@@ -372,7 +375,7 @@ class CanvasStates:
         """Writes new requests' templates, and targets, where the tokens of their answers will stand."""
         for slot in self._added:
             decoding = self.decoding[slot]
-            if not (given := decoding.targets or decoding.template):
+            if not (given := _coded(decoding) or decoding.template):
                 continue
             end = int((self.target_end if decoding.targets else self.template_end).np[slot])
             begin, known = end - len(given), int(requests.prefill_len.np[slot])
@@ -399,7 +402,8 @@ class CanvasStates:
             The tokens, int64 ``[N]``, and whether there are any, bool ``[N]``.
         """
         positions = self.start[slots] + columns
-        return self._known_tokens(requests, slots, positions), positions < self.target_end.gpu[slots]
+        coded = self._known_tokens(requests, slots, positions)
+        return _WRITTEN - coded, (coded <= _WRITTEN) & (positions < self.target_end.gpu[slots])
 
     def _ahead(
         self, requests: RequestState, slots: torch.Tensor, positions: torch.Tensor
@@ -423,7 +427,9 @@ class CanvasStates:
         ends = self.template_end.gpu[slots], self.target_end.gpu[slots]
         end, target_end = (end[:, None] for end in ends) if positions.dim() > 1 else ends
         holes = (given == HOLE) | (positions >= end)
-        open_ = torch.where(target_end > 0, positions < target_end, holes)
+        scored, inside = target_end > 0, positions < target_end
+        holes = torch.where(scored, ~inside | (given <= _WRITTEN), holes)
+        open_ = holes & (inside | ~scored)
         return torch.where(holes, noise, given), open_
 
     @staticmethod
@@ -449,6 +455,14 @@ class CanvasStates:
         for table in vars(self).values():
             if isinstance(table, UvaBackedTensor):
                 table.copy_to_uva()
+
+
+def _coded(decoding: Decoding) -> list[int] | None:
+    """A request's targets as they are kept where its answer will stand; None for none."""
+    if decoding.targets is None:
+        return None
+    hidden = range(len(decoding.targets)) if decoding.hidden is None else set(decoding.hidden)
+    return [_WRITTEN - token if i in hidden else token for i, token in enumerate(decoding.targets)]
 
 
 def _common(values: UvaBackedTensor, slots: torch.Tensor, slots_np: np.ndarray) -> int | torch.Tensor:

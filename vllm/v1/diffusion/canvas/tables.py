@@ -50,19 +50,24 @@ class SlotFlags:
         graded: Somebody reads how sure the step was that unmasked it.
         late: End tokens are unmasked last.
         scored: What is written is given: targets.
+        blanked: What is written is the mask token, once it was scored.
+        watched: The request asks how each step leaves its block.
     """
 
     def __init__(self, num_slots: int) -> None:
-        flags = np.zeros((5, num_slots), dtype=bool)
-        self.unforeseen, self.traced, self.graded, self.late, self.scored = flags
+        flags = np.zeros((7, num_slots), dtype=bool)
+        self.unforeseen, self.traced, self.graded, self.late = flags[:4]
+        self.scored, self.blanked, self.watched = flags[4:]
 
     def add(self, slot: int, decoding: Decoding) -> None:
         """Notes how a slot's request is denoised."""
         self.unforeseen[slot] = foreseen_steps(decoding, decoding.block_length) is None
         self.traced[slot] = decoding.trace
-        self.graded[slot] = decoding.trace or decoding.vetoes or decoding.constrained
+        self.watched[slot] = decoding.watched
+        self.graded[slot] = decoding.trace or decoding.watched or decoding.vetoes or decoding.constrained
         self.late[slot] = bool(decoding.late_ids)
         self.scored[slot] = decoding.targets is not None
+        self.blanked[slot] = decoding.hidden is not None
 
     def remove(self, slot: int) -> None:
         """Forgets what was noted."""

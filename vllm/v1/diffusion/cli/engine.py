@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from vllm.v1.diffusion.bundled import bundled_path
 from vllm.v1.diffusion.cli.options import diffusion_params
-from vllm.v1.diffusion.cli.pieces import Piece, pieces
 from vllm.v1.diffusion.families import check_model_path
+from vllm.v1.diffusion.message.pieces import Piece, pieces
 from vllm.v1.diffusion.request.resolve import resolve_decoding
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from vllm.v1.diffusion.policies.parameter import Parameter
 from vllm.v1.diffusion.request.params import DiffusionParams, canonical, parameters
 
-_OF_THE_COMMAND = ("trace", "stats", "likelihood", "score_from")
+_OF_THE_COMMAND = ("trace", "stream", "stats", "likelihood", "score_from", "score_samples", "score_seed")
 """What the command itself asks for, or never does."""
 
 

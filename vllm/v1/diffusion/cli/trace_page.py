@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from vllm.v1.diffusion.cli.pieces import Piece
-
-_MARK = "@DATA@"
+from vllm.v1.diffusion.message.pieces import Piece
+from vllm.v1.diffusion.pages.fill import filled
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,8 @@ def trace_page(requests: Sequence[TracedRequest], how: str) -> str:
         requests: What it shows, in this order.
         how: A line on the model and its parameters.
     """
-    template = files(__package__).joinpath("trace_page.html").read_text("utf-8")
-    before, after = template.split(_MARK)
-    # No text may end the script element that holds the data, or open a comment in it.
-    data = json.dumps({"how": how, "requests": [_request(r) for r in requests]}, separators=(",", ":"))
-    return before + data.replace("<", "\\u003c") + after
+    data = {"how": how, "requests": [_request(r) for r in requests]}
+    return filled(__package__, "trace_page.html", data)
 
 
 class TraceFile:

@@ -13,7 +13,7 @@ from pydantic_core import ArgsKwargs
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
 from vllm.v1.diffusion.policies import get_policy
-from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Estimator, PositiveCount
+from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Estimator, PositiveCount, Seed
 from vllm.v1.diffusion.policies.registry import built_in_numbers
 
 _Limit = Annotated[int, Field(gt=0, le=2**31 - 1)]
@@ -50,6 +50,12 @@ class MaskedDiffusionConfig(DiffusionConfig):
 
     likelihood: Estimator | None = None
     """How a prompt's log probabilities are estimated for a request that does not say."""
+
+    score_samples: PositiveCount | None = None
+    """Bidirectional families: samples of ``monte_carlo`` for a request that does not say."""
+
+    score_seed: Seed | None = None
+    """Bidirectional families: seed of its draws for a request that does not say."""
 
     mask_token_id: int | None = Field(default=None, ge=0)
     """Id of the mask token; none where an open position holds a random token."""
@@ -107,6 +113,9 @@ class MaskedDiffusionConfig(DiffusionConfig):
 
     n_limit: _Limit | None = None
     """Most answers that a request may ask for at a time (``n``)."""
+
+    score_samples_limit: PositiveCount | None = None
+    """Most samples of ``monte_carlo`` that a request may ask for."""
 
     numbers: dict[str, int | float] = Field(default_factory=dict)
     """Defaults of the policies' numbers, by name."""

@@ -14,9 +14,19 @@ LIMITS = {
     "grammar_limit": 65536,
     "repetition_limit": 1024,
     "n_limit": 128,
+    "score_samples_limit": 1024,
 }
 """What bounds the work that one request may ask for, where the operator has not said it."""
 
+
+MONTE_CARLO, SAMPLES = "monte_carlo", 128
+"""The estimator of log probabilities that samples, and how often where nobody says."""
+
+CAUSAL = (
+    "a token sees no later block, so a text of which random parts are masked says nothing of the whole; "
+    "use left_to_right"
+)
+"""Why models whose blocks follow each other have no ``monte_carlo``; reads after a colon."""
 
 FEW_ANSWERS = 16
 """Answers that a request may always ask for at a time, however few requests run at a time."""
@@ -33,7 +43,11 @@ def work_limits(given: MaskedDiffusionConfig, found: dict[str, Setting]) -> dict
     limits = {name: first((getattr(given, name), GIVEN), (most, DEFAULT)) for name, most in LIMITS.items()}
     if given.n_limit is None:
         limits["n_limit"] = Setting(None, f"half of max_num_seqs, {LIMITS['n_limit']} at most")
-    for name, limit in (("steps", "steps_limit"), ("max_post_steps", "post_steps_limit")):
+    for name, limit in (
+        ("steps", "steps_limit"),
+        ("max_post_steps", "post_steps_limit"),
+        ("score_samples", "score_samples_limit"),
+    ):
         value = found[name].value if name in found else None
         if value is None or value <= limits[limit].value:
             continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
 from vllm.v1.diffusion.config.accepted import MaskedDiffusionConfig
-from vllm.v1.diffusion.config.limits import work_limits
+from vllm.v1.diffusion.config.limits import CAUSAL, MONTE_CARLO, SAMPLES, work_limits
 from vllm.v1.diffusion.config.published import published_defaults, published_renoising
 from vllm.v1.diffusion.config.served import served_family
 from vllm.v1.diffusion.config.setting import DEFAULT, GENERATION, GIVEN, MODEL, TABLE, Setting, first
@@ -133,7 +133,8 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         },
         "cache": cache,
         "attention": _kind(family, given.attention, "bidirectional"),
-        "likelihood": _likelihood(family, given),
+        "likelihood": _likelihood(family, given, cache),
+        **_sampled(family, given, cache),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
         "mask_token_id": mask_token_id(model_config, family, given, masked.get("mask_token_id")),
         "delete_token_id": delete_token_id(hf_config, given, family),
@@ -152,9 +153,14 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
     return {**found, **work_limits(given, found)}
 
 
-def _likelihood(family: Family, given: MaskedDiffusionConfig) -> Setting:
+def _likelihood(family: Family, given: MaskedDiffusionConfig, cache: Setting) -> Setting:
     """The estimator of a prompt's log probabilities, of a family that has any."""
     if is_scored(family):
+        if given.likelihood == MONTE_CARLO and cache.value is None:
+            raise ValueError(
+                f"diffusion_config: likelihood={given.likelihood!r} is not for {family.name} models: "
+                f"{CAUSAL}."
+            )
         return first((given.likelihood, GIVEN), ("left_to_right", DEFAULT))
     if given.likelihood is not None:
         raise ValueError(
@@ -162,6 +168,24 @@ def _likelihood(family: Family, given: MaskedDiffusionConfig) -> Setting:
             "give no log probabilities of a prompt."
         )
     return Setting(None, "the family has no such setting")
+
+
+def _sampled(family: Family, given: MaskedDiffusionConfig, cache: Setting) -> dict[str, Setting]:
+    """How ``monte_carlo`` samples, on models that have it."""
+    found, samples = {}, is_scored(family) and cache.value is not None
+    most = given.score_samples_limit or SAMPLES
+    for name, otherwise in (("score_samples", min(SAMPLES, most)), ("score_seed", 0)):
+        value = getattr(given, name)
+        if samples:
+            found[name] = first((value, GIVEN), (otherwise, DEFAULT))
+        elif value is not None:
+            raise ValueError(
+                f"diffusion_config: {name}={value!r} has no effect on {family.name} models, which have no "
+                f"likelihood of {MONTE_CARLO!r}."
+            )
+        else:
+            found[name] = Setting(None, "the family has no such setting")
+    return found
 
 
 def _kind(family: Family, given: Any, otherwise: Any) -> Setting:

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from vllm.v1.diffusion.core.plan import RequestPlan
+from vllm.v1.diffusion.message.canvas import CanvasStep
 from vllm.v1.diffusion.message.report import DenoisingReport
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
@@ -29,6 +30,8 @@ class DenoisingRecord:
         self._stats: SpecDecodingStats | None = None
         self._reports: dict[str, DenoisingReport] = {}
         """What was counted of each request since its last output."""
+        self._canvases: dict[str, CanvasStep] = {}
+        """Open blocks of requests that want to see them, behind the step that is processed."""
         self._ended: list[str] = []
         """Requests that ended since the last ``drop_ended``."""
         self._steps: Counter[tuple[int, int]] = Counter()
@@ -44,6 +47,7 @@ class DenoisingRecord:
         """
         index = runner_output.req_id_to_index[request.request_id]
         committed = len(runner_output.sampled_token_ids[index])
+        self._watch(request, plan, runner_output, index)
         plan.denoised += 1
         plan.block_denoised += 1
         report = self._count(request, plan.block_length, committed)
@@ -64,9 +68,11 @@ class DenoisingRecord:
             plan: Its plan, changed.
             runner_output: The step's output.
         """
+        index = runner_output.req_id_to_index[request.request_id]
+        self._watch(request, plan, runner_output, index)
         plan.denoised += 1
         report = self._count(request, 1, 1)
-        self._trace(plan, runner_output, runner_output.req_id_to_index[request.request_id], 1, report)
+        self._trace(plan, runner_output, index, 1, report)
 
     def report(self, request_id: str, tokens: int) -> DenoisingReport | None:
         """Hands on what was counted of a request since the last call; None for nothing.
@@ -80,6 +86,11 @@ class DenoisingRecord:
             assert report.entropies is not None
             report.trace, report.entropies = report.trace[:tokens], report.entropies[:tokens]
         return report
+
+    def take_canvases(self) -> dict[str, CanvasStep]:
+        """Hands on the open blocks behind the step that is processed, by request."""
+        canvases, self._canvases = self._canvases, {}
+        return canvases
 
     def drop_ended(self) -> None:
         """Forgets what no output carries: counts of requests that were aborted."""
@@ -116,6 +127,15 @@ class DenoisingRecord:
         report.steps += 1
         return report
 
+    def _watch(
+        self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput, index: int
+    ) -> None:
+        """Notes how a step leaves the open block, if the request wants to see it."""
+        if plan.decoding.watched and runner_output.unmask_trace is not None:
+            rows = runner_output.unmask_trace[index]
+            canvas = CanvasStep.of(rows, step=plan.denoised, begin=request.num_output_tokens)
+            self._canvases[request.request_id] = canvas
+
     def _trace(
         self,
         plan: RequestPlan,
@@ -140,4 +160,4 @@ class DenoisingRecord:
 
 def _trace_of(plan: RequestPlan, rows: np.ndarray) -> list[tuple[int, float]]:
     """The trace of tokens, from their rows of the worker's; what a template gave was never unmasked: -1."""
-    return [(plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p, _ in rows.tolist()]
+    return [(plan.denoised + int(step) if step < 0 else -1, float(p)) for step, p, *_ in rows.tolist()]

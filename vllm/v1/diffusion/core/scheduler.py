@@ -28,9 +28,9 @@ from vllm.v1.diffusion.message.report import DenoisingReport, Likelihood
 from vllm.v1.diffusion.message.request_data import DiffusionRequestData, described
 from vllm.v1.diffusion.message.scores import joined_scores
 from vllm.v1.diffusion.modes import mode_of
-from vllm.v1.diffusion.request.likelihood import scoring, targets_of
+from vllm.v1.diffusion.request.likelihood import sampling_of, scoring, targets_of
 from vllm.v1.diffusion.request.resolve import resolve_decoding
-from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import DraftTokenIds, LogprobsTensors, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
@@ -101,7 +101,10 @@ class DiffusionScheduler(Scheduler):
         params, config = request.sampling_params, self.diffusion_config
         decoding = resolve_decoding(params, config)
         targets = targets_of(request.prompt_token_ids or [], params, decoding, config) if params else None
-        scored = None if targets is None else Scoring.begin(request, targets)
+        scored = None
+        if params is not None and targets is not None:
+            sampling = None if targets.hidden is None else sampling_of(params, config)
+            scored = Scoring.begin(request, targets, sampling)
         if params is not None and params.prompt_logprobs is not None and scored is None:
             request.sampling_params = unscored(params)
         self.planner.admit(request)
@@ -121,8 +124,8 @@ class DiffusionScheduler(Scheduler):
         self._last_arrival = request.arrival_time = arrival
         super().add_request(request)
 
-    def _begin_answer(self, request: Request, plan: RequestPlan) -> None:
-        """Takes a request up again whose prompt has been scored, to answer it."""
+    def _take_up_again(self, request: Request, plan: RequestPlan) -> None:
+        """Takes a request up again whose targets are written: for another sample of them, or to answer it."""
         scored, request_id = plan.scoring, request.request_id
         assert scored is not None
         if request.status == RequestStatus.RUNNING:
@@ -133,13 +136,18 @@ class DiffusionScheduler(Scheduler):
             if self.log_stats:
                 request.events.pop()
         request.drop_stale_output = True
-        scored.end(request)
-        self._scores[request_id] = joined_scores(scored.parts), scored.likelihood(plan.denoised)
+        if again := scored.goes_on(request):
+            decoding = scoring(scored.targets, self.diffusion_config)
+        else:
+            scored.end(request)
+            self._scores[request_id] = joined_scores(scored.parts), scored.likelihood(plan.denoised)
+            decoding = resolve_decoding(request.sampling_params, self.diffusion_config)
         self.planner.admit(request)
-        decoding = resolve_decoding(request.sampling_params, self.diffusion_config)
-        self._plans[request_id] = self.planner.plan(request, decoding)
-        self._plans[request_id].windows = plan.windows
-        self._plans[request_id].reasoning_ended = plan.reasoning_ended
+        new = self._plans[request_id] = self.planner.plan(request, decoding)
+        new.windows = plan.windows
+        new.reasoning_ended = plan.reasoning_ended
+        if again:
+            new.scoring, new.denoised = scored, plan.denoised
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         plan = self._plans.pop(request.request_id, None)
@@ -301,7 +309,7 @@ class DiffusionScheduler(Scheduler):
             if computed is not None:
                 request.num_computed_tokens = computed
             if plan.scoring is not None and plan.scoring.is_done(request):
-                self._begin_answer(request, plan)
+                self._take_up_again(request, plan)
         for output in (o for client in outputs.values() for o in client.outputs):
             if output.request_id in failed:
                 output.stop_reason = failed[output.request_id]
@@ -310,10 +318,25 @@ class DiffusionScheduler(Scheduler):
             if output.new_token_ids and output.request_id in self._scores:
                 output.new_prompt_logprobs_tensors, likelihood = self._scores.pop(output.request_id)
                 output.diffusion = replace(output.diffusion or DenoisingReport(), likelihood=likelihood)
+        self._send_canvases(outputs)
         self._record.drop_ended()
         if self._scores:
             self._scores = {i: scores for i, scores in self._scores.items() if i in self.requests}
         return outputs
+
+    def _send_canvases(self, outputs: dict[int, EngineCoreOutputs]) -> None:
+        """Adds the open blocks that requests want to see, with an output of their own where there is none."""
+        canvases = self._record.take_canvases()
+        if not canvases:
+            return
+        for output in (o for client in outputs.values() for o in client.outputs):
+            if canvas := canvases.pop(output.request_id, None):
+                output.diffusion = replace(output.diffusion or DenoisingReport(), canvases=[canvas])
+        for request_id, canvas in canvases.items():
+            if request := self.requests.get(request_id):
+                report = DenoisingReport(canvases=[canvas])
+                own = EngineCoreOutput(request_id=request_id, new_token_ids=[], diffusion=report)
+                outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(own)
 
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], *args: Any, **kwargs: Any

@@ -4,16 +4,21 @@
 Such a request is two in a row, with one object and one number. At first its prompt is what comes before the
 targets, and the targets are its answer. The worker writes them and says how probable they were. Then the
 request becomes what the client has sent: it is preempted, and taken up again with its own prompt. So the
-answer is the same as without scores, whatever the request asks for.
+answer is the same as without scores, whatever the request asks for. Where the estimator samples, the request
+is taken up again for each sample before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from vllm.sampling_params import SamplingParams
 from vllm.v1.diffusion.message.report import Likelihood
 from vllm.v1.diffusion.message.scores import Targets
+from vllm.v1.diffusion.request.likelihood import Sampling, sampled
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request
@@ -28,33 +33,41 @@ class Scoring:
         prompt: The request's own prompt.
         params: Its own parameters.
         parts: Log probabilities of the targets that have been written, block by block.
+        samples: What the samples have said; None where the estimator takes none.
     """
 
     targets: Targets
     prompt: list[int]
     params: SamplingParams
     parts: list[LogprobsLists] = field(default_factory=list)
+    samples: Samples | None = None
 
     @classmethod
-    def begin(cls, request: Request, targets: Targets) -> Scoring:
+    def begin(cls, request: Request, targets: Targets, sampling: Sampling | None) -> Scoring:
         """Makes targets a request's answer.
 
         Args:
             request: The request, changed.
             targets: The last tokens of its prompt.
+            sampling: How they are sampled; None where they are not.
         """
         params, prompt = request.sampling_params, request.prompt_token_ids
         assert params is not None and prompt is not None
         scoring = cls(targets, list(prompt), params)
+        if sampling is not None:
+            scoring.samples = Samples(sampling, len(targets.ids))
+        scoring._write(request)
+        return scoring
+
+    def _write(self, request: Request) -> None:
         asked = SamplingParams(
             temperature=0.0,
-            max_tokens=len(targets.ids),
-            logprobs=params.prompt_logprobs,
+            max_tokens=len(self.targets.ids),
+            logprobs=0 if self.samples else self.params.prompt_logprobs,
             ignore_eos=True,
             detokenize=False,
         )
-        _become(request, scoring.prompt[: len(prompt) - len(targets.ids)], asked)
-        return scoring
+        _become(request, self.prompt[: len(self.prompt) - len(self.targets.ids)], asked)
 
     def take(self, request: Request, tokens: list[int], output: ModelRunnerOutput | None) -> None:
         """Takes what a step has emitted of the targets.
@@ -71,7 +84,7 @@ class Scoring:
         index = output.req_id_to_index[request.request_id]
         said = output.logprobs.slice_request(index, len(tokens))
         # A copy of what was asked for: the step's tables hold all requests, as wide as the widest.
-        most = self.params.prompt_logprobs
+        most = 0 if self.samples else self.params.prompt_logprobs
         columns = None if most is None or most < 0 else 1 + most
         ids, values = said.logprob_token_ids[:, :columns].copy(), said.logprobs[:, :columns].copy()
         self.parts.append(LogprobsLists(ids, values, said.sampled_token_ranks.copy()))
@@ -80,6 +93,23 @@ class Scoring:
     def is_done(self, request: Request) -> bool:
         """Whether all targets are written."""
         return request.num_output_tokens >= len(self.targets.ids)
+
+    def goes_on(self, request: Request) -> bool:
+        """Whether the estimator takes another sample, which then begins.
+
+        Args:
+            request: The request, all of whose targets are written; changed.
+        """
+        if self.samples is None:
+            return False
+        self.samples.take(self.targets, self.parts)
+        self.parts = []
+        if self.samples.taken < self.samples.sampling.samples:
+            self.targets = sampled(self.targets, self.samples.sampling.seed, self.samples.taken)
+            self._write(request)
+            return True
+        self.parts = [self.samples.means(self.targets.ids)]
+        return False
 
     def end(self, request: Request) -> None:
         """Makes the request what the client has sent, but for the log probabilities of its prompt.
@@ -96,7 +126,50 @@ class Scoring:
         Args:
             steps: Denoising steps that were made.
         """
-        return Likelihood(self.targets.estimator, len(self.prompt) - len(self.targets.ids), steps)
+        begin = len(self.prompt) - len(self.targets.ids)
+        sampling = self.samples.sampling if self.samples else ()
+        return Likelihood(self.targets.estimator, begin, steps, *sampling)
+
+
+class Samples:
+    """Sums over the samples of a request's targets, in float64."""
+
+    def __init__(self, sampling: Sampling, length: int) -> None:
+        """Begins with none.
+
+        Args:
+            sampling: How many there will be.
+            length: The number of targets.
+        """
+        self.sampling = sampling
+        self.taken = 0
+        self._sums = np.zeros(length)
+        self._ranks = np.zeros(length, dtype=np.int64)
+
+    def take(self, targets: Targets, parts: Sequence[LogprobsLists]) -> None:
+        """Adds one sample.
+
+        Args:
+            targets: The targets, of which the sample masked some.
+            parts: What the worker said of all of them, block by block.
+        """
+        assert targets.hidden is not None
+        hidden = list(targets.hidden)
+        values = np.concatenate([part.logprobs[:, 0] for part in parts]).astype(np.float64)
+        ranks = np.concatenate([part.sampled_token_ranks for part in parts])
+        # Divided by the share of the targets that are masked.
+        self._sums[hidden] += values[hidden] * (len(values) / len(hidden))
+        self._ranks[hidden] = np.maximum(self._ranks[hidden], ranks[hidden])
+        self.taken += 1
+
+    def means(self, ids: Sequence[int]) -> LogprobsLists:
+        """Each token's mean, which sum up to the estimate, and the worst rank of its samples, 0 for none.
+
+        Args:
+            ids: The targets.
+        """
+        values = (self._sums / self.taken).astype(np.float32)
+        return LogprobsLists(np.array(ids)[:, None], values[:, None], self._ranks)
 
 
 def unscored(params: SamplingParams) -> SamplingParams:

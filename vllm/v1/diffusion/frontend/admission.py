@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import FEW_ANSWERS, end_tokens, family_of, limit_of, resolve_diffusion_config
 from vllm.v1.diffusion.frontend.repetitions import nested_counts
 from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies.memory import check_memory
-from vllm.v1.diffusion.policies.parameter import in_float32
+from vllm.v1.diffusion.policies.parameter import PREFIX, in_float32
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
-    from vllm.sampling_params import SamplingParams
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
 
 _BY_ID = (
@@ -62,6 +62,7 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
     for name in params.__struct_fields__:
         check_values(getattr(params, name), name)
     check_supported(params)
+    _check_stream(params)
     if _of_beam_search(params):
         raise _error("use_beam_search", True, "is not supported: a block's tokens do not extend a prefix")
     if params.seed is not None and params.seed not in _SEEDS:
@@ -81,6 +82,14 @@ def check_sampling_params(params: SamplingParams, vllm_config: VllmConfig) -> No
     _check_mask_token(params, vllm_config)
     if params.bad_words or params.min_tokens or params.allowed_token_ids or params.logit_bias:
         _check_bans(params, vllm_config)
+
+
+def _check_stream(params: SamplingParams) -> None:
+    """Refuses to send the open block where nothing is sent before the end, or all is sent again."""
+    asked = (params.extra_args or {}).get(PREFIX + "stream")
+    # What else it may be is refused by its name.
+    if asked == "steps" and params.output_kind is not RequestOutputKind.DELTA:
+        raise _error(PREFIX + "stream", asked, "has an effect in a stream only (of deltas, in Python)")
 
 
 def admit_reading(params: SamplingParams, block_length: int) -> None:

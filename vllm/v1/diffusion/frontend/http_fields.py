@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.frontend.admission import check_grammar_size
+from vllm.v1.diffusion.frontend.canvases import STREAM
 from vllm.v1.diffusion.frontend.lengths import name_length
 from vllm.v1.diffusion.frontend.responses import check_response
 from vllm.v1.diffusion.frontend.values import check_values
@@ -112,7 +113,7 @@ RULES = {
 }
 """Fields of upstream's requests that may have no effect."""
 
-_REPORTED_IN_CHOICES = ("stats", "trace")
+_REPORTED_IN_CHOICES = ("stats", "trace", "stream")
 
 
 def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = None) -> None:
@@ -142,11 +143,17 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
             elif not isinstance(value, (BaseModel, str)):
                 value = vars(value)
             check_grammar_size(name, value, resolve_diffusion_config(config))
+    asked = getattr(request, "vllm_xargs", None) or {}
+    if (stream := asked.get(STREAM)) and getattr(request, "include_reasoning", True) is False:
+        raise ParameterError(
+            f"{STREAM}={stream!r} shows blocks whole, with the reasoning that include_reasoning=False hides.",
+            parameter=STREAM,
+            value=stream,
+        )
     name_length(request, config)
     if "max_tool_calls" in known:
         check_response(request, server)
     if "use_beam_search" not in known:  # neither a completion nor a chat
-        asked = getattr(request, "vllm_xargs", None) or {}
         if params := getattr(request, "sampling_params", None):  # token ids in and out
             asked = {**asked, **(params.extra_args or {})}
         for name in _REPORTED_IN_CHOICES:

@@ -40,7 +40,8 @@ def report_denoising(
     asked = (request.vllm_xargs or {}).get("diffusion_stats") and output.finished()
     said = {name: getattr(report, name) for name in _COUNTS} if asked else {}
     if asked and report.likelihood is not None:
-        said["likelihood"] = asdict(report.likelihood)
+        likelihood = asdict(report.likelihood)
+        said["likelihood"] = {name: value for name, value in likelihood.items() if value is not None}
     if report.trace is not None:
         said["trace"], said["entropies"] = report.trace, report.entropies
     if said:

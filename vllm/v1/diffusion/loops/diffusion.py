@@ -63,7 +63,7 @@ class DiffusionLoop(GenerationLoop):
         config = resolve_diffusion_config(vllm_config)
         check_extra_args(params.extra_args, self.own_parameters, config)
         resolve_decoding(params, config)
-        check_likelihood(params, self.mode, config)
+        check_likelihood(params, self.mode, config, vllm_config.model_config.logprobs_mode)
         admit_template(params, vllm_config, grows=self.mode.blocks.elastic)
         decoding = resolve_decoding(params, config)
         check_policy(decoding, vllm_config)

@@ -6,20 +6,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vllm.v1.diffusion.message.canvas import CanvasStep
+
 
 @dataclass(frozen=True)
 class Likelihood:
     """How the log probabilities of a prompt were estimated.
 
     Attributes:
-        estimator: ``left_to_right`` or ``one_step``.
+        estimator: ``left_to_right``, ``one_step`` or ``monte_carlo``.
         score_from: Index of the first token of the prompt that has one.
         steps: Forward passes that they took.
+        samples: Samples of ``monte_carlo``, and the seed of its draws; None for the others.
+        seed: See ``samples``.
     """
 
     estimator: str
     score_from: int
     steps: int
+    samples: int | None = None
+    seed: int | None = None
 
 
 @dataclass
@@ -40,6 +46,8 @@ class DenoisingReport:
             probability is of; 0 for a token that a template or a grammar gave.
         likelihood: How the prompt's log probabilities were estimated; their steps are not in ``steps``.
             None where none were asked for.
+        canvases: The open block behind each step since the last output, on the way to the front end only.
+            ``frontend/canvases.py`` takes them from here.
     """
 
     steps: int = 0
@@ -48,6 +56,7 @@ class DenoisingReport:
     trace: list[tuple[int, float]] | None = None
     entropies: list[float] | None = None
     likelihood: Likelihood | None = None
+    canvases: list[CanvasStep] | None = None
 
     def of_output(self, tokens: int, new: int) -> DenoisingReport:
         """What one output says.

@@ -20,11 +20,13 @@ class Targets:
         ids: The tokens, which follow the request's prompt.
         estimator: The order in which positions are unmasked; see ``request/likelihood.py``.
         block_length: Tokens per block.
+        hidden: Which of them are masked, where the others are seen: their indexes, ascending. None for all.
     """
 
     ids: tuple[int, ...]
     estimator: str
     block_length: int
+    hidden: tuple[int, ...] | None = None
 
 
 def joined_scores(parts: Sequence[LogprobsLists]) -> LogprobsTensors:

@@ -34,9 +34,11 @@ NotNegative = Annotated[float, Field(ge=0, le=_LARGEST)]
 AnyNumber = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 BlockLength = Annotated[int, Field(ge=1, le=MAX_CANVAS)]
 CacheMode = Literal["none", "prefix", "dual"]
-Estimator = Literal["left_to_right", "one_step"]
+Estimator = Literal["left_to_right", "one_step", "monte_carlo"]
+Watched = Literal["steps"]
 Count = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 def _as_bool(value: Any) -> Any:
@@ -104,6 +106,8 @@ class Parameter:
         schema = self.schema
         if "description" in schema:
             return str(schema["description"])
+        if "const" in schema:
+            return repr(schema["const"])
         if "enum" in schema:
             return f"one of {', '.join(schema['enum'])}"
         if schema["type"] == "boolean":

@@ -25,7 +25,7 @@ _OF_DENOISING = (
 
 _NOT_OF_DRAFTS = (
     "algorithm", "steps", "max_steps", "exit_threshold", "eos_early_stop", "causal_context", "seed_token",
-    "infill", "infill_ids", "seed_canvas", "trace",
+    "infill", "infill_ids", "seed_canvas", "trace", "stream",
 )  # fmt: skip
 """Parameters without effect on drafts and their verification."""
 

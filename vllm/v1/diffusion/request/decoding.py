@@ -42,7 +42,10 @@ class Decoding:
             ends it; None for no limit.
         targets: Tokens that are given behind the prompt: each step writes those of the positions that it
             unmasks, whatever it draws, and nothing is written behind them; None for a request of its own.
+        hidden: Which of the targets are written, where the model sees the others; None for all. What is
+            written of these is the mask token: it is all that a later step of the sample may see.
         guidance: Scale of classifier-free guidance; 0 for none.
+        watched: Whether every step says how it leaves the open block.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
     """
 
@@ -70,7 +73,9 @@ class Decoding:
     canvas: int | None = None
     expand_budget: int | None = None
     targets: tuple[int, ...] | None = None
+    hidden: tuple[int, ...] | None = None
     guidance: float = 0.0
+    watched: bool = False
 
     @property
     def foreseeable(self) -> bool:
@@ -78,6 +83,7 @@ class Decoding:
         changed = self.vetoes or self.constrained or self.template is not None
         # The last block of the targets may end before the block does, unless it is cut there.
         changed |= self.targets is not None and self.cache is None
+        changed |= self.hidden is not None
         return not changed and self.exit_threshold is None and not self.stop_ids
 
     @property

@@ -7,12 +7,22 @@ the target. What is reported is the model's log probability of that token in tha
 chooses the order. ``left_to_right`` unmasks one position per step. Each token is then predicted from all
 tokens before it, and the sum over a text is the logarithm of a probability: a chain rule. ``one_step``
 unmasks a block per step.
+
+``monte_carlo`` is the estimator that LLaDA's authors published (arXiv:2502.09992, equation 6). A sample draws
+a number l from 1 to L, and masks l of the L targets. The model sees the others, wherever they stand. A masked
+token's log probability is divided by l / L. The mean over samples estimates, without bias, a lower bound of
+the log likelihood. A sample is a pass over the targets, block after block. A block's masked targets are
+written as mask tokens, so that the later blocks of the pass see the same text.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from vllm.v1.diffusion.config.limits import CAUSAL, MONTE_CARLO, SAMPLES, limit_of
 from vllm.v1.diffusion.message.scores import Targets
 from vllm.v1.diffusion.modes.base import Mode
 from vllm.v1.diffusion.policies.parameter import PREFIX
@@ -27,8 +37,13 @@ if TYPE_CHECKING:
 LEFT_TO_RIGHT = "left_to_right"
 """The estimator where nothing else was said."""
 
-_ALGORITHMS = {LEFT_TO_RIGHT: "sequential", "one_step": "low_confidence_static"}
+_ALGORITHMS = {
+    LEFT_TO_RIGHT: "sequential",
+    "one_step": "low_confidence_static",
+    MONTE_CARLO: "low_confidence_static",
+}
 _LIKELIHOOD, _SCORE_FROM = PREFIX + "likelihood", PREFIX + "score_from"
+_SAMPLES, _SEED = PREFIX + "score_samples", PREFIX + "score_seed"
 
 
 def scored_from(params: SamplingParams) -> int | None:
@@ -56,8 +71,56 @@ def targets_of(
     begin = scored_from(params)
     if begin is None or begin >= len(prompt):
         return None
-    estimator = (params.extra_args or {}).get(_LIKELIHOOD) or config.likelihood or LEFT_TO_RIGHT
-    return Targets(tuple(prompt[begin:]), estimator, decoding.block_length)
+    estimator, ids = _estimator(params, config), tuple(prompt[begin:])
+    if estimator != MONTE_CARLO:
+        return Targets(ids, estimator, decoding.block_length)
+    # Wherever blocks lie, what is seen is the same: the longest take the fewest passes.
+    assert config.block_length is not None
+    return sampled(Targets(ids, estimator, config.block_length), sampling_of(params, config).seed, 0)
+
+
+class Sampling(NamedTuple):
+    """How ``monte_carlo`` samples: how often, and from which seed."""
+
+    samples: int
+    seed: int
+
+
+def sampling_of(params: SamplingParams, config: MaskedDiffusionConfig) -> Sampling:
+    """How often and from which seed a request's targets are sampled, if its estimator samples.
+
+    Args:
+        params: The request's parameters.
+        config: The engine's resolved configuration.
+    """
+    extra = params.extra_args or {}
+    samples, seed = extra.get(_SAMPLES), extra.get(_SEED)
+    return Sampling(
+        (config.score_samples or SAMPLES) if samples is None else samples,
+        (config.score_seed or 0) if seed is None else seed,
+    )
+
+
+def sampled(targets: Targets, seed: int, sample: int) -> Targets:
+    """Targets of which one sample masks some.
+
+    The generator is NumPy's PCG64, seeded with ``[seed, sample]``. Its first double, times L, rounded down
+    and plus 1, is the number of masks. The next L are one for each target: the smallest are masked.
+
+    Args:
+        targets: The targets.
+        seed: The seed.
+        sample: The sample, from 0.
+    """
+    draws = np.random.Generator(np.random.PCG64([seed, sample]))
+    length = len(targets.ids)
+    count = 1 + int(draws.random() * length)
+    order = np.argsort(draws.random(length), kind="stable")
+    return replace(targets, hidden=tuple(sorted(order[:count].tolist())))
+
+
+def _estimator(params: SamplingParams, config: MaskedDiffusionConfig) -> str:
+    return (params.extra_args or {}).get(_LIKELIHOOD) or config.likelihood or LEFT_TO_RIGHT
 
 
 def scoring(targets: Targets, config: MaskedDiffusionConfig) -> Decoding:
@@ -79,25 +142,30 @@ def scoring(targets: Targets, config: MaskedDiffusionConfig) -> Decoding:
         threshold=0.0,
         trace=False,
         cache="none" if bidirectional else None,
-        canvas=config.max_canvas_length,
+        # A sample is seen as a whole.
+        canvas=config.max_canvas_length if targets.hidden is None else None,
         targets=targets.ids,
+        hidden=targets.hidden,
     )
 
 
-def check_likelihood(params: SamplingParams, mode: Mode, config: MaskedDiffusionConfig) -> None:
+def check_likelihood(
+    params: SamplingParams, mode: Mode, config: MaskedDiffusionConfig, reported: str = "raw_logprobs"
+) -> None:
     """Refuses what has no effect without scores, and scores that a model cannot give.
 
     Args:
         params: A request's parameters.
         mode: The engine's mode.
         config: The engine's resolved configuration.
+        reported: What it reports, its ``--logprobs-mode``.
 
     Raises:
         ParameterError: Names the parameter.
     """
     given = DiffusionParams.from_extra_args(params.extra_args)
     if params.prompt_logprobs is None:
-        for name in ("likelihood", "score_from"):
+        for name in ("likelihood", "score_from", "score_samples", "score_seed"):
             value = getattr(given, name)
             require(
                 value is None, name, value, "has no effect without prompt_logprobs (or echo with logprobs)"
@@ -112,6 +180,37 @@ def check_likelihood(params: SamplingParams, mode: Mode, config: MaskedDiffusion
             parameter="prompt_logprobs",
             value=params.prompt_logprobs,
         )
+    if _estimator(params, config) == MONTE_CARLO:
+        require(
+            not reported.endswith("logits"),
+            "likelihood",
+            MONTE_CARLO,
+            f"is not supported with --logprobs-mode {reported}: samples are means of log probabilities",
+        )
+        _check_samples(given, params.prompt_logprobs, config)
+        return
+    for name in ("score_samples", "score_seed"):
+        value = getattr(given, name)
+        require(value is None, name, value, f"has no effect without {_LIKELIHOOD}={MONTE_CARLO!r}")
+
+
+def _check_samples(given: DiffusionParams, listed: int, config: MaskedDiffusionConfig) -> None:
+    """Refuses samples where they say nothing, are too many, or would have to list other tokens."""
+    require(config.cache is not None, "likelihood", MONTE_CARLO, f"is not supported by this model: {CAUSAL}")
+    if not 0 <= listed <= 1:
+        raise ParameterError(
+            f"prompt_logprobs={listed!r} must be 0 or 1 with {_LIKELIHOOD}={MONTE_CARLO!r}: a token's mean "
+            "over samples has no list of likelier ones.",
+            parameter="prompt_logprobs",
+            value=listed,
+        )
+    most = limit_of(config, "score_samples_limit")
+    require(
+        given.score_samples is None or given.score_samples <= most,
+        "score_samples",
+        given.score_samples,
+        f"must be at most {most} (score_samples_limit of --diffusion-config)",
+    )
 
 
 def check_score_from(params: SamplingParams, prompt_len: int) -> None:

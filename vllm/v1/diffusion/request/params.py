@@ -20,7 +20,9 @@ from vllm.v1.diffusion.policies.parameter import (
     Flag,
     Parameter,
     PositiveCount,
+    Seed,
     Share,
+    Watched,
 )
 from vllm.v1.diffusion.policies.registry import (
     built_in_numbers,
@@ -225,6 +227,15 @@ class DiffusionParams(BaseModel):
             otherwise="false",
         ),
     ] = None
+    stream: Annotated[
+        Watched | None,
+        Parameter(
+            "What a stream sends beside the chunks of finished blocks. With `steps`, the open block as it "
+            "stands after every denoising step, in chunks of their own: the text of each position, and which "
+            "positions are open. Only where a response is streamed.",
+            otherwise="nothing",
+        ),
+    ] = None
     stats: Annotated[
         Flag | None,
         Parameter(
@@ -238,7 +249,8 @@ class DiffusionParams(BaseModel):
         Parameter(
             "How the prompt's log probabilities are estimated, for `prompt_logprobs` or `echo` with "
             "`logprobs`: each position with all later ones of its block masked (of its canvas, where the "
-            "model is bidirectional), which is a chain rule; or all of a block masked at once, in one step.",
+            "model is bidirectional), which is a chain rule; all of a block masked at once, in one step; or, "
+            "on bidirectional models, random parts of the text masked at once, sample after sample.",
             otherwise="`--diffusion-config`, else `left_to_right`",
             families=SCORED,
         ),
@@ -250,6 +262,22 @@ class DiffusionParams(BaseModel):
             "probabilities and cost no steps. Only with `prompt_logprobs`, or `echo` with `logprobs`.",
             otherwise="the prompt's second token, 1",
             families=SCORED,
+        ),
+    ] = None
+    score_samples: Annotated[
+        PositiveCount | None,
+        Parameter(
+            "Samples of `monte_carlo`.",
+            otherwise="`--diffusion-config`, else 128",
+            families=BIDIRECTIONAL,
+        ),
+    ] = None
+    score_seed: Annotated[
+        Seed | None,
+        Parameter(
+            "Seed of the draws of `monte_carlo`.",
+            otherwise="`--diffusion-config`, else 0",
+            families=BIDIRECTIONAL,
         ),
     ] = None
     infill: Annotated[
@@ -305,9 +333,12 @@ class DiffusionParams(BaseModel):
             read_only: bool | None = None,
             constrained: bool | None = None,
             trace: bool | None = None,
+            stream: Watched | None = None,
             stats: bool | None = None,
             likelihood: Estimator | None = None,
             score_from: int | None = None,
+            score_samples: int | None = None,
+            score_seed: int | None = None,
             infill: str | None = None,
             infill_ids: Sequence[int] | None = None,
             seed_canvas: Sequence[int] | None = None,

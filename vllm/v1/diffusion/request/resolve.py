@@ -95,6 +95,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         block_length=block_length,
         threshold=values.get(RULE_NUMBERS.get(policy.rule, ""), 0.0),
         trace=bool(given.trace),
+        watched=given.stream is not None,
         values=values,
         cache=given.cache or config.cache,
         max_steps=given.max_steps,

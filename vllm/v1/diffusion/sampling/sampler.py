@@ -10,6 +10,7 @@ import torch
 
 from vllm.config.model import PROCESSED_LOGPROBS_MODES
 from vllm.sampling_params import SamplingParams
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.grammar.states import GrammarStates
@@ -213,6 +214,18 @@ class DenoisingSampler:
             tokens, given = canvases.targets(self.req_states, step.row_slot, step.row_column)
             stats.sample.copy_(torch.where(given, tokens, stats.sample))
 
+    def _blank_targets(self, step: DenoisingStep) -> None:
+        """Puts masks in the place of targets of a sample that were written: later blocks see the sample."""
+        canvases = self.canvases
+        blanked = canvases.flags.blanked[step.slots_np]
+        if not blanked.any():
+            return
+        cell = (step.row_slot, step.row_column)
+        _, written = canvases.targets(self.req_states, *cell)
+        rows = async_tensor_h2d(blanked[step.request_np], device=written.device)
+        held = canvases.tokens[cell]
+        canvases.tokens[cell] = torch.where(written & rows, canvases.mask_token_id, held)
+
     def _denoise(
         self,
         logits: torch.Tensor,
@@ -257,6 +270,7 @@ class DenoisingSampler:
         done = self.unmasking(stats, step, overlaps)
         self._unwritable = self.grammars.revise(done, stats, step, overlaps) or {}
         self.logprobs.record(processed, step, before)
+        self._blank_targets(step)
         outputs = StepOutputs.of(canvases, step, first, num_reqs, self.rows.begins_open)
         outputs = self.rows.outputs(outputs, step)
         logprobs = self.logprobs.read(step, first, num_reqs)

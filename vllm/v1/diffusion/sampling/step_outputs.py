@@ -9,6 +9,7 @@ import torch
 
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
+from vllm.v1.diffusion.message.canvas import MASK, OPEN
 
 
 class StepOutputs(NamedTuple):
@@ -19,7 +20,8 @@ class StepOutputs(NamedTuple):
         trace: The step that unmasked each position, counted back from the block's steps
             so far (-1 for the last, 0 for none), its token's probability when it was
             written and the entropy of its distribution, in nats, float32 ``[requests, W, 3]``;
-            None where no one asks.
+            None where no one asks. ``[requests, W, 4]`` where a request wants to see its canvas after
+            every step: a fourth field says what stands at the position, as ``message.canvas`` reads it.
     """
 
     tokens: torch.Tensor
@@ -51,13 +53,23 @@ class StepOutputs(NamedTuple):
             columns = (canvases.columns + first[:, None]).clamp_(max=canvases.width - 1)
             tokens = canvases.tokens[slots[:, None], columns]
         tokens = _spread(tokens, step, num_requests)
-        if not canvases.flags.traced[step.slots_np].any():
+        watched = bool(canvases.flags.watched[step.slots_np].any())
+        if not watched and not canvases.flags.traced[step.slots_np].any():
             return cls(tokens)
         unmasked_at = canvases.unmasked_at[slots]
         unmasked_at = torch.where(unmasked_at < 0, 0, unmasked_at - canvases.step[slots, None])
         grades = canvases.confidence[slots], canvases.entropy[slots]
-        fields = torch.stack((unmasked_at.to(torch.float32), *grades), dim=-1)
-        return cls(tokens, _spread(from_column(fields, first), step, num_requests))
+        fields = [unmasked_at.to(torch.float32), *grades]
+        if watched:
+            # Beside the trace, in a copy that the host reads anyway. Ids below 2^24 are exact in float32.
+            held, masked = canvases.tokens[slots], canvases.masked[slots]
+            held = torch.where(held == canvases.mask_token_id, MASK, held).where(masked, held)
+            fields.append(torch.where(masked, OPEN - held, held).to(torch.float32))
+        trace = from_column(torch.stack(fields, dim=-1), first)
+        if watched:
+            behind = canvases.columns + first[:, None] >= canvases.length[slots, None]
+            trace[..., 3].masked_fill_(behind, float("nan"))
+        return cls(tokens, _spread(trace, step, num_requests))
 
 
 def _spread(values: torch.Tensor, step: DenoisingStep, num_requests: int) -> torch.Tensor:

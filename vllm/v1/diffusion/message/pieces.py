@@ -26,15 +26,21 @@ class Piece(NamedTuple):
     special: bool
 
 
-def pieces(tokenizer: TokenizerLike, token_ids: Sequence[int]) -> list[Piece]:
+def pieces(tokenizer: TokenizerLike, token_ids: Sequence[int], inside: bool = False) -> list[Piece]:
     """Splits an answer's text into its tokens' texts.
 
     A token alone may decode to something else than it does behind its neighbour: leading
     spaces, and characters of several bytes. Each is therefore decoded behind the one before.
+
+    Args:
+        tokenizer: The tokenizer.
+        token_ids: The tokens.
+        inside: Whether something that is not known comes before the first one, which then keeps its space.
     """
     specials = set(tokenizer.all_special_ids)
     found: list[Piece] = []
-    before: list[int] = []
+    # Any token will do: only the end of what is decoded behind it is read.
+    before = [token_ids[0]] if inside and token_ids and token_ids[0] not in specials else []
     pending: list[int] = []
     for token_id in token_ids:
         if token_id in specials:
