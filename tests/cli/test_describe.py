@@ -102,7 +102,7 @@ def test_the_command_line_comes_first() -> None:
 )
 def test_only_what_the_algorithm_reads_is_told(given: dict[str, Any], read: set[str]) -> None:
     found = described(describe=str(GOLDEN / "llada"), **given)
-    others = {"algorithm", "block_length", "cache", "likelihood"}
+    others = {"algorithm", "block_length", "cache", "likelihood", "score_samples", "score_seed"}
     assert found.keys() & parameters().keys() == read | others
 
 

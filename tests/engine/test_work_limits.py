@@ -11,10 +11,10 @@ import pytest
 from tests.engine.admission import admitted, configured
 from vllm import SamplingParams
 from vllm.v1.diffusion.config import LIMITS
-from vllm.v1.diffusion.frontend.repetitions import nested_counts
 from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
 from vllm.v1.diffusion.loops.full import FullDiffusionLoop
 from vllm.v1.diffusion.request.fields import ParameterError
+from vllm.v1.diffusion.request.repetitions import nested_counts
 
 _CHOICES = [f"c{i}" for i in range(20000)]
 

@@ -13,13 +13,13 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.diffusion.config import FEW_ANSWERS, end_tokens, family_of, limit_of, resolve_diffusion_config
-from vllm.v1.diffusion.frontend.repetitions import nested_counts
 from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies.memory import check_memory
 from vllm.v1.diffusion.policies.parameter import PREFIX, in_float32
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError
+from vllm.v1.diffusion.request.repetitions import nested_counts
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
