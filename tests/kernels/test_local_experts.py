@@ -17,9 +17,9 @@ def fused(
 ) -> torch.Tensor:
     """Upstream's operator, with the experts that it is given."""
     weights, ids = routed
-    packed = [ops.cpu_prepack_moe_weight(one, "vec") for one in (w13, w2)]
+    one, other = (ops.cpu_prepack_moe_weight(weight, "vec") for weight in (w13, w2))
     out = torch.empty_like(x)
-    ops.cpu_fused_moe(out, x, *packed, None, None, weights, ids, "silu", "vec", False)
+    ops.cpu_fused_moe(out, x, one, other, None, None, weights, ids, "silu", "vec", False)
     return out
 
 

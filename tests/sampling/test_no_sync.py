@@ -78,9 +78,10 @@ def test_several_open_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(kind=MULTI_BLOCK)
     watched(rig, monkeypatch)
     own = numbers_of("multi_block")
+    ways: list[dict[str, Any]] = [{}, {"logprobs": 3}, {"temperature": 0.8, "seed": 3}]
     several = [
         Request(params(**more), PROMPT[: 3 + key], key, "multi_block", block_length=2, values=own)
-        for key, more in enumerate(({}, {"logprobs": 3}, {"temperature": 0.8, "seed": 3}))
+        for key, more in enumerate(ways)
     ]
     rig.run([several[0]], 9)
     rig.run([*several, request({}, 1)], 9)

@@ -20,7 +20,12 @@ TOKENS = 24
 
 def request(length: int = 2, threshold: float = 0.5, open_blocks: int = 4, **options: Any) -> Request:
     own = {**DEFAULTS, "open_blocks": open_blocks, "add_block_threshold": 0.1}
-    more = {"algorithm": "multi_block", "block_length": length, "threshold": threshold, "values": own}
+    more: dict[str, Any] = {
+        "algorithm": "multi_block",
+        "block_length": length,
+        "threshold": threshold,
+        "values": own,
+    }
     return Request(params(**options), PROMPT, **more)
 
 
