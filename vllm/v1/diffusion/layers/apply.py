@@ -91,7 +91,7 @@ def apply_kernels(
         said += use_skinny_layers(model)
     else:
         said.append(f"skinny_linear: none, {why}")
-    if current_platform.is_cpu() and vllm_config.parallel_config.enable_expert_parallel:
+    if device.type == "cpu" and vllm_config.parallel_config.enable_expert_parallel:
         use_local_experts(model)
     prefill = None
     if block_causal:
