@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engine import watching
 from tests.engine.cases import Case, expected, random_prompt
-from tests.engine.conftest import GOLDEN, IN_PROCESS, run_elsewhere
+from tests.engine.conftest import GOLDEN, IN_PROCESS, run_elsewhere, started
 from tests.engine.golden import altered_configuration
 from tests.reference.moe import Llada2Reference
 from tests.reference.open_blocks import OpenDecoded, Way, decode
@@ -202,6 +205,23 @@ def admit(configuration: Any, own: dict[str, Any], **params: Any) -> None:
 def test_refused(configuration: Any, own: dict[str, Any], params: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         admit(configuration, own, **params)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    """An engine of golden SDAR that opens several blocks."""
+    yield from started(**LOOP, async_scheduling=False)
+
+
+@pytest.mark.parametrize(("way", "prompt", "max_tokens"), [WAYS[0], WAYS[3], WAYS[4]])
+def test_what_a_stream_shows(engine: Any, way: Way, prompt: int, max_tokens: int) -> None:
+    """All blocks that may be open, behind each step; the tokens stay what they are."""
+    case = case_of(way, prompt, max_tokens)
+    seen = watching.watch(engine, list(case.prompt), case.sampling_params())
+    watching.check(seen)
+    assert max(len(canvas.tokens) for canvas in seen.canvases) > way.block_length
+    plain = watching.watch(engine, list(case.prompt), case.sampling_params(), stream=False)
+    assert list(chain(*seen.deltas)) == list(chain(*plain.deltas))
 
 
 def test_only_an_engine_that_opens_several_takes_it(tmp_path: Path, configuration: Any) -> None:
