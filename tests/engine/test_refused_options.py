@@ -130,3 +130,13 @@ def test_a_family_cannot_take_the_place_of_another() -> None:
             register_family(replace(mine, name="Another"))
     finally:
         families._registered.remove(mine)
+
+
+def test_replicas_of_a_mixture_on_a_cpu() -> None:
+    """Upstream's engines would end with the first request. A dense model's are apart."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    common: dict[str, Any] = {"skip_tokenizer_init": True, "max_model_len": 256, "data_parallel_size": 2}
+    EngineArgs(model=str(GOLDEN / "sdar"), **common).create_engine_config()
+    with pytest.raises(ValueError, match="data_parallel_size=2 is not supported on a CPU with a mixture"):
+        EngineArgs(model=str(GOLDEN / "llada2"), **common).create_engine_config()

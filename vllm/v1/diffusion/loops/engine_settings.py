@@ -117,6 +117,12 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 f"{name} is not supported with expert_capacity={capacity}: a rank must have all tokens of a "
                 "block to pool its experts."
             )
+    if current_platform.is_cpu() and parallel.data_parallel_size > 1 and vllm_config.model_config.is_moe:
+        raise ValueError(
+            f"data_parallel_size={parallel.data_parallel_size} is not supported on a CPU with a mixture of "
+            "experts: its engines make each layer together, and upstream has no way to do so there. Start a "
+            "server for each replica."
+        )
     config = resolve_diffusion_config(vllm_config)
     assert config.algorithm is not None and config.block_length is not None
     check_memory(config.algorithm, vllm_config.scheduler_config.max_num_seqs, config.block_length)
