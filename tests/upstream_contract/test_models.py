@@ -79,3 +79,21 @@ def test_a_cpu_inspects_a_model_without_a_process(tmp_path: Path, monkeypatch: p
     assert found.architecture == "SDARForCausalLM"
     assert found.is_text_generation_model
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]
+
+
+def test_experts_of_a_cpu_are_given_by_their_number_among_all() -> None:
+    """``layers/local_experts.py`` gives them the rank's."""
+    experts = load("vllm.model_executor.layers.fused_moe.experts.cpu_moe:CPUUnquantizedExperts")
+    names = list(inspect.signature(experts.apply).parameters)
+    assert names[5:10] == ["topk_weights", "topk_ids", "activation", "global_num_experts", "expert_map"]
+    # Upstream reads it nowhere: ours would be too much once it does.
+    assert inspect.getsource(experts.apply).count("expert_map") == 1
+    methods = "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method"
+    assert "self.moe_kernel.fused_experts" in source(f"{methods}:UnquantizedFusedMoEMethod")
+
+
+def test_grammars_are_compiled_by_an_executor() -> None:
+    """``core/grammar_threads.py`` puts its own in the place of it."""
+    manager = source("vllm.v1.structured_output:StructuredOutputManager")
+    assert "self.executor = ThreadPoolExecutor(" in manager
+    assert "self.executor.submit(" in manager

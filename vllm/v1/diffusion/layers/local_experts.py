@@ -59,20 +59,16 @@ def _local_kind(kind: type[CPUUnquantizedExperts]) -> type[CPUUnquantizedExperts
     return LocalExperts
 
 
-def use_local_experts(model: nn.Module) -> int:
+def use_local_experts(model: nn.Module) -> None:
     """Lets a model's experts be spread over ranks of a CPU.
 
     Args:
         model: A model whose weights are loaded.
 
-    Returns:
-        How many layers have such experts.
-
     Raises:
         ValueError: Experts are of a kind that upstream computes otherwise.
     """
     kinds: dict[type, type] = {}
-    found = 0
     for module in model.modules():
         kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
         if kernel is None:
@@ -86,5 +82,3 @@ def use_local_experts(model: nn.Module) -> int:
         if kind not in kinds:
             kinds[kind] = _local_kind(kind)
         retype(kernel.fused_experts, kinds[kind])
-        found += 1
-    return found

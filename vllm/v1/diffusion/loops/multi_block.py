@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
+from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
-from vllm.v1.diffusion.loops.settings import BlockSettings, one_step_at_a_time, refuse_pipeline
+from vllm.v1.diffusion.loops.settings import (
+    BlockSettings,
+    one_step_at_a_time,
+    refuse_other_models,
+    refuse_pipeline,
+)
 from vllm.v1.diffusion.modes import MULTI_BLOCK
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.generation_loop.interface import GenerationLoop
-
-_BLOCKS = "block_diffusion"
-"""The loop whose families may have this one."""
 
 
 class MultiBlockDiffusionLoop(DiffusionLoop):
@@ -34,13 +36,8 @@ class MultiBlockSettings(BlockSettings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        family, config = family_of(vllm_config), resolve_diffusion_config(vllm_config)
+        refuse_other_models(vllm_config)
         name = vllm_config.generation_loop
-        if family.loop != _BLOCKS or config.pooled_block_length is not None:
-            raise ValueError(
-                f"generation_loop={name!r} is not for this model: it is for block-causal ones whose tokens "
-                "choose their experts alone (SDAR, LLaDA2.0, LLaDA2.1)."
-            )
         kind, width = "several open blocks", served * self.open_blocks
         if width > MAX_CANVAS:
             raise ValueError(
@@ -53,4 +50,4 @@ class MultiBlockSettings(BlockSettings):
         # Upstream's warm-up was not tried with canvases of several blocks.
         vllm_config.kernel_config.enable_jit_warmup = False
         # Upstream's name for the most rows of logits, and tokens, of one request in a step.
-        config.canvas_length = width
+        resolve_diffusion_config(vllm_config).canvas_length = width

@@ -302,3 +302,13 @@ def refuse_pipeline(vllm_config: VllmConfig, kind: str, why: str) -> None:
     """Raises ValueError, which says ``why``, for a pipeline of several stages."""
     if vllm_config.parallel_config.pipeline_parallel_size > 1:
         raise ValueError(f"pipeline_parallel_size > 1 is not supported with {kind}: {why}.")
+
+
+def refuse_other_models(vllm_config: VllmConfig) -> None:
+    """Raises ValueError for a loop beside ``block_diffusion``, unless that is the model's own."""
+    pooled = resolve_diffusion_config(vllm_config).pooled_block_length
+    if family_of(vllm_config).loop != "block_diffusion" or pooled is not None:
+        raise ValueError(
+            f"generation_loop={vllm_config.generation_loop!r} is not for this model: it is for block-causal "
+            "ones whose tokens choose their experts alone (SDAR, LLaDA2.0, LLaDA2.1)."
+        )

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 
-from vllm.v1.diffusion.config import family_of, resolve_diffusion_config
 from vllm.v1.diffusion.loops.cuda_graphs import refuse_graphs
 from vllm.v1.diffusion.loops.diffusion import DiffusionLoop
 from vllm.v1.diffusion.loops.engine_settings import check_budget
-from vllm.v1.diffusion.loops.settings import BlockSettings, one_step_at_a_time, refuse_pipeline
+from vllm.v1.diffusion.loops.settings import (
+    BlockSettings,
+    one_step_at_a_time,
+    refuse_other_models,
+    refuse_pipeline,
+)
 from vllm.v1.diffusion.modes import VERIFIED
 
 if TYPE_CHECKING:
@@ -22,9 +26,6 @@ if TYPE_CHECKING:
 
 _MOST_DRAFTS = 1 << 31
 """Bytes of the drafts that wait: what the model said of each token of the vocabulary."""
-
-_BLOCKS = "block_diffusion"
-"""The loop whose families may have this one."""
 
 
 class VerifiedBlockDiffusionLoop(DiffusionLoop):
@@ -38,13 +39,8 @@ class VerifiedSettings(BlockSettings):
 
     @override
     def configure(self, vllm_config: VllmConfig, loop: GenerationLoop, served: int) -> None:
-        family, config = family_of(vllm_config), resolve_diffusion_config(vllm_config)
+        refuse_other_models(vllm_config)
         name = vllm_config.generation_loop
-        if family.loop != _BLOCKS or config.pooled_block_length is not None:
-            raise ValueError(
-                f"generation_loop={name!r} is not for this model: it is for block-causal ones whose tokens "
-                "choose their experts alone (SDAR, LLaDA2.0, LLaDA2.1)."
-            )
         kind = "self-speculation"
         one_step_at_a_time(vllm_config, kind)
         refuse_pipeline(vllm_config, kind, "the first stage does not know what the last one has drafted")
