@@ -262,8 +262,8 @@ class DiffusionScheduler(Scheduler):
         request, plan = self.requests[request_id], self._plans[request_id]
         start = request.num_computed_tokens
         scheduled = start + output.num_scheduled_tokens[request_id]
-        end, rows = self.planner.round(request, plan, scheduled, output)
-        set_window(output, request_id, end - start, rows)
+        end, rows, tokens = self.planner.round(request, plan, scheduled, output)
+        set_window(output, request_id, end - start if tokens is None else tokens, rows)
         return end
 
     def extend(self, request: Request, end: int, output: SchedulerOutput) -> bool:

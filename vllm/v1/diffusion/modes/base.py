@@ -49,6 +49,7 @@ class Mode:
         unscored: Why the tokens of a text have no log probabilities, in words that end a sentence; None
             where they have: then ``request/likelihood.py`` denoises them as targets.
         verifies: Whether policies may have their drafts verified.
+        elastic_rows: Whether a request may have steps compute a part of its block.
 
     What a new kind of decoding changes, and where:
 
@@ -95,6 +96,7 @@ class Mode:
     noise: Part = Part("vllm.v1.diffusion.canvas.noise.MaskNoise")
     unscored: str | None = "this kind of decoding gives no log probabilities of a prompt"
     verifies: bool = False
+    elastic_rows: bool = False
 
 
 def mode_of(vllm_config: VllmConfig) -> Mode:
