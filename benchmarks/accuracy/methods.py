@@ -55,7 +55,7 @@ def _several_blocks() -> Method:
 
 
 def _elastic(block: int) -> Method:
-    """Fixed schedules, each with more and more masked positions computed for one that is unmasked."""
+    """Fixed schedules, each with fewer and fewer masked positions computed in a step."""
     settings = {
         f"steps {steps}, candidates {candidates}": {
             "algorithm": "low_confidence_static",
@@ -64,7 +64,7 @@ def _elastic(block: int) -> Method:
             "row_candidates": candidates,
         }
         for steps in (block, block // 2, block // 4)
-        for candidates in (4, 3, 2, 1)
+        for candidates in (16, 12, 8, 4)
     }
     return Method(settings)
 

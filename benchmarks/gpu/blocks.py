@@ -3,7 +3,7 @@
 
     python -m benchmarks.gpu.blocks --shape sdar-8b --block 4 --steps 4 2 --batch 1 16 64 256
 
-``--candidates 0 3`` measures exact rows, then elastic ones with ``row_candidates`` 3, in the same engine.
+``--candidates 0 12`` measures exact rows, then elastic ones with ``row_candidates`` 12, in the same engine.
 
 ``--settings '{"tensor_parallel_size": 2}'`` spreads it over two GPUs. ``--profile 1 64`` adds a line for each
 of these batches: where a step's time goes on the first rank, in microseconds (``benchmarks.gpu.trace``).

@@ -26,7 +26,13 @@ STATIC, SEQUENTIAL = "low_confidence_static", "sequential"
 
 
 def elastic(
-    prompt: int, max_tokens: int, block: int, steps: int, candidates: int, algorithm: str = STATIC, **more: Any
+    prompt: int,
+    max_tokens: int,
+    block: int,
+    steps: int,
+    candidates: int,
+    algorithm: str = STATIC,
+    **more: Any,
 ) -> Case:
     """A request with elastic rows, whose prompt has ``prompt`` tokens."""
     own = (("diffusion_rows", "elastic"), ("diffusion_row_candidates", candidates))
@@ -42,15 +48,15 @@ def elastic(
 
 
 CASES = [
-    elastic(33, 40, 16, 4, 2),
+    elastic(33, 40, 16, 4, 8),
     elastic(32, 48, 16, 16, 1),
-    elastic(30, 48, 16, 8, 3),
-    elastic(7, 30, 8, 3, 2, SEQUENTIAL),
-    elastic(130, 64, 16, 5, 2),
+    elastic(30, 48, 16, 8, 6),
+    elastic(7, 30, 8, 3, 5, SEQUENTIAL),
+    elastic(130, 64, 16, 5, 8),
     elastic(15, 40, 16, 2, 2),
     elastic(45, 40, 16, 16, 3),
     elastic(21, 30, 4, 4, 1),
-    elastic(64, 40, 16, 8, 2, max_steps=5),
+    elastic(64, 40, 16, 8, 4, max_steps=5),
 ]
 
 

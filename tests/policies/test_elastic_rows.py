@@ -40,17 +40,17 @@ def resolved(config: MaskedDiffusionConfig = CONFIG, params: Any = None, **diffu
 def test_a_timetable() -> None:
     """The first step computes all; a later one what the last one unmasked, and its candidates."""
     all_ = StepRows(32, 32)
-    assert timetable(32, 8, 32, 3) == (all_, *[StepRows(16, 12)] * 5, StepRows(12, 8), StepRows(8, 4))
-    assert timetable(32, 8, 32, 1) == (all_, *[StepRows(8, 4)] * 7)
+    assert timetable(32, 8, 32, 12) == (all_, *[StepRows(16, 12)] * 5, StepRows(12, 8), StepRows(8, 4))
+    assert timetable(32, 8, 32, 4) == (all_, *[StepRows(8, 4)] * 7)
     assert timetable(32, 32, 32, 2)[1:] == (*[StepRows(3, 2)] * 30, StepRows(2, 1))
     # 2, 2, 1, 1, 1 and 1 of 8: the remainder goes to the first steps.
-    assert timetable(8, 6, 8, 2)[1:] == tuple(StepRows(*n) for n in ((6, 4), (4, 2), (3, 2), (3, 2), (2, 1)))
+    assert timetable(8, 6, 8, 2)[1:] == tuple(StepRows(*n) for n in ((4, 2), (4, 2), (3, 2), (3, 2), (2, 1)))
     # The last step that is allowed takes all that is left.
     assert timetable(16, 16, 16, 2, 3) == (StepRows(16, 16), StepRows(3, 2), StepRows(15, 14))
     # A block that begins with 6 known tokens computes no fewer rows than these.
     assert timetable(2, 8, 8, 1) == (StepRows(8, 8), StepRows(6, 1))
     assert rows_per_token(8, 32, None) == 9
-    assert rows_per_token(8, 32, 1) == 1 + (32 + 7 * 8) / 32
+    assert rows_per_token(8, 32, 4) == 1 + (32 + 7 * 8) / 32
 
 
 def test_values_come_from_the_request_and_the_engine() -> None:
@@ -75,7 +75,11 @@ def test_values_come_from_the_request_and_the_engine() -> None:
     [
         ({"rows": "some"}, {}, r"^diffusion_rows='some' must be one of exact, elastic"),
         ({"row_candidates": 2}, {}, r"^diffusion_row_candidates=2 has no effect with diffusion_rows='exact'"),
-        ({"rows": "elastic", "row_candidates": 0}, {}, r"^diffusion_row_candidates=0 must be an integer from 1"),
+        (
+            {"rows": "elastic", "row_candidates": 0},
+            {},
+            r"^diffusion_row_candidates=0 must be an integer from 1",
+        ),
         (
             {"rows": "elastic", "algorithm": "low_confidence_dynamic", "threshold": 0.9},
             {},
@@ -113,7 +117,7 @@ def test_refused_of_other_models_and_loops() -> None:
         with pytest.raises(ParameterError, match=r"^diffusion_rows='elastic' is not for this model.*SDAR"):
             resolved(config, rows="elastic")
     check_mode(resolved(rows="elastic"), CAUSAL)
-    with pytest.raises(ParameterError, match="^diffusion_rows='elastic' is not supported.*--generation-loop"):
+    with pytest.raises(ParameterError, match=r"^diffusion_rows='elastic' is not supported.*--generation-loop"):
         check_mode(resolved(rows="elastic"), MULTI_BLOCK)
 
 

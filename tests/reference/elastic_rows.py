@@ -63,9 +63,7 @@ class _Cached:
             k = self.keys[layer].repeat_interleave(heads // kv_heads, dim=0)
             v = self.values[layer].repeat_interleave(heads // kv_heads, dim=0)
             a = scaled_dot_product_attention(q, k, v, attn_mask=sees)
-            x = x + linear(
-                weights, w + "self_attn.o_proj", a.transpose(0, 1).reshape(len(ids), heads * size)
-            )
+            x = x + linear(weights, w + "self_attn.o_proj", a.transpose(0, 1).reshape(len(ids), heads * size))
             h = rms_norm(x, weights[w + "post_attention_layernorm.weight"], eps)
             gate = silu(h @ weights[w + "mlp.gate_proj.weight"].T)
             up = h @ weights[w + "mlp.up_proj.weight"].T
@@ -101,17 +99,18 @@ def decode(
             if max_steps is not None and step + 1 == max_steps:
                 count = len(open_)
             count = min(count, len(open_))
+            among = min(max(count, candidates), len(open_))
             if step == 0:
                 rows = list(range(block_length))
                 position = torch.arange(end)
                 block = position // block_length
-                logits = network.logits(
-                    known[:start] + canvas, position, block[:, None] >= block[None, :]
-                )[start:]
+                logits = network.logits(known[:start] + canvas, position, block[:, None] >= block[None, :])[
+                    start:
+                ]
             else:
                 likely = open_ if algorithm == "sequential" else sorted(open_, key=lambda i: (-sure[i], i))
-                rows = likely[: count * candidates] + fresh
-                rest = likely[count * candidates :]
+                rows = likely[:among] + fresh
+                rest = likely[among:]
                 rest += [i for i in range(block_length) if not masked[i] and i not in fresh]
                 # Blocks that begin with known tokens compute no fewer rows than these.
                 rows += rest[: max(0, given - len(rows))]
@@ -123,14 +122,16 @@ def decode(
             probability = logits.softmax(-1)
             logits[:, model.mask_id] = -torch.inf
             token = logits.argmax(-1)
-            likely_rows = rows if step == 0 else rows[: count * candidates]
+            likely_rows = rows if step == 0 else rows[:among]
             proposed = {}
             for row, i in enumerate(likely_rows):
                 if masked[i]:
                     proposed[i] = int(token[row])
                     sure[i] = float(probability[row, token[row]])
-            order = sorted(proposed) if algorithm == "sequential" else sorted(
-                proposed, key=lambda i: (-sure[i], i)
+            order = (
+                sorted(proposed)
+                if algorithm == "sequential"
+                else sorted(proposed, key=lambda i: (-sure[i], i))
             )
             fresh = sorted(order[:count])
             for i in fresh:

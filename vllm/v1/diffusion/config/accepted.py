@@ -56,10 +56,10 @@ class MaskedDiffusionConfig(DiffusionConfig):
     keys and values before it, or those before and after it (Fast-dLLM's names)."""
 
     rows: Rows | None = None
-    """Block-causal families: which positions of its block a step computes, for a request that does not say."""
+    """Block-causal families: which positions of its block a step computes, unless a request says."""
 
     row_candidates: PositiveCount | None = None
-    """Block-causal families, with elastic rows: masked positions computed for each one that is unmasked."""
+    """Block-causal families, with elastic rows: masked positions that a step computes."""
 
     likelihood: Estimator | None = None
     """How a prompt's log probabilities are estimated for a request that does not say."""

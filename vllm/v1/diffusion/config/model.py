@@ -160,7 +160,7 @@ def _rows(family: Family, given: MaskedDiffusionConfig) -> dict[str, Setting]:
     if family.name in ELASTIC_ROWS:
         return {
             "rows": first((given.rows, GIVEN), ("exact", DEFAULT)),
-            "row_candidates": first((given.row_candidates, GIVEN), (None, "3, with elastic rows")),
+            "row_candidates": first((given.row_candidates, GIVEN), (None, "12, with elastic rows")),
         }
     for name, value in values.items():
         if value is not None:

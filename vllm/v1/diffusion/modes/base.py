@@ -77,8 +77,10 @@ class Mode:
                                                 leave, the others stay (``multi_block``)
     rows of a block are not computed            ``WindowPlanner.window`` and ``round`` (positions
                                                 of the window, rows of logits),
+                                                ``RowLayout.place`` (which positions),
                                                 ``RowLayout.point_logits`` (which rows),
-                                                ``RowLayout.active`` (rows that count)
+                                                ``RowLayout.active`` (rows that count) and
+                                                ``RowLayout.spread`` (statistics of all rows)
     tokens are inserted or deleted              ``RowLayout.after_steps``: may move what a canvas
                                                 holds, before the block's end is decided
     a step verifies                             ``WindowPlanner.window`` and ``round``;

@@ -47,8 +47,8 @@ class Decoding:
         guidance: Scale of classifier-free guidance; 0 for none.
         watched: Whether every step says how it leaves the open block.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
-        row_candidates: Masked positions that a step computes for each one that it unmasks; None where it
-            computes the whole block.
+        row_candidates: Masked positions that a step computes, if it unmasks no more; None where it computes
+            the whole block.
     """
 
     algorithm: str

@@ -121,9 +121,9 @@ class DiffusionParams(BaseModel):
     row_candidates: Annotated[
         PositiveCount | None,
         Parameter(
-            "With `diffusion_rows` `elastic`: masked positions that a step computes for each one that it "
-            "unmasks, those that were most confident when they were computed last.",
-            otherwise="`--diffusion-config`, else 3",
+            "With `diffusion_rows` `elastic`: masked positions that a step computes, those that were most "
+            "confident when they were computed last. A step that unmasks more computes as many as these.",
+            otherwise="`--diffusion-config`, else 12",
             families=ELASTIC_ROWS,
         ),
     ] = None

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 ALGORITHMS = ("low_confidence_static", "sequential")
 """Algorithms that unmask a known number of positions in each step, the first ones of a known order."""
 
-CANDIDATES = 3
-"""Masked positions that a step computes for each one that it unmasks, where nobody says."""
+CANDIDATES = 12
+"""Masked positions that a step computes, where nobody says."""
 
 
 class StepRows(NamedTuple):
@@ -52,7 +52,7 @@ def timetable(
         masked: Masks that the block begins with.
         steps: Steps asked for per block.
         block_length: Tokens per block.
-        candidates: Masked positions computed for each one that is unmasked.
+        candidates: Masked positions that a step computes, if it unmasks no more.
         max_steps: Most steps, the last of which unmasks all that is left; None for no limit.
     """
     known, found, before = block_length - masked, [], 0
@@ -63,7 +63,7 @@ def timetable(
         if step == 0:
             found.append(StepRows(block_length, block_length))
         else:
-            among = min(masked, count * candidates)
+            among = min(masked, max(count, candidates))
             # No fewer than the known tokens that the block began with: the runner takes a window
             # that ends before them for a part of a prompt.
             found.append(StepRows(min(max(before + among, known), block_length), among))
@@ -101,7 +101,7 @@ def step_rows(decoding: Decoding, step: int, masked: int, block_length: int) -> 
 
 
 def row_candidates(given: DiffusionParams, config: MaskedDiffusionConfig) -> int | None:
-    """Masked positions computed for each that is unmasked; None where all rows are.
+    """Masked positions that a step computes; None where it computes the whole block.
 
     Raises:
         ParameterError: Names ``diffusion_rows`` or ``diffusion_row_candidates``.
