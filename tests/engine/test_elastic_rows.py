@@ -100,7 +100,7 @@ def test_alone(engine: Any, case: Case) -> None:
 
 
 def test_in_a_batch_with_exact_requests(engine: Any) -> None:
-    """Exact requests say what they say without the others; some draw, have log probabilities or other rules."""
+    """Exact requests say what they say without the others, under whatever rules."""
     exact = mixed_batch()[:6]
     results = run(engine, [*CASES, *exact])
     check(results[: len(CASES)], CASES)
