@@ -123,14 +123,19 @@ def test_probabilities_and_log_probabilities(engine: Any) -> None:
     )
 
 
-def test_draws_do_not_depend_on_the_batch(engine: Any) -> None:
-    """Temperatures, penalties and filters read the rows that are there."""
+def test_no_request_depends_on_the_batch(engine: Any) -> None:
+    """Draws and filters read the rows that are there; policies in Python find theirs beside elastic requests."""
     drawn = replace(CASES[0], temperature=0.8, top_k=20, top_p=0.9, seed=7)
-    (alone,) = run(engine, [drawn])
-    assert alone["token_ids"] != spoken(CASES[0]).output_ids
-    *others, beside = run(engine, [*CASES, *mixed_batch()[:2], drawn])
-    assert beside["token_ids"] == alone["token_ids"]
-    check(others[: len(CASES)], CASES)
+    python = [
+        Case(random_prompt(33, 9), 30, "hierarchical", 16, threshold=0.5),
+        Case(random_prompt(20, 9), 30, "random", 8, steps=4, seed=3),
+        Case(random_prompt(17, 9), 30, "edit", 16, threshold=0.3),
+    ]
+    alone = [run(engine, [case])[0]["token_ids"] for case in (drawn, *python)]
+    assert alone[0] != spoken(CASES[0]).output_ids
+    *others, beside, one, two, three = run(engine, [*CASES, drawn, *python])
+    assert [result["token_ids"] for result in (beside, one, two, three)] == alone
+    check(others, CASES)
 
 
 def test_asynchronous_and_preempted() -> None:

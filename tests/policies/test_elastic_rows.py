@@ -117,7 +117,9 @@ def test_refused_of_other_models_and_loops() -> None:
         with pytest.raises(ParameterError, match=r"^diffusion_rows='elastic' is not for this model.*SDAR"):
             resolved(config, rows="elastic")
     check_mode(resolved(rows="elastic"), CAUSAL)
-    with pytest.raises(ParameterError, match=r"^diffusion_rows='elastic' is not supported.*--generation-loop"):
+    with pytest.raises(
+        ParameterError, match=r"^diffusion_rows='elastic' is not supported.*--generation-loop"
+    ):
         check_mode(resolved(rows="elastic"), MULTI_BLOCK)
 
 
