@@ -124,7 +124,7 @@ def test_probabilities_and_log_probabilities(engine: Any) -> None:
 
 
 def test_no_request_depends_on_the_batch(engine: Any) -> None:
-    """Draws and filters read the rows that are there; policies in Python find theirs beside elastic requests."""
+    """Draws and filters read the rows that are there; policies in Python find theirs."""
     drawn = replace(CASES[0], temperature=0.8, top_k=20, top_p=0.9, seed=7)
     python = [
         Case(random_prompt(33, 9), 30, "hierarchical", 16, threshold=0.5),

@@ -70,7 +70,7 @@ def sure(rig: Rig, key: int, slot: int, column: int, step: int) -> float:
 
 @pytest.mark.parametrize("algorithm", ["low_confidence_static", "sequential"])
 def test_rows_of_a_step(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Candidates are the most confident masks of the steps that computed them; what was unmasked is renewed."""
+    """Candidates are the masks that were most confident last; what was unmasked is renewed."""
     rig = Rig()
     names = [
         rig.add(request(1, algorithm=algorithm, more={"row_candidates": 3})),
