@@ -22,14 +22,14 @@ from tests.engine.cases import (
 from tests.engine.conftest import IN_PROCESS, run_elsewhere
 from tests.reference.elastic_rows import Elastic, decode
 
-STATIC, SEQUENTIAL = "low_confidence_static", "sequential"
+STATIC, SEQUENTIAL, DYNAMIC = "low_confidence_static", "sequential", "low_confidence_dynamic"
 
 
 def elastic(
     prompt: int,
     max_tokens: int,
     block: int,
-    steps: int,
+    steps: int | None,
     candidates: int,
     algorithm: str = STATIC,
     **more: Any,
@@ -37,7 +37,7 @@ def elastic(
     """A request with elastic rows, whose prompt has ``prompt`` tokens."""
     own = (("diffusion_rows", "elastic"), ("diffusion_row_candidates", candidates))
     return Case(
-        random_prompt(prompt, 40 + steps),
+        random_prompt(prompt, 40 + (steps or 0)),
         max_tokens,
         algorithm,
         block,
@@ -57,22 +57,27 @@ CASES = [
     elastic(45, 40, 16, 16, 3),
     elastic(21, 30, 4, 4, 1),
     elastic(64, 40, 16, 8, 4, max_steps=5),
+    elastic(33, 60, 16, 16, 4, DYNAMIC, threshold=0.4),
+    elastic(40, 40, 16, 8, 3, DYNAMIC, threshold=0.5),
+    elastic(18, 40, 16, None, 5, "threshold", threshold=0.5),
+    elastic(70, 40, 16, 16, 4, DYNAMIC, threshold=0.5, max_steps=4),
 ]
 
 
 @cache
 def spoken(case: Case) -> Elastic:
     """What the plain loop makes of a request."""
-    assert case.block_length is not None and case.steps is not None
+    assert case.block_length is not None
     return decode(
         reference(),
         list(case.prompt),
         case.max_tokens,
         case.block_length,
-        case.steps,
+        case.steps or case.block_length,
         int(dict(case.own)["diffusion_row_candidates"]),
         case.algorithm,
         case.max_steps,
+        case.threshold or 0.0,
     )
 
 

@@ -81,11 +81,11 @@ def test_values_come_from_the_request_and_the_engine() -> None:
             r"^diffusion_row_candidates=0 must be an integer from 1",
         ),
         (
-            {"rows": "elastic", "algorithm": "low_confidence_dynamic", "threshold": 0.9},
+            {"rows": "elastic", "algorithm": "hierarchical", "threshold": 0.9},
             {},
-            r"^diffusion_rows='elastic' is not supported with diffusion_algorithm='low_confidence_dynamic'",
+            r"^diffusion_rows='elastic' is not supported with diffusion_algorithm='hierarchical', but",
         ),
-        ({"rows": "elastic", "algorithm": "random"}, {}, r"diffusion_algorithm='random'.*known in advance"),
+        ({"rows": "elastic", "algorithm": "random"}, {}, "not supported with diffusion_algorithm='random'"),
         ({"rows": "elastic", "infill_ids": [3, -1]}, {}, "not supported with diffusion_infill"),
         ({"rows": "elastic", "exit_threshold": 0.9}, {}, "not supported with diffusion_exit_threshold"),
         (
@@ -127,7 +127,11 @@ def test_refused_of_other_models_and_loops() -> None:
     ("family", "config", "message"),
     [
         ("llada", {"rows": "elastic"}, "diffusion_config: rows='elastic' has no effect on LLaDA models"),
-        ("sdar", {"rows": "elastic"}, "diffusion_config: rows='elastic' is not supported with .*dynamic"),
+        (
+            "sdar",
+            {"rows": "elastic", "algorithm": "edit", "edit_threshold": 0.9},
+            "diffusion_config: rows='elastic' is not supported with .*'edit'",
+        ),
     ],
 )
 def test_refused_as_a_default(family: str, config: dict[str, Any], message: str) -> None:

@@ -81,63 +81,95 @@ def decode(
     candidates: int,
     algorithm: str = "low_confidence_static",
     max_steps: int | None = None,
+    threshold: float = 0.0,
 ) -> Elastic:
-    """Greedy block diffusion, whole blocks cut to the length asked for."""
-    known, at, computed, total = list(prompt), [], [], 0
+    """Greedy block diffusion, whole blocks cut to the length asked for.
+
+    Args:
+        model: The network.
+        prompt: Token ids.
+        gen_length: Tokens of the answer.
+        block_length: Tokens per block.
+        steps: Steps of a block, for algorithms that count them.
+        candidates: Masked positions of a step, if it unmasks no more.
+        algorithm: ``low_confidence_static``, ``sequential``, ``low_confidence_dynamic`` or ``threshold``.
+        max_steps: Most steps of a block.
+        threshold: Of the last two algorithms.
+    """
+    known, at, total = list(prompt), [], 0
+    computed: list[list[int]] = []
+    dynamic = algorithm in ("low_confidence_dynamic", "threshold")
     while len(known) < len(prompt) + gen_length:
         start = len(known) // block_length * block_length
-        end, given = start + block_length, len(known) - start
+        given = len(known) - start
         canvas = known[start:] + [model.mask_id] * (block_length - given)
         masked = [i >= given for i in range(block_length)]
         unmasked_at = [-1] * block_length
         sure = [0.0] * block_length
-        fresh: list[int] = []
+        stale: list[int] = []
         network, step = _Cached(model), 0
         while any(masked):
             open_ = [i for i in range(block_length) if masked[i]]
             count = max(1, block_length // steps + (step < block_length % steps))
-            if max_steps is not None and step + 1 == max_steps:
-                count = len(open_)
-            count = min(count, len(open_))
-            among = min(max(count, candidates), len(open_))
-            if step == 0:
-                rows = list(range(block_length))
-                position = torch.arange(end)
-                block = position // block_length
-                logits = network.logits(known[:start] + canvas, position, block[:, None] >= block[None, :])[
-                    start:
-                ]
+            last = max_steps is not None and step + 1 == max_steps
+            likely = open_ if algorithm == "sequential" else sorted(open_, key=lambda i: (-sure[i], i))
+            if step == 0 or (dynamic and last):
+                among, rows = len(open_), list(range(block_length))
+                stale = []
+            elif dynamic:
+                among = min(max(candidates, -(-block_length // steps)), block_length)
+                length = min(max(among + -(-among // 2), given), block_length)
+                rows = _worth(likely, among, stale, block_length)[:length]
             else:
-                likely = open_ if algorithm == "sequential" else sorted(open_, key=lambda i: (-sure[i], i))
-                rows = likely[:among] + fresh
-                rest = likely[among:]
-                rest += [i for i in range(block_length) if not masked[i] and i not in fresh]
+                among = min(max(len(open_) if last else count, candidates), len(open_))
                 # Blocks that begin with known tokens compute no fewer rows than these.
-                rows += rest[: max(0, given - len(rows))]
-                logits = network.logits(
-                    [canvas[i] for i in rows], torch.tensor([start + i for i in rows]), None
-                )
+                length = max(among + len(stale), given)
+                rows = _worth(likely, among, stale, block_length)[:length]
+            if step == 0:
+                position = torch.arange(start + block_length)
+                block = position // block_length
+                sees = block[:, None] >= block[None, :]
+                logits = network.logits(known[:start] + canvas, position, sees)[start:]
+            else:
+                places = torch.tensor([start + i for i in rows])
+                logits = network.logits([canvas[i] for i in rows], places, None)
             computed.append(sorted(rows))
             logits = logits.double()
             probability = logits.softmax(-1)
             logits[:, model.mask_id] = -torch.inf
             token = logits.argmax(-1)
-            likely_rows = rows if step == 0 else rows[:among]
             proposed = {}
-            for row, i in enumerate(likely_rows):
-                if masked[i]:
+            for row, i in enumerate(rows):
+                if masked[i] and (step == 0 or (dynamic and last) or i in likely[:among]):
                     proposed[i] = int(token[row])
                     sure[i] = float(probability[row, token[row]])
-            order = (
-                sorted(proposed)
-                if algorithm == "sequential"
-                else sorted(proposed, key=lambda i: (-sure[i], i))
-            )
-            fresh = sorted(order[:count])
-            for i in fresh:
+            chosen = sorted(_chosen(algorithm, proposed, sure, len(open_) if last else count, threshold))
+            stale = sorted([i for i in stale if i not in rows] + chosen)
+            for i in chosen:
                 canvas[i], masked[i], unmasked_at[i] = proposed[i], False, total
             step, total = step + 1, total + 1
         at += unmasked_at[given:]
         known = known[:start] + canvas
     output = known[len(prompt) :][:gen_length]
     return Elastic(output, total, at[: len(output)], computed)
+
+
+def _worth(likely: list[int], among: int, stale: list[int], block_length: int) -> list[int]:
+    """Positions in the order in which a step computes them."""
+    rest = [i for i in range(block_length) if i not in likely and i not in stale]
+    return likely[:among] + stale + likely[among:] + rest
+
+
+def _chosen(
+    algorithm: str, proposed: dict[int, int], sure: list[float], count: int, threshold: float
+) -> list[int]:
+    """What a step unmasks of the masked positions that it has computed."""
+    best = sorted(proposed, key=lambda i: (-sure[i], i))
+    if algorithm == "sequential":
+        return sorted(proposed)[:count]
+    if algorithm == "threshold" and count < len(best):
+        return [i for i in best if sure[i] >= threshold] or best[:1]
+    if algorithm == "low_confidence_dynamic":
+        above = [i for i in best if sure[i] > threshold]
+        return above if len(above) >= count else best[:count]
+    return best[:count]

@@ -2,8 +2,9 @@
 """Which rows of their blocks requests compute that have ``rows="elastic"``, on the device.
 
 How many they are, ``request/row_budget.py`` says. In order of their worth: the masked positions that are next
-in the algorithm's order by what was last said of them, as many as there are rows of logits; what the step
-before unmasked, whose keys and values are still those of a mask; the other masked positions; all others.
+in the algorithm's order by what was last said of them, as many as there are rows of logits; what was
+unmasked since it was computed, whose keys and values are those of a mask; the other masked positions; all
+others.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class RowBudget:
         self.canvases = canvases
         self._confidence = torch.zeros(canvases.masked.shape, device=canvases.device)
         """Of each position when it was computed last as a mask of its block, float32 ``[S, W]``."""
+        self._computed_at = torch.zeros_like(canvases.unmasked_at)
+        """The step that computed a position last, int32 ``[S, W]``."""
 
     def place(self, input_batch: InputBatch, windows: PartialWindows) -> None:
         """Gives rows their positions, and rows of logits their columns.
@@ -96,9 +99,13 @@ class RowBudget:
         )
         staged = np.stack((input_batch.idx_mapping_np[windows.requests], windows.candidates))
         slots, candidates = async_tensor_h2d(staged.astype(np.int64), device=device)
-        column = self._order(slots, candidates)[which_at, worth_at]
-        positions = self.canvases.start[slots][which_at] + column
-        input_batch.positions.index_copy_(0, row_at, positions.to(input_batch.positions.dtype))
+        nth_at, first_at = async_tensor_h2d(np.stack((nth, row - nth)).astype(np.int64), device=device)
+        begin, slot = input_batch.positions[first_at], slots[which_at]
+        # A window of a block that has finished in the step before computes some of it, for nothing.
+        stays = begin == self.canvases.start[slot]
+        column = torch.where(stays, self._order(slots, candidates)[which_at, worth_at], nth_at)
+        input_batch.positions.index_copy_(0, row_at, begin + column)
+        self._computed_at[slot, column] = self.canvases.step[slot]
         local = input_batch.expanded_local_pos
         # The runner makes these anew in every step.
         local.index_copy_(0, logits_at, column[picked_at].to(local.dtype))
@@ -118,9 +125,13 @@ class RowBudget:
         self._confidence[cell] = torch.where(step.active, stats.sample_prob, held)
         lengths = canvases.block_length.np[step.slots_np].astype(np.int64)
         counts = np.where(canvases.elastic[step.slots_np], lengths, step.row_counts)
+        device, total = canvases.device, int(counts.sum())
+        whole = canvases.elastic[step.slots_np] & (counts == step.row_counts)
+        if whole.any():
+            slots = async_tensor_h2d(step.slots_np[whole].astype(np.int64), device=device)
+            self._computed_at.index_fill_(0, slots, 0)
         if (counts == step.row_counts).all():
             return stats, step
-        device, total = canvases.device, int(counts.sum())
         begin = np.cumsum(counts) - counts
         request = np.repeat(np.arange(len(counts)), counts)
         local = np.arange(total) - begin[request]
@@ -156,12 +167,12 @@ class RowBudget:
         """
         canvases, width = self.canvases, self.canvases.width
         columns = canvases.columns
-        masked, step = canvases.masked[slots], canvases.step[slots, None]
+        masked, unmasked_at = canvases.masked[slots], canvases.unmasked_at[slots]
         from_left = (canvases.rule.gpu[slots] == int(Rule.SEQUENTIAL))[:, None]
         score = torch.where(from_left, columns.to(torch.float32), -self._confidence[slots])
         score = score.masked_fill(~masked, torch.inf)
         rank = score.argsort(dim=1, stable=True).argsort(dim=1)
-        fresh = ~masked & (canvases.unmasked_at[slots] == step - 1)
+        fresh = ~masked & (unmasked_at >= 0) & (unmasked_at >= self._computed_at[slots])
         worth = torch.where(masked, 2 * width + rank, 3 * width + columns)
         worth = torch.where(fresh, width + columns, worth)
         worth = torch.where(masked & (rank < candidates[:, None]), rank, worth)

@@ -67,7 +67,13 @@ class BlockPlanner(WindowPlanner):
         if known != now_known and not self._goes_on(request, known):
             return None
         end = plan.grid.reach(known)
-        if self._plans_two_blocks and plan.may_have_finished and self._wants_more(request, plan, end):
+        whole = plan.decoding.row_candidates is None
+        if (
+            whole
+            and self._plans_two_blocks
+            and plan.may_have_finished
+            and self._wants_more(request, plan, end)
+        ):
             # The worker denoises whichever of the two blocks is open.
             end = plan.grid.reach(end)
         return Window(request.num_computed_tokens, end)

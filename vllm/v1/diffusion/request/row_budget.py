@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.config import MaskedDiffusionConfig
     from vllm.v1.diffusion.request.params import DiffusionParams
 
-ALGORITHMS = ("low_confidence_static", "sequential")
+SCHEDULED = ("low_confidence_static", "sequential")
 """Algorithms that unmask a known number of positions in each step, the first ones of a known order."""
+
+DYNAMIC = ("low_confidence_dynamic", "threshold")
+"""Those whose steps unmask what the model is sure of: each step but the first has as many rows."""
 
 CANDIDATES = 12
 """Masked positions that a step computes, where nobody says."""
@@ -96,6 +99,12 @@ def step_rows(decoding: Decoding, step: int, masked: int, block_length: int) -> 
     """
     assert decoding.row_candidates is not None
     steps = decoding.steps_of(block_length)
+    if decoding.algorithm in DYNAMIC:
+        if decoding.max_steps is not None and step + 1 >= decoding.max_steps:
+            return StepRows(block_length, block_length)
+        among = min(max(decoding.row_candidates, scheduled_count(0, steps, block_length)), block_length)
+        # Half as many for what was unmasked; what is more waits for a later step.
+        return StepRows(min(max(among + -(-among // 2), block_length - masked), block_length), among)
     planned = timetable(masked, steps, block_length, decoding.row_candidates, decoding.max_steps)
     return planned[step] if step < len(planned) else StepRows(block_length, block_length)
 
@@ -141,11 +150,11 @@ def check_elastic_rows(
         "a block choose their experts together",
     )
     require(
-        decoding.algorithm in ALGORITHMS,
+        decoding.algorithm in (*SCHEDULED, *DYNAMIC),
         "rows",
         "elastic",
-        f"is not supported with diffusion_algorithm={decoding.algorithm!r}: how many positions each step "
-        f"unmasks must be known in advance, as with {' and '.join(ALGORITHMS)}",
+        f"is not supported with diffusion_algorithm={decoding.algorithm!r}, but with "
+        f"{', '.join((*SCHEDULED, *DYNAMIC))}",
     )
     asked = {
         "diffusion_infill (diffusion_infill_ids, diffusion_seed_canvas)": decoding.template is not None,

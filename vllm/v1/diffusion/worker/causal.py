@@ -110,8 +110,10 @@ class BlockRows(RowLayout):
         covered = super().covers(request_states, slots, window_end)
         if not self.canvases.elastic.any():
             return covered
-        # Their timetable is known, so no window of theirs is planned for a block that may have finished.
-        return covered | async_tensor_h2d(self.canvases.elastic, device=covered.device)[slots]
+        # A part of a block begins with it, where the block has not finished in the step before.
+        elastic = async_tensor_h2d(self.canvases.elastic, device=covered.device)[slots]
+        begins = request_states.num_computed_tokens.gpu[slots] == self.canvases.start[slots]
+        return covered | (elastic & begins)
 
 
 class OpenBlocksRows(RowLayout):
