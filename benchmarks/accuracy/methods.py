@@ -79,6 +79,9 @@ def methods(block: int) -> dict[str, Method]:
     return {
         "static": sweep("steps", _steps(block), algorithm="low_confidence_static"),
         "elastic": _elastic(block),
+        "elastic_dynamic": sweep(
+            "threshold", THRESHOLDS, algorithm="low_confidence_dynamic", rows="elastic", **whole
+        ),
         "sequential": sweep("steps", _steps(block), algorithm="sequential"),
         "dynamic": sweep("threshold", THRESHOLDS, algorithm="low_confidence_dynamic", **whole),
         "entropy_bounded": sweep(

@@ -20,7 +20,7 @@ from vllm.v1.diffusion.modes import CAUSAL, MULTI_BLOCK
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError
 from vllm.v1.diffusion.request.resolve import resolve_decoding
-from vllm.v1.diffusion.request.row_budget import CANDIDATES, StepRows, rows_per_token, timetable
+from vllm.v1.diffusion.request.row_budget import CANDIDATES, StepRows, rows_per_token, step_rows, timetable
 from vllm.v1.generation_loop.registry import get_generation_loop
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -51,6 +51,19 @@ def test_a_timetable() -> None:
     assert timetable(2, 8, 8, 1) == (StepRows(8, 8), StepRows(6, 1))
     assert rows_per_token(8, 32, None) == 9
     assert rows_per_token(8, 32, 4) == 1 + (32 + 7 * 8) / 32
+
+
+def test_rows_where_the_model_decides() -> None:
+    """The candidates, and half as many for what was unmasked; all in a block's last step that is allowed."""
+    dynamic = resolved(algorithm="low_confidence_dynamic", threshold=0.9, rows="elastic", row_candidates=3)
+    assert [step_rows(dynamic, step, 8, 8) for step in (1, 7, 30)] == [StepRows(5, 3)] * 3
+    quota = resolved(
+        algorithm="low_confidence_dynamic", threshold=0.9, steps=2, rows="elastic", row_candidates=1
+    )
+    assert step_rows(quota, 1, 8, 8) == StepRows(6, 4)
+    assert step_rows(dynamic, 1, 1, 8) == StepRows(7, 3)
+    capped = resolved(algorithm="threshold", threshold=0.9, rows="elastic", row_candidates=3, max_steps=3)
+    assert [step_rows(capped, step, 8, 8) for step in (1, 2)] == [StepRows(5, 3), StepRows(8, 8)]
 
 
 def test_values_come_from_the_request_and_the_engine() -> None:
@@ -173,7 +186,7 @@ class Rig:
 
     def add(self, name: str, prompt: int, max_tokens: int, **diffusion: Any) -> Request:
         """Admits a request."""
-        how = DiffusionParams(algorithm="low_confidence_static", **diffusion)
+        how = DiffusionParams(**{"algorithm": "low_confidence_static", **diffusion})
         params = how.sampling_params(temperature=0, max_tokens=max_tokens, ignore_eos=True)
         request = Request(name, list(range(prompt)), params, None, block_hasher=None)
         self.scheduler.add_request(request)
@@ -230,6 +243,29 @@ def test_windows(async_scheduling: bool) -> None:
     assert found["a"] == first + later[0] + later[1]
     exact = [[(begin - 16, 32, 16), *[(begin, 16, 16)] * 3] for begin in (16, 32, 48, 64)]
     assert found["b"] == [window for block in exact for window in block]
+    assert not rig.scheduler.requests
+
+
+def test_windows_where_the_model_decides() -> None:
+    """Each later step has as many rows; one behind a finished block commits nothing."""
+    rig = Rig(True)
+    how = {"algorithm": "low_confidence_dynamic", "threshold": 0.9, "rows": "elastic", "row_candidates": 5}
+    request = rig.add("a", 16, 32, **how)
+    steps, found = [], []
+    # The second step finishes the block, which is known when the third has been planned.
+    for tokens in (None, 0, 16, 0, 0, 16, 0):
+        if tokens is not None:
+            rig.finish(steps.pop(0), {"a": tokens})
+        step, planned = rig.plan()
+        found.append(planned.get("a"))
+        steps.append(step)
+        if tokens is None:
+            step, planned = rig.plan()
+            found.append(planned["a"])
+            steps.append(step)
+    part = (16, 8, 5)
+    assert found == [(0, 32, 16), part, part, (16, 32, 16), (32, 8, 5), (32, 8, 5), None, None]
+    assert request.num_output_tokens == 32
     assert not rig.scheduler.requests
 
 

@@ -113,7 +113,8 @@ class DiffusionParams(BaseModel):
             "Which positions of its block a step computes: all of them, or, after the first step, those that "
             "the step before unmasked and the masked ones that are likely to be unmasked now. The others "
             "keep the keys and values that they have. `elastic` is faster where many requests run, and "
-            "approximate; it is for `low_confidence_static` and `sequential`.",
+            "approximate; it is for `low_confidence_static`, `sequential`, `low_confidence_dynamic` and "
+            "`threshold`.",
             otherwise="`--diffusion-config`, else `exact`",
             families=ELASTIC_ROWS,
         ),

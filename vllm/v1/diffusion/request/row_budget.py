@@ -3,9 +3,9 @@
 
 The first step computes the whole block. A later one computes what the step before it unmasked, whose keys
 and values were those of masks, and the masked positions that are likely to be unmasked now. All others keep
-the keys and values that they have. The numbers follow from the algorithm's timetable alone, so the scheduler
-knows them before the worker has made the step; which positions they are, the worker decides
-(``canvas/row_budget.py``).
+the keys and values that they have. The numbers follow from the algorithm's timetable alone, or are the same
+in each step, so the scheduler knows them before the worker has made the step. Which positions they are, the
+worker decides (``canvas/row_budget.py``).
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def check_elastic_rows(
         if present:
             raise ParameterError(
                 f"diffusion_rows='elastic' is not supported with {name}: a step computes a part of its block "
-                "that follows from the timetable alone.",
+                "only.",
                 parameter="diffusion_rows",
                 value="elastic",
             )
