@@ -29,6 +29,7 @@ OBJECTS = {
     ("new_req_data", "vllm"): "vllm.v1.core.sched.output:NewRequestData",
     ("runner_output", "vllm"): "vllm.v1.outputs:ModelRunnerOutput",
     ("input_batch", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.input_batch:InputBatch",
+    ("_block_tables", "vllm.v1.diffusion.worker.model_state"): ("vllm.v1.worker.gpu.block_table:BlockTables"),
     ("req_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.states:RequestState",
     ("sampling_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.states:SamplingStates",
     (
@@ -101,6 +102,7 @@ FUNCTIONS = (
     "vllm.v1.metrics.utils:create_metric_per_engine",
     "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p",
     "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",
+    "vllm.v1.worker.gpu.block_table:BlockTables.compute_slot_mappings",
     "vllm.v1.worker.gpu.sample.logprob:compute_token_logprobs",
     "vllm.v1.worker.gpu.sample.logprob:compute_topk_scores",
     "vllm.v1.worker.gpu.sample.penalties:apply_penalties",

@@ -13,7 +13,14 @@ from pydantic_core import ArgsKwargs
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
 from vllm.v1.diffusion.policies import get_policy
-from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Estimator, PositiveCount, Seed
+from vllm.v1.diffusion.policies.parameter import (
+    BlockLength,
+    CacheMode,
+    Estimator,
+    PositiveCount,
+    Rows,
+    Seed,
+)
 from vllm.v1.diffusion.policies.registry import built_in_numbers
 
 _Limit = Annotated[int, Field(gt=0, le=2**31 - 1)]
@@ -47,6 +54,12 @@ class MaskedDiffusionConfig(DiffusionConfig):
     cache: CacheMode | None = None
     """What bidirectional families reuse between the steps of a block: nothing, the
     keys and values before it, or those before and after it (Fast-dLLM's names)."""
+
+    rows: Rows | None = None
+    """Block-causal families: which positions of its block a step computes, unless a request says."""
+
+    row_candidates: PositiveCount | None = None
+    """Block-causal families, with elastic rows: masked positions that a step computes."""
 
     likelihood: Estimator | None = None
     """How a prompt's log probabilities are estimated for a request that does not say."""

@@ -21,7 +21,7 @@ from vllm.v1.diffusion.config.special_ids import (
     mask_token_id,
     of_model,
 )
-from vllm.v1.diffusion.families import SEEDED, Family, is_scored
+from vllm.v1.diffusion.families import ELASTIC_ROWS, SEEDED, Family, is_scored
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.registry import built_in_numbers
@@ -133,6 +133,7 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         },
         "cache": cache,
         "attention": _kind(family, given.attention, "bidirectional"),
+        **_rows(family, given),
         "likelihood": _likelihood(family, given, cache),
         **_sampled(family, given, cache),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
@@ -151,6 +152,23 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "end_token_ids": end_token_ids(model_config, family, given),
     }
     return {**found, **work_limits(given, found)}
+
+
+def _rows(family: Family, given: MaskedDiffusionConfig) -> dict[str, Setting]:
+    """Which rows of a block steps compute, of a family whose steps may leave some out."""
+    values = {"rows": given.rows, "row_candidates": given.row_candidates}
+    if family.name in ELASTIC_ROWS:
+        return {
+            "rows": first((given.rows, GIVEN), ("exact", DEFAULT)),
+            "row_candidates": first((given.row_candidates, GIVEN), (None, "12, with elastic rows")),
+        }
+    for name, value in values.items():
+        if value is not None:
+            raise ValueError(
+                f"diffusion_config: {name}={value!r} has no effect on {family.name} models, but on "
+                f"{', '.join(ELASTIC_ROWS)}."
+            )
+    return {name: Setting(None, "the family has no such setting") for name in values}
 
 
 def _likelihood(family: Family, given: MaskedDiffusionConfig, cache: Setting) -> Setting:
