@@ -5,6 +5,9 @@
 // rows of W times steps along its columns, is cut into as many equal pieces as there are thread
 // blocks (stream-K: Osama et al., arXiv 2301.03598). Where blocks share a tile, each leaves its
 // sums, and the last to arrive adds them, in the order of the columns: the same bits every time.
+//
+// W and x of 8 bits (e4m3) differ in the instruction alone: a row of a panel is 128 bytes, whatever
+// they hold. Their sums are multiplied with the scales of the row of W and of the token at the end.
 #pragma once
 
 #include "cuda/tensor_copy.cuh"
@@ -13,13 +16,16 @@
 namespace vllm_diffusion {
 
 constexpr int kBlockRows = 64;  // rows of W of one instruction, and of the output's tile
-constexpr int kPanelBytes = kBlockRows * 128;  // 64 columns of them
+constexpr int kPanelBytes = kBlockRows * 128;  // 64 columns of them, of 8 bits 128
 constexpr int kMultipliers = 128;              // threads; a warp that fetches comes after them
 
 struct SkinnyParams {
   CUtensorMap weight, input;
   void* out;
   const void* bias;
+  const float* input_scale;  // these two of 8 bits only: of a token, of a row of W, or of all
+  const float* weight_scale;
+  int32_t input_scale_step, weight_scale_step;  // 1, or 0 where there is one for all
   float* partials;
   int32_t* arrived;      // a tile each, 0 before and after
   int32_t tokens, rows;  // rows of W
@@ -58,7 +64,8 @@ struct Cut {
   }
 };
 
-template <Dtype kDtype, int kTokens, int kDepth, bool kGated>
+// kDtype: of the output, and of W and x unless they have 8 bits.
+template <Dtype kDtype, bool kEight, int kTokens, int kDepth, bool kGated>
 class Skinny {
  public:
   using S = SkinnyShape<kTokens, kDepth, kGated>;
@@ -147,10 +154,16 @@ class Skinny {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
-          for (int s = 0; s < S::kSets; ++s)
-            warpgroup_mma<kDtype>(
-                sum[s], weight + ((s * kDepth + panel) * kPanelBytes + k * 32) / 16,
-                input + (panel * kTokens * 128 + k * 32) / 16, i > 0 || panel > 0 || k > 0);
+          for (int s = 0; s < S::kSets; ++s) {
+            const uint64_t a = weight + ((s * kDepth + panel) * kPanelBytes + k * 32) / 16;
+            const uint64_t b = input + (panel * kTokens * 128 + k * 32) / 16;
+            const bool add = i > 0 || panel > 0 || k > 0;
+            if constexpr (kEight) {
+              warpgroup_mma_e4m3(sum[s], a, b, add);
+            } else {
+              warpgroup_mma<kDtype>(sum[s], a, b, add);
+            }
+          }
         }
       }
       warpgroup_commit();
@@ -217,6 +230,20 @@ class Skinny {
     return unpack<kDtype>(static_cast<const uint16_t*>(p_.bias)[row]).x;
   }
 
+  __device__ float weight_scale_of(int32_t row) const {
+    if (!kEight || row >= p_.rows) return 1.0f;
+    return p_.weight_scale[row * p_.weight_scale_step];
+  }
+
+  // Of tokens `token` and the one after it; any number behind the last one, which is not written.
+  __device__ float2 input_scales_of(int token) const {
+    if (!kEight) return make_float2(1.0f, 1.0f);
+    const auto of = [this](int at) {
+      return __ldcg(p_.input_scale + min(at, p_.tokens - 1) * p_.input_scale_step);
+    };
+    return make_float2(of(token), of(token + 1));
+  }
+
   // A lane has rows g and g + 8 of 16, of tokens 2t and 2t + 1; it writes two rows of token g.
   __device__ void write(const Sums& sum, int32_t tile) const {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -227,15 +254,24 @@ class Skinny {
       if (row >= width) continue;
       const float bias = bias_of(row + lane / 4);
       const float second = kGated ? bias_of(width + row + lane / 4) : 0.0f;
+      const float scale = weight_scale_of(row + lane / 4);
+      const float second_scale = kGated ? weight_scale_of(width + row + lane / 4) : 1.0f;
+      // 16-bit numbers have no scales, and what they add up to is not multiplied.
+      const auto both = [&](const float* of, float by, float add, float2 tokens) {
+        if constexpr (kEight)
+          return pack<kDtype>(tokens.x * (by * of[0]) + add, tokens.y * (by * of[1]) + add);
+        else
+          return pack<kDtype>(of[0] + add, of[1] + add);
+      };
       auto* out = static_cast<uint16_t*>(p_.out) + row + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < kTokens / 8; ++j) {
         const int at = 4 * j + 2 * h;
-        uint32_t pair = pack<kDtype>(sum[0][at] + bias, sum[0][at + 1] + bias);
+        const float2 tokens = input_scales_of(j * 8 + lane % 4 * 2);
+        uint32_t pair = both(&sum[0][at], scale, bias, tokens);
         if constexpr (kGated) {
           const float2 gate = unpack<kDtype>(pair);
-          const float2 up =
-              unpack<kDtype>(pack<kDtype>(sum[1][at] + second, sum[1][at + 1] + second));
+          const float2 up = unpack<kDtype>(both(&sum[1][at], second_scale, second, tokens));
           const float2 act = unpack<kDtype>(
               pack<kDtype>(gate.x / (1.0f + __expf(-gate.x)), gate.y / (1.0f + __expf(-gate.y))));
           pair = pack<kDtype>(act.x * up.x, act.y * up.y);
@@ -258,7 +294,7 @@ class Skinny {
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-template <Dtype kDtype, int kTokens, int kDepth, bool kGated>
+template <Dtype kDtype, bool kEight, int kTokens, int kDepth, bool kGated>
 __global__ void __launch_bounds__(kMultipliers + 32)
     skinny_kernel(const __grid_constant__ SkinnyParams params) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -279,7 +315,7 @@ __global__ void __launch_bounds__(kMultipliers + 32)
   }
   __syncthreads();
   let_next_kernel_start();
-  Skinny<kDtype, kTokens, kDepth, kGated> work(params, stages, bars, &last);
+  Skinny<kDtype, kEight, kTokens, kDepth, kGated> work(params, stages, bars, &last);
   if (threadIdx.x >= kMultipliers) {
     if (threadIdx.x == kMultipliers) work.fetch();
   } else {

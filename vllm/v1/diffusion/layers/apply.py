@@ -25,13 +25,14 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.platforms import current_platform
 from vllm.v1.diffusion.layers.classes import become, remade, retype
 from vllm.v1.diffusion.layers.forms import AttentionForm, attention_form, gated_form
-from vllm.v1.diffusion.layers.fused_attention import FusedAttention, fits, stores
+from vllm.v1.diffusion.layers.fused_attention import FusedAttention, eight_bits, fits, stores
 from vllm.v1.diffusion.layers.local_experts import use_local_experts
 from vllm.v1.diffusion.layers.prefill_attention import (
     BlockCausalAttentionImpl,
     PrefillAttention,
     computes,
 )
+from vllm.v1.diffusion.layers.skinny_fp8 import product_of, use_skinny_fp8
 from vllm.v1.diffusion.layers.skinny_layers import (
     SkinnyMethod,
     SkinnyNetwork,
@@ -39,6 +40,7 @@ from vllm.v1.diffusion.layers.skinny_layers import (
     gates,
     norms,
     suits,
+    widths,
 )
 
 logger = init_logger(__name__)
@@ -126,9 +128,10 @@ def fuse_attention(model: nn.Module) -> list[KernelUse]:
     fused = storing = 0
     for layer, form in _attention(model):
         if fits(form):
-            become(layer, FusedAttention, form=form, stores=stores(form))
+            kept = stores(form)
+            become(layer, FusedAttention, form=form, stores=kept, eight=kept and eight_bits(form))
             fused += 1
-            storing += stores(form)
+            storing += kept
     all_layers = sum(isinstance(module, Attention) for module in model.modules())
     what = "attention layers" if storing == fused else f"attention layers, {storing} of them with the cache"
     return [KernelUse("qk_norm_rope_cache", fused, all_layers, what)]
@@ -165,7 +168,10 @@ def use_skinny_layers(model: nn.Module) -> list[KernelUse]:
     linear = [module for module in modules if isinstance(module, LinearBase | head)]
     suited = [layer for layer in linear if suits(layer)]
     for layer in suited:
-        layer.quant_method = _skinny(layer.quant_method, layer.weight)  # type: ignore[arg-type]
+        if product_of(layer) is None:
+            layer.quant_method = _skinny(layer.quant_method, layer.weight)  # type: ignore[arg-type]
+        else:
+            use_skinny_fp8(layer)
     of_heads = {id(norm) for _, form in _attention(model) for norm in (form.q_norm, form.k_norm)}
     between = [m for m in modules if isinstance(m, RMSNorm) and id(m) not in of_heads]
     networks = [(module, form) for module in modules if (form := gated_form(module)) is not None]
@@ -174,8 +180,9 @@ def use_skinny_layers(model: nn.Module) -> list[KernelUse]:
         become(network, SkinnyNetwork, form=form)
     # Without products that start early a norm gains nothing.
     normed = [norm for norm in between if suited and norms(norm)]
+    in_eight_bits = widths(suited)
     for norm in normed:
-        become(norm, SkinnyNorm)
+        become(norm, SkinnyNorm, quantises=norm.weight.shape[0] in in_eight_bits)
     return [
         KernelUse("skinny_linear", len(suited), len(linear), "layers"),
         KernelUse("with its activation", len(gated), len(networks), "networks"),
