@@ -17,7 +17,6 @@ from vllm.config.compilation import CompilationMode
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm
 from vllm.model_executor.layers.linear import QKVParallelLinear
-from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
 from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape
 from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import LinearScalingRotaryEmbedding
 from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
@@ -105,6 +104,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         return None if query_scale is None else reference.to_e4m3(q, query_scale)
 
     monkeypatch.setattr(fused_attention, "qk_norm_rope_cache", computed)
+
+
+def query_quantiser(shape: GroupShape) -> Any:
+    """What is read of upstream's, which holds no tensors."""
+    return SimpleNamespace(static=True, group_shape=shape)
 
 
 def run(layer: Any, rows: int = 6) -> torch.Tensor:
@@ -195,7 +199,7 @@ def test_a_cache_of_eight_bits(quantises: bool, sdar: Any, monkeypatch: pytest.M
     attn.impl.kv_cache_dtype = "fp8"
     for name, scale in (("_k_scale", 0.05), ("_v_scale", 0.01), ("_q_scale", 0.02)):
         setattr(attn, name, torch.tensor(scale))
-    attn.query_quant = QuantFP8(static=True, group_shape=GroupShape.PER_TENSOR) if quantises else None
+    attn.query_quant = query_quantiser(GroupShape.PER_TENSOR) if quantises else None
     seen: list[tuple[torch.Tensor, ...]] = []
     attn.forward = lambda *qkv: seen.append(qkv) or qkv[0].contiguous()
     run(sdar, rows=3)
@@ -356,7 +360,7 @@ def test_a_rotation_of_other_angles_is_the_same_rotation(sdar: Any) -> None:
         ),
         lambda attn: (
             setattr(attn.impl, "kv_cache_dtype", "fp8"),
-            setattr(attn, "query_quant", QuantFP8(static=True, group_shape=GroupShape(-1, 64))),
+            setattr(attn, "query_quant", query_quantiser(GroupShape(-1, 64))),
         ),
         lambda attn: setattr(attn.impl, "attn_type", AttentionType.ENCODER_ONLY),
         lambda attn: setattr(attn, "impl", object()),
