@@ -5,8 +5,8 @@
 
 Every call of a graph reads another copy of the weights, so that none is found in the L2 cache; bf16,
 random, seeded. `TB/s` counts the weights' bytes. With --fp8 also e4m3, the rows quantised in the same call
-by upstream and its product (where upstream is installed), or by ours. The shapes are those of an 8B model (SDAR), its head,
-LLaDA's merged projection, and smaller ones.
+by upstream and its product (where upstream is installed), or by ours. The shapes are those of an 8B model
+(SDAR), its head, LLaDA's merged projection, and smaller ones.
 """
 
 import argparse
@@ -38,7 +38,7 @@ COPIES = 20
 
 def eight_bit_sides(name: str, x: torch.Tensor, weights: list[torch.Tensor]) -> dict[str, list[Any]]:
     """Calls of the products of 8 bits, by what computes them."""
-    scale = torch.full((), 0.1 / 448, device="cuda")
+    scale = torch.full((), 0.2 / 448, device="cuda")
     eight = [(w / scale).to(torch.float8_e4m3fn) for w in weights]
     arrived = torch.zeros(len(eight[0]) // 64, dtype=torch.int32, device="cuda")
 
