@@ -181,10 +181,10 @@ def suits_fp8(layer: Any, least: int) -> bool:
         layer: Its weights loaded.
         least: Entries of the smallest weight that gains.
     """
-    product = product_of(layer)
-    if type(product) is not CutlassFP8ScaledMMLinearKernel:
+    upstream = product_of(layer)
+    if type(upstream) is not CutlassFP8ScaledMMLinearKernel:
         return False
-    key = product.config.activation_quant_key
+    key = upstream.config.activation_quant_key
     if key not in (kFp8DynamicTokenSym, kFp8StaticTensorSym):
         return False
     static = getattr(layer, "input_scale", None)
@@ -198,7 +198,7 @@ def suits_fp8(layer: Any, least: int) -> bool:
         weight.dtype == torch.float8_e4m3fn
         and weight.is_contiguous()
         and weight.data_ptr() % 16 == 0
-        and outputs == product.logical_output_size
+        and outputs == upstream.logical_output_size
         and outputs % 16 == 0
         and 16 <= outputs <= MAX_OUTPUTS
         and columns % 128 == 0
@@ -207,8 +207,8 @@ def suits_fp8(layer: Any, least: int) -> bool:
         and scale.dtype == torch.float32
         and scale.numel() in (1, outputs)
         and scale.is_contiguous()
-        and product.config.out_dtype in (torch.bfloat16, torch.float16)
-        and (getattr(layer, "bias", None) is None or layer.bias.dtype == product.config.out_dtype)
+        and upstream.config.out_dtype in (torch.bfloat16, torch.float16)
+        and (getattr(layer, "bias", None) is None or layer.bias.dtype == upstream.config.out_dtype)
     )
 
 
