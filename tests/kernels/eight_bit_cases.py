@@ -83,7 +83,7 @@ def check_eight_bits(case: EightBitCase) -> Tensor:
     )
     # Far nearer on the whole: what is cut off is small.
     error = (out.double() - expected).norm() / expected.norm()
-    assert error < 1e-2, (error, case.input.shape, case.weight.shape)
+    assert error < (2e-2 if case.gated else 1e-2), (error, case.input.shape, case.weight.shape)
     assert not counters(case.weight).any()
     return out
 

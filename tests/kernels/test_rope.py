@@ -110,7 +110,9 @@ def test_cuda_schema_and_fake_of_eight_bits() -> None:
     scale = torch.tensor(0.5, device="cuda")
     queries = torch.empty(5, 4, 64, dtype=torch.float8_e4m3fn, device="cuda")
     arguments = (*case, scale, scale, queries, scale)
-    torch.library.opcheck(torch.ops.vllm_diffusion.qk_norm_rope_cache.default, arguments)
+    # The other checks compare arguments, which torch does not do for float8_e4m3fn.
+    checks = ("test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.vllm_diffusion.qk_norm_rope_cache.default, arguments, test_utils=checks)
 
 
 @cuda_only
