@@ -35,11 +35,16 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
     kFp8StaticChannelSym,
     kFp8StaticTensorSym,
 )
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
+)
 from vllm.model_executor.models.qwen2 import Qwen2MLP
 from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.layers import skinny_fp8, skinny_layers
-from vllm.v1.diffusion.layers.apply import use_skinny_layers
-from vllm.v1.diffusion.layers.skinny_fp8 import SkinnyScaledMM, product_of
+from vllm.v1.diffusion.layers.apply import apply_kernels, use_eight_bit_head, use_skinny_layers
+from vllm.v1.diffusion.layers.skinny_fp8 import EightBitHead, SkinnyScaledMM, product_of
 from vllm.v1.diffusion.layers.skinny_layers import SkinnyNetwork, SkinnyNorm
 
 BFLOAT16 = torch.bfloat16
@@ -59,6 +64,7 @@ class Calls(list[tuple[str, int]]):
 @pytest.fixture(autouse=True)
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """The kernels' references in their places, ours and upstream's."""
+    torch.manual_seed(5)
     seen = Calls()
 
     def product(
@@ -116,7 +122,7 @@ def eight_bits(
     scale = scale if channels else scale.amax()
     layer.weight = nn.Parameter(reference.to_e4m3(weight, scale).t(), requires_grad=False)
     layer.weight_scale = nn.Parameter(scale, requires_grad=False)
-    layer.input_scale = torch.tensor(0.01) if static else None
+    layer.input_scale = torch.tensor(0.03) if static else None
     weights: QuantKey = kFp8StaticChannelSym if channels else kFp8StaticTensorSym
     rows: QuantKey = kFp8StaticTensorSym if static else kFp8DynamicTokenSym
     product: Any = CutlassFP8ScaledMMLinearKernel.__new__(CutlassFP8ScaledMMLinearKernel)
@@ -246,7 +252,6 @@ def test_the_activation(static: bool, calls: Calls) -> None:
     expected = network(few), network(many)
     for layer in (network.gate_up_proj, network.down_proj):
         eight_bits(layer, calls, static=static)
-        layer.input_scale = None if not static else torch.tensor(0.01)
     products, gated, _ = use_skinny_layers(network)
     assert str(products) == "skinny_linear: 2 of 2 layers"
     assert str(gated) == "with its activation: 1 of 1 networks"
@@ -302,6 +307,44 @@ def test_a_norm_leaves_the_rows_for_the_product(calls: Calls) -> None:
     x, residual = torch.randn(2, 65, 64).to(BFLOAT16)
     narrow(x, residual)
     assert not calls
+
+
+def test_a_head_in_eight_bits(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits by the kernels, ids to vectors as before; weights that are loaded later are quantised anew."""
+    monkeypatch.setattr(skinny_fp8, "cutlass_fp8_supported", lambda: True)
+    head, embedding = make(ParallelLMHead, 96, WIDTH), make(VocabParallelEmbedding, 96, WIDTH)
+    model = nn.ModuleList([head, embedding])
+    assert str(use_eight_bit_head(model)) == "skinny_linear_fp8: 1 of 1 heads"
+    use_skinny_layers(model)
+    assert type(embedding.quant_method) is UnquantizedEmbeddingMethod
+    method = head.quant_method
+    calls.clear()
+    for rows in (4, 65):
+        x = torch.randn(rows, WIDTH, dtype=BFLOAT16)
+        near(method.apply(head, x), x @ head.weight.T)
+    assert calls == [("rows", 4), ("skinny", 4), ("rows", 65), ("upstream", 65)]
+    assert method.embedding(head, torch.tensor([3])).equal(head.weight[3:4])
+    head.weight.data.normal_()
+    method.process_weights_after_loading(head)
+    x = torch.randn(4, WIDTH, dtype=BFLOAT16)
+    near(method.apply(head, x), x @ head.weight.T)
+
+
+def test_an_embedding_that_is_the_head(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skinny_fp8, "cutlass_fp8_supported", lambda: True)
+    embedding = make(VocabParallelEmbedding, 96, WIDTH)
+    use_eight_bit_head(nn.ModuleList([embedding]))
+    assert isinstance(embedding.quant_method, EightBitHead)
+
+
+def test_a_head_that_cannot_is_refused(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its shape or dtype, or since no kernel is on the device: at the start, with the reason."""
+    monkeypatch.setattr(skinny_fp8, "cutlass_fp8_supported", lambda: True)
+    for head in (make(ParallelLMHead, 64, 96), make(ParallelLMHead, 64, WIDTH, dtype=torch.float32)):
+        with pytest.raises(ValueError, match=r"head_quantization='fp8' is for a head of bfloat16 or float16"):
+            use_eight_bit_head(nn.ModuleList([head]))
+    with pytest.raises(ValueError, match="head_quantization='fp8' has no kernel: no CUDA GPU"):
+        apply_kernels(VllmConfig(), make(ParallelLMHead, 64, WIDTH), torch.device("cpu"), False, True)
 
 
 def test_rows_that_another_layer_has_quantised(calls: Calls) -> None:

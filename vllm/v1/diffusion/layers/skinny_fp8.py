@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vllm import _custom_ops as ops
 from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
 from vllm.model_executor.layers.fusion.quant_activation import QuantizedActivation
 from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
@@ -28,6 +29,8 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
     kFp8DynamicTokenSym,
     kFp8StaticTensorSym,
 )
+from vllm.model_executor.layers.quantization.utils.w8a8_utils import cutlass_fp8_supported
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.v1.diffusion.kernels.skinny_linear import (
     MAX_OUTPUTS,
     MAX_QUANTIZED,
@@ -107,6 +110,62 @@ class SkinnyScaledMM:
             return None
         data, scale = self.quant_fp8(x, layer.input_scale, None)  # type: ignore[attr-defined]
         return data, scale
+
+
+class EightBitHead:
+    """An LM head that reads its weights in 8 bits, a scale per token id; a mixin before its class."""
+
+    prefix = "EightBit"
+    rows: torch.Tensor
+    scale: torch.Tensor
+    arrived: torch.Tensor
+
+    def start(self, layer: Any) -> None:
+        """Quantises the weights, and makes what the kernel counts in.
+
+        Args:
+            layer: The head, its weights loaded.
+        """
+        weight = layer.weight.data
+        self.rows, self.scale = quantize_rows(weight)
+        self.arrived = torch.zeros(-(-len(weight) // TILE_ROWS), dtype=torch.int32, device=weight.device)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """Weights that were loaded into a served model are quantised anew; see upstream."""
+        super().process_weights_after_loading(layer)  # type: ignore[misc]
+        self.start(layer)
+
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """The logits, ``[rows, tokens]``; see upstream."""
+        if not takes(x):
+            upstream: torch.Tensor = super().apply(layer, x, bias)  # type: ignore[misc]
+            return upstream
+        data, scale = quantize_rows(x)
+        if len(x) <= MAX_ROWS:
+            return skinny_linear_fp8(data, scale, self.rows, self.scale, bias, self.arrived, x.dtype)
+        product: torch.Tensor = ops.cutlass_scaled_mm(
+            data, self.rows.t(), scale_a=scale, scale_b=self.scale, out_dtype=x.dtype, bias=bias
+        )
+        return product
+
+
+def suits_eight_bits(head: Any) -> bool:
+    """Whether the kernels compute an LM head in 8 bits.
+
+    Args:
+        head: Its weights loaded.
+    """
+    method = getattr(head, "quant_method", None)
+    if not plain(method, UnquantizedEmbeddingMethod, "apply", "process_weights_after_loading"):
+        return False
+    weight = head.weight
+    return bool(
+        takes(weight)
+        and weight.shape[0] % 16 == 0
+        and weight.shape[0] <= MAX_OUTPUTS
+        and weight.shape[1] % 128 == 0
+        and cutlass_fp8_supported()
+    )
 
 
 def leave(x: torch.Tensor, rows: tuple[torch.Tensor, torch.Tensor]) -> None:
