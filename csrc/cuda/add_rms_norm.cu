@@ -23,27 +23,16 @@ __device__ __forceinline__ uint32_t rounded(float2 pair) {
 template <Dtype kDtype>
 __device__ __forceinline__ void quantize(const AddRmsNormArgs& args, const uint32_t (&row)[4],
                                          bool mine, int64_t at, float* scratch) {
-  float largest = 0.0f;
-#pragma unroll
-  for (const uint32_t word : row) {
-    const float2 pair = unpack<kDtype>(word);
-    largest = fmaxf(largest, fmaxf(fabsf(pair.x), fabsf(pair.y)));
-  }
-  const float scale = row_scale(block_largest(mine ? largest : 0.0f, scratch));
+  const float scale = row_scale(block_largest(mine ? largest_of<kDtype>(row) : 0.0f, scratch));
   if (threadIdx.x == 0) args.scale[blockIdx.x] = scale;
-  if (!mine) return;
-  uint32_t halves[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = unpack<kDtype>(row[i]);
-    halves[i] = pack_e4m3(pair.x / scale, pair.y / scale);
-  }
-  static_cast<uint2*>(args.out)[at] =
-      make_uint2(halves[0] | halves[1] << 16, halves[2] | halves[3] << 16);
+  if (mine) static_cast<uint2*>(args.out)[at] = quantized<kDtype>(row, Quotient(scale));
 }
 
-template <Dtype kDtype, bool kQuantize>
-__global__ void __launch_bounds__(kMostWarps * 32) add_rms_norm_kernel(AddRmsNormArgs args) {
+// Several blocks of rows of up to 4096 entries fit a multiprocessor, so that some of them read while
+// others reduce.
+template <Dtype kDtype, bool kQuantize, int kThreads>
+__global__ void __launch_bounds__(kThreads, kThreads > 512 ? 1 : 3)
+    add_rms_norm_kernel(AddRmsNormArgs args) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
@@ -75,6 +64,7 @@ __global__ void __launch_bounds__(kMostWarps * 32) add_rms_norm_kernel(AddRmsNor
     square += sum[i].x * sum[i].x + sum[i].y * sum[i].y;
     b[i] = rounded<kDtype>(sum[i]);
   }
+  if (mine) *residual = make_uint4(b[0], b[1], b[2], b[3]);
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) square += __shfl_xor_sync(0xffffffffu, square, lanes);
   if (thread % 32 == 0) squares[thread / 32] = square;
@@ -91,16 +81,20 @@ __global__ void __launch_bounds__(kMostWarps * 32) add_rms_norm_kernel(AddRmsNor
     const float2 by = unpack<kDtype>(w[i]);
     out[i] = rounded<kDtype>(make_float2(x.x * by.x, x.y * by.y));
   }
-  if (mine) {
-    *residual = make_uint4(b[0], b[1], b[2], b[3]);
-    *input = make_uint4(out[0], out[1], out[2], out[3]);
-  }
+  if (mine) *input = make_uint4(out[0], out[1], out[2], out[3]);
   if constexpr (kQuantize) quantize<kDtype>(args, out, mine, at, scratch);
+}
+
+template <Dtype kDtype, int kThreads>
+auto kernel_for(const AddRmsNormArgs& args) {
+  return args.out == nullptr ? add_rms_norm_kernel<kDtype, false, kThreads>
+                             : add_rms_norm_kernel<kDtype, true, kThreads>;
 }
 
 template <Dtype kDtype>
 auto kernel_for(const AddRmsNormArgs& args) {
-  return args.out == nullptr ? add_rms_norm_kernel<kDtype, false> : add_rms_norm_kernel<kDtype, true>;
+  return args.columns > 512 * kPiece ? kernel_for<kDtype, kMostWarps * 32>(args)
+                                     : kernel_for<kDtype, 512>(args);
 }
 
 }  // namespace

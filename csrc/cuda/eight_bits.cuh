@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/mma.cuh"
 #include "cuda/reduce.cuh"
 
 namespace vllm_diffusion {
@@ -20,6 +21,46 @@ __device__ __forceinline__ uint16_t pack_e4m3(float low, float high) {
 
 __device__ __forceinline__ float row_scale(float largest) {
   return fmaxf(largest / kE4m3Largest, kSmallestScale);
+}
+
+// Quotients by one positive scale: those of a division, rounded once, at the cost of five products.
+class Quotient {
+ public:
+  __device__ __forceinline__ explicit Quotient(float scale)
+      : scale_(scale), inverse_(1.0f / scale) {}
+
+  __device__ __forceinline__ float of(float x) const {
+    float out = x * inverse_;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) out = fmaf(fmaf(-out, scale_, x), inverse_, out);
+    return copysignf(out, x);  // of 0, which has a sign too
+  }
+
+ private:
+  const float scale_, inverse_;
+};
+
+// Eight numbers of 16 bits, divided and rounded to 8.
+template <Dtype kDtype>
+__device__ __forceinline__ uint2 quantized(const uint32_t (&words)[4], const Quotient& quotient) {
+  uint32_t halves[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = unpack<kDtype>(words[i]);
+    halves[i] = pack_e4m3(quotient.of(pair.x), quotient.of(pair.y));
+  }
+  return make_uint2(halves[0] | halves[1] << 16, halves[2] | halves[3] << 16);
+}
+
+template <Dtype kDtype>
+__device__ __forceinline__ float largest_of(const uint32_t (&words)[4]) {
+  float largest = 0.0f;
+#pragma unroll
+  for (const uint32_t word : words) {
+    const float2 pair = unpack<kDtype>(word);
+    largest = fmaxf(largest, fmaxf(fabsf(pair.x), fabsf(pair.y)));
+  }
+  return largest;
 }
 
 // The largest of a block's numbers, none of them below 0, to all of its threads; `scratch` has a

@@ -28,9 +28,10 @@ __device__ __forceinline__ void put(void* to, int64_t element, float2 pair) {
 
 // Two numbers as float8_e4m3fn: rounded to 16 bits first, as they are where they are kept in those.
 template <Dtype kDtype>
-__device__ __forceinline__ void put_eight(void* to, int64_t element, float2 pair, float scale) {
+__device__ __forceinline__ void put_eight(void* to, int64_t element, float2 pair,
+                                          const Quotient& quotient) {
   const float2 x = unpack<kDtype>(pack<kDtype>(pair.x, pair.y));
-  static_cast<uint16_t*>(to)[element / 2] = pack_e4m3(x.x / scale, x.y / scale);
+  static_cast<uint16_t*>(to)[element / 2] = pack_e4m3(quotient.of(x.x), quotient.of(x.y));
 }
 
 __device__ __forceinline__ float2 times(float2 a, float2 b) {
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
     high[i] = pair_at<kDtype>(weight, high_of(at));
   }
   const float* kept_scale = is_query ? args.query_scale : is_value ? args.value_scale : args.key_scale;
-  const float kept_by = kEight && kept_scale != nullptr ? *kept_scale : 1.0f;
+  const Quotient kept(kEight && kept_scale != nullptr ? *kept_scale : 1.0f);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
 #endif
@@ -122,8 +123,8 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
       if (is_query ? args.queries == nullptr : !stores) continue;
       void* to = is_query ? args.queries : pages.data;
       const int64_t from = is_query ? query : stored;
-      put_eight<kDtype>(to, from + low_of(at), low[i], kept_by);
-      put_eight<kDtype>(to, from + high_of(at), high[i], kept_by);
+      put_eight<kDtype>(to, from + low_of(at), low[i], kept);
+      put_eight<kDtype>(to, from + high_of(at), high[i], kept);
     } else {
       if (!stores) continue;
       put<kDtype>(pages.data, stored + low_of(at), low[i]);

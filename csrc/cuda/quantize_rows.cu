@@ -6,25 +6,25 @@
 
 #include "cuda/eight_bits.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/mma.cuh"
 
 namespace vllm_diffusion {
 namespace {
 
 constexpr int kPiece = 8;  // entries of 16 bytes
 constexpr int kMostThreads = 512;
-constexpr int kMostPieces = kQuantizeMaxColumns / kPiece / kMostThreads;  // of a thread
 
 template <Dtype kDtype>
 __device__ __forceinline__ uint32_t gate(uint32_t gates, uint32_t ups) {
   const float2 x = unpack<kDtype>(gates), up = unpack<kDtype>(ups);
-  const float2 act =
-      unpack<kDtype>(pack<kDtype>(x.x / (1.0f + __expf(-x.x)), x.y / (1.0f + __expf(-x.y))));
+  const float2 act = unpack<kDtype>(pack<kDtype>(__fdividef(x.x, 1.0f + __expf(-x.x)),
+                                                 __fdividef(x.y, 1.0f + __expf(-x.y))));
   return pack<kDtype>(act.x * up.x, act.y * up.y);
 }
 
-template <Dtype kDtype, bool kGated>
-__global__ void __launch_bounds__(kMostThreads) quantize_rows_kernel(QuantizeRowsArgs args) {
+// kPieces: most pieces of a thread, all of which are on their way before the first is looked at.
+template <Dtype kDtype, bool kGated, int kPieces>
+__global__ void __launch_bounds__(kMostThreads, kPieces > 4 ? 1 : 2)
+    quantize_rows_kernel(QuantizeRowsArgs args) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
   cudaGridDependencySynchronize();
@@ -33,53 +33,60 @@ __global__ void __launch_bounds__(kMostThreads) quantize_rows_kernel(QuantizeRow
   const int pieces = static_cast<int>(args.columns) / kPiece;
   const int64_t row = blockIdx.x;
   const auto* input = static_cast<const uint4*>(args.input) + row * (args.stride / kPiece);
-  uint4 held[kMostPieces];
+  uint4 first[kPieces], second[kPieces];
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+    const int piece = static_cast<int>(threadIdx.x) + i * static_cast<int>(blockDim.x);
+    first[i] = second[i] = make_uint4(0, 0, 0, 0);
+    if (piece < pieces) first[i] = input[piece];
+    if (kGated && piece < pieces) second[i] = input[pieces + piece];
+  }
+  uint32_t held[kPieces][4];
   float largest = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kMostPieces; ++i) {
-    const int piece = static_cast<int>(threadIdx.x) + i * static_cast<int>(blockDim.x);
-    if (piece >= pieces) continue;
-    uint4 x = input[piece];
-    if constexpr (kGated) {
-      const uint4 up = input[pieces + piece];
-      x = make_uint4(gate<kDtype>(x.x, up.x), gate<kDtype>(x.y, up.y), gate<kDtype>(x.z, up.z),
-                     gate<kDtype>(x.w, up.w));
-    }
-    held[i] = x;
-    const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+  for (int i = 0; i < kPieces; ++i) {
+    const uint32_t x[4] = {first[i].x, first[i].y, first[i].z, first[i].w};
+    const uint32_t up[4] = {second[i].x, second[i].y, second[i].z, second[i].w};
 #pragma unroll
-    for (const uint32_t word : words) {
-      const float2 pair = unpack<kDtype>(word);
-      largest = fmaxf(largest, fmaxf(fabsf(pair.x), fabsf(pair.y)));
-    }
+    for (int k = 0; k < 4; ++k) held[i][k] = kGated ? gate<kDtype>(x[k], up[k]) : x[k];
+    largest = fmaxf(largest, largest_of<kDtype>(held[i]));
   }
   const float scale = row_scale(block_largest(largest, scratch));
+  const Quotient quotient(scale);
   if (threadIdx.x == 0) args.scale[row] = scale;
   auto* out = static_cast<uint2*>(args.out) + row * pieces;
 #pragma unroll
-  for (int i = 0; i < kMostPieces; ++i) {
+  for (int i = 0; i < kPieces; ++i) {
     const int piece = static_cast<int>(threadIdx.x) + i * static_cast<int>(blockDim.x);
-    if (piece >= pieces) continue;
-    const uint32_t words[4] = {held[i].x, held[i].y, held[i].z, held[i].w};
-    uint32_t halves[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const float2 pair = unpack<kDtype>(words[k]);
-      halves[k] = pack_e4m3(pair.x / scale, pair.y / scale);
-    }
-    out[piece] = make_uint2(halves[0] | halves[1] << 16, halves[2] | halves[3] << 16);
+    if (piece < pieces) out[piece] = quantized<kDtype>(held[i], quotient);
+  }
+}
+
+template <Dtype kDtype, bool kGated>
+auto kernel_for(int64_t pieces) {
+  switch (pieces) {
+    case 1:
+      return quantize_rows_kernel<kDtype, kGated, 1>;
+    case 2:
+      return quantize_rows_kernel<kDtype, kGated, 2>;
+    case 3:
+      return quantize_rows_kernel<kDtype, kGated, 3>;
+    case 4:
+      return quantize_rows_kernel<kDtype, kGated, 4>;
+    default:
+      return quantize_rows_kernel<kDtype, kGated, kQuantizeMaxColumns / kPiece / kMostThreads>;
   }
 }
 
 template <Dtype kDtype>
 cudaError_t launch(const QuantizeRowsArgs& args, cudaStream_t stream) {
-  const int64_t warps = (args.columns / kPiece + kWarp - 1) / kWarp;
-  const auto threads =
-      static_cast<unsigned>(warps * kWarp < kMostThreads ? warps * kWarp : kMostThreads);
+  const int64_t pieces = args.columns / kPiece;
+  const int64_t of_a_thread = (pieces + kMostThreads - 1) / kMostThreads;
+  const int64_t warps = ((pieces + of_a_thread - 1) / of_a_thread + kWarp - 1) / kWarp;
   const auto kernel =
-      args.gated ? quantize_rows_kernel<kDtype, true> : quantize_rows_kernel<kDtype, false>;
-  return launch_close_behind(kernel, dim3(static_cast<unsigned>(args.rows)), threads, 0, stream,
-                             args);
+      args.gated ? kernel_for<kDtype, true>(of_a_thread) : kernel_for<kDtype, false>(of_a_thread);
+  return launch_close_behind(kernel, dim3(static_cast<unsigned>(args.rows)),
+                             static_cast<unsigned>(warps * kWarp), 0, stream, args);
 }
 
 }  // namespace

@@ -100,9 +100,16 @@ class Skinny {
 
   __device__ void multiply() {
     wait_for_kernels_before();
+    // Scales are on their way while the products are summed.
+    if constexpr (kEight) {
+#pragma unroll
+      for (int j = 0; j < kTokens / 8; ++j)
+        token_scales_[j] = input_scales_of(j * 8 + static_cast<int>(threadIdx.x) % 4 * 2);
+    }
     for (int32_t unit = begin_; unit < end_;) {
       const int32_t tile = unit / p_.steps, first = tile * p_.steps;
       const int32_t stop = min(end_, first + p_.steps);
+      if constexpr (kEight) find_row_scales(tile);
       float sum[S::kSets][kTokens / 2];
       add_up(sum, stop - unit);
       if ((unit == first && stop == first + p_.steps) || join(sum, tile, first)) write(sum, tile);
@@ -230,14 +237,21 @@ class Skinny {
     return unpack<kDtype>(static_cast<const uint16_t*>(p_.bias)[row]).x;
   }
 
-  __device__ float weight_scale_of(int32_t row) const {
-    if (!kEight || row >= p_.rows) return 1.0f;
-    return p_.weight_scale[row * p_.weight_scale_step];
+  // Of the rows of W that a lane has of a tile, of each half; see `write`.
+  __device__ void find_row_scales(int32_t tile) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int s = 0; s < S::kSets; ++s) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int32_t row = s * (p_.rows / 2) + tile * kBlockRows + warp * 16 + h * 8 + lane / 4;
+        row_scales_[s][h] = __ldg(p_.weight_scale + min(row, p_.rows - 1) * p_.weight_scale_step);
+      }
+    }
   }
 
   // Of tokens `token` and the one after it; any number behind the last one, which is not written.
   __device__ float2 input_scales_of(int token) const {
-    if (!kEight) return make_float2(1.0f, 1.0f);
     const auto of = [this](int at) {
       return __ldcg(p_.input_scale + min(at, p_.tokens - 1) * p_.input_scale_step);
     };
@@ -254,24 +268,24 @@ class Skinny {
       if (row >= width) continue;
       const float bias = bias_of(row + lane / 4);
       const float second = kGated ? bias_of(width + row + lane / 4) : 0.0f;
-      const float scale = weight_scale_of(row + lane / 4);
-      const float second_scale = kGated ? weight_scale_of(width + row + lane / 4) : 1.0f;
       // 16-bit numbers have no scales, and what they add up to is not multiplied.
-      const auto both = [&](const float* of, float by, float add, float2 tokens) {
-        if constexpr (kEight)
+      const auto both = [&](int set, int j, float add) {
+        const float* of = &sum[set][4 * j + 2 * h];
+        if constexpr (kEight) {
+          const float by = row_scales_[set][h];
+          const float2 tokens = token_scales_[j];
           return pack<kDtype>(tokens.x * (by * of[0]) + add, tokens.y * (by * of[1]) + add);
-        else
+        } else {
           return pack<kDtype>(of[0] + add, of[1] + add);
+        }
       };
       auto* out = static_cast<uint16_t*>(p_.out) + row + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < kTokens / 8; ++j) {
-        const int at = 4 * j + 2 * h;
-        const float2 tokens = input_scales_of(j * 8 + lane % 4 * 2);
-        uint32_t pair = both(&sum[0][at], scale, bias, tokens);
+        uint32_t pair = both(0, j, bias);
         if constexpr (kGated) {
           const float2 gate = unpack<kDtype>(pair);
-          const float2 up = unpack<kDtype>(both(&sum[1][at], second_scale, second, tokens));
+          const float2 up = unpack<kDtype>(both(1, j, second));
           const float2 act = unpack<kDtype>(
               pack<kDtype>(gate.x / (1.0f + __expf(-gate.x)), gate.y / (1.0f + __expf(-gate.y))));
           pair = pack<kDtype>(act.x * up.x, act.y * up.y);
@@ -290,6 +304,8 @@ class Skinny {
   const Cut cut_;
   const int32_t begin_, end_;
   int stage_ = 0, parity_ = 0;
+  float2 token_scales_[kTokens / 8];
+  float row_scales_[S::kSets][2];
 };
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL

@@ -41,7 +41,7 @@ struct QkNormRopeCacheArgs {
 };
 
 // All begin at multiples of 4 bytes, rows and heads too; of 8 bits at multiples of 2. Scales are one
-// number each, read as weights are. Weights, cos_sin, positions and slots are
+// positive number each, read as weights are. Weights, cos_sin, positions and slots are
 // read before the kernels before this one have ended. A row whose position is not in cos_sin is
 // left alone. Returns a cudaError_t.
 int qk_norm_rope_cache_cuda(const QkNormRopeCacheArgs& args, void* stream);

@@ -68,19 +68,27 @@ def make_eight_bit_case(
     )
 
 
+def bound(case: EightBitCase, expected: Tensor) -> Tensor:
+    """How far each output may be from the reference; if gated, what the errors of gate and up make of it."""
+    tolerance = TOLERANCES["skinny_linear_fp8"][str(case.dtype).removeprefix("torch.")]
+
+    def of(x: Tensor) -> Tensor:
+        return tolerance.absolute + tolerance.relative * x.abs()
+
+    if not case.gated:
+        return of(expected)
+    gate, up = reference.skinny_linear_fp8(*case._replace(gated=False)).chunk(2, dim=-1)
+    # The activation is nowhere steeper than 1.1.
+    return 1.1 * up.abs() * of(gate) + torch.nn.functional.silu(gate).abs() * of(up)
+
+
 def check_eight_bits(case: EightBitCase) -> Tensor:
     """Runs a case; everything is written, and near the reference."""
     out = case.run()
     expected = reference.skinny_linear_fp8(*case)
     assert out.dtype == case.dtype and out.shape == expected.shape
-    tolerance = TOLERANCES["skinny_linear_fp8"][str(case.dtype).removeprefix("torch.")]
-    torch.testing.assert_close(
-        out.double(),
-        expected,
-        rtol=tolerance.relative,
-        atol=tolerance.absolute,
-        msg=lambda m: f"{case.input.shape} {case.weight.shape} {m}",
-    )
+    far = (out.double() - expected).abs() - bound(case, expected)
+    assert (far <= 0).all(), (far.max(), case.input.shape, case.weight.shape)
     # Far nearer on the whole: what is cut off is small.
     error = (out.double() - expected).norm() / expected.norm()
     assert error < (2e-2 if case.gated else 1e-2), (error, case.input.shape, case.weight.shape)

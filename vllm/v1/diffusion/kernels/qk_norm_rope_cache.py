@@ -54,10 +54,10 @@ def qk_norm_rope_cache(
         value_cache: likewise.
         slots: ``[S]`` int64, S at most T: where a row goes, ``page * page_size + slot in the page``.
             Rows without a slot of the cache, and those behind S, are not stored.
-        key_scale: one float32, of a cache of float8_e4m3fn, or of uint8 with the bytes of such numbers;
-            None, for both, for a cache of the dtype.
+        key_scale: one positive float32, of a cache of float8_e4m3fn, or of uint8 with the bytes of such
+            numbers; None, for both, for a cache of the dtype.
         value_scale: likewise.
-        query_scale: one float32, if queries are wanted in 8 bits too; with ``key_scale`` only.
+        query_scale: one positive float32, if queries are wanted in 8 bits too; with ``key_scale`` only.
 
     Returns:
         Queries divided by ``query_scale``, ``[T, H, D]`` float8_e4m3fn, if wanted. Rows that are left
