@@ -185,7 +185,7 @@ def use_skinny_layers(model: nn.Module) -> list[KernelUse]:
     suited = [layer for layer in linear if suits(layer)]
     for layer in suited:
         if product_of(layer) is None:
-            layer.quant_method = _skinny(layer.quant_method, layer.weight)  # type: ignore[arg-type]
+            layer.quant_method = _skinny(layer.quant_method, layer.weight)
         else:
             use_skinny_fp8(layer)
     of_heads = {id(norm) for _, form in _attention(model) for norm in (form.q_norm, form.k_norm)}
