@@ -70,6 +70,10 @@ class MaskedDiffusionConfig(DiffusionConfig):
     score_seed: Seed | None = None
     """Bidirectional families: seed of its draws for a request that does not say."""
 
+    head_quantization: Literal["fp8"] | None = None
+    """In what the LM head's weights are read, on GPUs of compute capability 9.0; unset: as upstream has
+    them, which leaves the head alone when it quantises the layers."""
+
     mask_token_id: int | None = Field(default=None, ge=0)
     """Id of the mask token; none where an open position holds a random token."""
 

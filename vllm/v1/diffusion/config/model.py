@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
+from vllm.platforms import current_platform
 from vllm.v1.diffusion.config.accepted import MaskedDiffusionConfig
 from vllm.v1.diffusion.config.limits import CAUSAL, MONTE_CARLO, SAMPLES, work_limits
 from vllm.v1.diffusion.config.published import published_defaults, published_renoising
@@ -137,6 +138,7 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "likelihood": _likelihood(family, given, cache),
         **_sampled(family, given, cache),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
+        "head_quantization": _head_quantization(given),
         "mask_token_id": mask_token_id(model_config, family, given, masked.get("mask_token_id")),
         "delete_token_id": delete_token_id(hf_config, given, family),
         "expand_token_id": of_model(hf_config, given, "expand_token_id"),
@@ -169,6 +171,17 @@ def _rows(family: Family, given: MaskedDiffusionConfig) -> dict[str, Setting]:
                 f"{', '.join(ELASTIC_ROWS)}."
             )
     return {name: Setting(None, "the family has no such setting") for name in values}
+
+
+def _head_quantization(given: MaskedDiffusionConfig) -> Setting:
+    """In what the head's weights are read."""
+    value = given.head_quantization
+    if value is not None and not current_platform.is_cuda():
+        raise ValueError(
+            f"diffusion_config: head_quantization={value!r} needs a GPU of compute capability 9.0; this is "
+            f"{current_platform.device_type!r}."
+        )
+    return first((value, GIVEN), (None, "upstream's"))
 
 
 def _likelihood(family: Family, given: MaskedDiffusionConfig, cache: Setting) -> Setting:

@@ -88,7 +88,11 @@ class DiffusionModelState(DefaultModelState):
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
         self.reloads = Reloads(model, vllm_config.model_config)
         self.attention.prefill_attention = apply_kernels(
-            vllm_config, model, device, self.attention.block_causal
+            vllm_config,
+            model,
+            device,
+            self.attention.block_causal,
+            eight_bit_head=self.diffusion_config.head_quantization is not None,
         )
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
