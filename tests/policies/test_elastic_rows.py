@@ -56,14 +56,14 @@ def test_a_timetable() -> None:
 def test_rows_where_the_model_decides() -> None:
     """The candidates, and half as many for what was unmasked; all in a block's last step that is allowed."""
     dynamic = resolved(algorithm="low_confidence_dynamic", threshold=0.9, rows="elastic", row_candidates=3)
-    assert [step_rows(dynamic, step, 8, 8) for step in (1, 7, 30)] == [StepRows(5, 3)] * 3
+    assert [step_rows(dynamic, step, 8, 8) for step in (1, 7, 30)] == [StepRows(5, 5)] * 3
     quota = resolved(
         algorithm="low_confidence_dynamic", threshold=0.9, steps=2, rows="elastic", row_candidates=1
     )
-    assert step_rows(quota, 1, 8, 8) == StepRows(6, 4)
-    assert step_rows(dynamic, 1, 1, 8) == StepRows(7, 3)
+    assert step_rows(quota, 1, 8, 8) == StepRows(6, 6)
+    assert step_rows(dynamic, 1, 1, 8) == StepRows(7, 7)
     capped = resolved(algorithm="threshold", threshold=0.9, rows="elastic", row_candidates=3, max_steps=3)
-    assert [step_rows(capped, step, 8, 8) for step in (1, 2)] == [StepRows(5, 3), StepRows(8, 8)]
+    assert [step_rows(capped, step, 8, 8) for step in (1, 2)] == [StepRows(5, 5), StepRows(8, 8)]
 
 
 def test_values_come_from_the_request_and_the_engine() -> None:
@@ -263,8 +263,8 @@ def test_windows_where_the_model_decides() -> None:
             step, planned = rig.plan()
             found.append(planned["a"])
             steps.append(step)
-    part = (16, 8, 5)
-    assert found == [(0, 32, 16), part, part, (16, 32, 16), (32, 8, 5), (32, 8, 5), None, None]
+    part = (16, 8, 8)
+    assert found == [(0, 32, 16), part, part, (16, 32, 16), (32, 8, 8), (32, 8, 8), None, None]
     assert request.num_output_tokens == 32
     assert not rig.scheduler.requests
 

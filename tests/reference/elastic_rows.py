@@ -117,9 +117,11 @@ def decode(
                 among, rows = len(open_), list(range(block_length))
                 stale = []
             elif dynamic:
-                among = min(max(candidates, -(-block_length // steps)), block_length)
+                least = -(-block_length // steps)
+                among = max(candidates, least)
                 length = min(max(among + -(-among // 2), given), block_length)
-                rows = _worth(likely, among, stale, block_length)[:length]
+                rows = _worth(likely, least, stale, block_length)[:length]
+                among = len(open_)
             else:
                 among = min(max(len(open_) if last else count, candidates), len(open_))
                 # Blocks that begin with known tokens compute no fewer rows than these.

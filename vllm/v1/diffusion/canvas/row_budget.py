@@ -20,6 +20,7 @@ from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.kernels.rules import Rule
+from vllm.v1.diffusion.request.row_budget import least_candidates
 from vllm.v1.worker.gpu.input_batch import InputBatch
 
 _LEFT_OUT = -1.0
@@ -97,7 +98,8 @@ class RowBudget:
         picked_at, logits_at = async_tensor_h2d(
             np.stack((picked, logits_row[picked])).astype(np.int64), device=device
         )
-        staged = np.stack((input_batch.idx_mapping_np[windows.requests], windows.candidates))
+        slots_np = input_batch.idx_mapping_np[windows.requests]
+        staged = np.stack((slots_np, self._least(slots_np, windows.candidates)))
         slots, candidates = async_tensor_h2d(staged.astype(np.int64), device=device)
         nth_at, first_at = async_tensor_h2d(np.stack((nth, row - nth)).astype(np.int64), device=device)
         begin, slot = input_batch.positions[first_at], slots[which_at]
@@ -158,12 +160,18 @@ class RowBudget:
             _local_pos=column,
         )
 
+    def _least(self, slots: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """Masked positions of each request that come before what was unmasked, int64 ``[n]``."""
+        decoding, lengths = self.canvases.decoding, self.canvases.block_length.np
+        least = [least_candidates(decoding[slot], int(lengths[slot])) for slot in slots.tolist()]
+        return np.array([n if m is None else m for m, n in zip(least, candidates.tolist(), strict=True)])
+
     def _order(self, slots: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Columns of blocks in the order of their worth, int64 ``[n, W]``.
 
         Args:
             slots: int64 ``[n]``.
-            candidates: Rows of logits of each, likewise.
+            candidates: Masked positions of each that come before all others, likewise.
         """
         canvases, width = self.canvases, self.canvases.width
         columns = canvases.columns

@@ -58,7 +58,8 @@ def timetable(
         candidates: Masked positions that a step computes, if it unmasks no more.
         max_steps: Most steps, the last of which unmasks all that is left; None for no limit.
     """
-    known, found, before = block_length - masked, [], 0
+    found: list[StepRows] = []
+    known, before = block_length - masked, 0
     while masked > 0:
         step = len(found)
         last = max_steps is not None and step + 1 >= max_steps
@@ -102,11 +103,26 @@ def step_rows(decoding: Decoding, step: int, masked: int, block_length: int) -> 
     if decoding.algorithm in DYNAMIC:
         if decoding.max_steps is not None and step + 1 >= decoding.max_steps:
             return StepRows(block_length, block_length)
-        among = min(max(decoding.row_candidates, scheduled_count(0, steps, block_length)), block_length)
-        # Half as many for what was unmasked; what is more waits for a later step.
-        return StepRows(min(max(among + -(-among // 2), block_length - masked), block_length), among)
+        among = max(decoding.row_candidates, least_candidates(decoding, block_length) or 0)
+        # Half as many for what was unmasked. All have rows of logits: how many are masked, the device knows.
+        rows = min(max(among + -(-among // 2), block_length - masked), block_length)
+        return StepRows(rows, rows)
     planned = timetable(masked, steps, block_length, decoding.row_candidates, decoding.max_steps)
     return planned[step] if step < len(planned) else StepRows(block_length, block_length)
+
+
+def least_candidates(decoding: Decoding, block_length: int) -> int | None:
+    """Masked positions that come before what was unmasked; None for all candidates.
+
+    So a step has some to unmask.
+
+    Args:
+        decoding: How the request is denoised.
+        block_length: Tokens of the block.
+    """
+    if decoding.algorithm not in DYNAMIC:
+        return None
+    return scheduled_count(0, decoding.steps_of(block_length), block_length)
 
 
 def row_candidates(given: DiffusionParams, config: MaskedDiffusionConfig) -> int | None:
