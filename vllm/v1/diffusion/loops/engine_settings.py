@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -90,6 +91,8 @@ def share_core_process(vllm_config: VllmConfig) -> None:
         changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
     # The server's own process has read them already.
     os.environ.update(changed)
+    # The start collects garbage many times: what was imported is none, and need not be read each time.
+    gc.freeze()
 
 
 def fit_cache_blocks(vllm_config: VllmConfig, block_length: int) -> None:
