@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from tests.engine.admission import configured
+from vllm import envs
 
 
 @pytest.mark.parametrize(("block", "wanted"), [(4, 128), (32, 128), (24, 96), (60, 480)])
@@ -101,6 +102,7 @@ def test_a_server_s_rank_on_a_cpu(
 
     if not current_platform.is_cpu():
         pytest.skip("of a CPU")
+    envs.disable_envs_cache()
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setenv(
         "VLLM_CPU_OMP_THREADS_BIND", "0" if given.get("tensor_parallel_size") is None else "0|1"
