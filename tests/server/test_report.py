@@ -74,6 +74,25 @@ def test_chat_tells_the_same(client: Any) -> None:
     check_stats(reported[-1])
 
 
+def test_candidates_come_with_the_trace(client: Any) -> None:
+    asked = {"vllm_xargs": {**HOW, "diffusion_trace": True, "diffusion_trace_top_k": 2}}
+    answer = complete(client, logprobs=2, **asked).choices[0]
+    said = answer.diffusion
+    assert set(said) == {"trace", "entropies", "candidates"}
+    assert len(said["candidates"]) == TOKENS
+    for (step, _), steps, best in zip(
+        said["trace"], said["candidates"], answer.logprobs.top_logprobs, strict=True
+    ):
+        begin = 0 if step < 2 else 2
+        assert [found["step"] for found in steps] == list(range(begin, step + 1))
+        assert all(len(found["ids"]) == len(found["logprobs"]) == 2 for found in steps)
+        assert steps[-1]["logprobs"] == pytest.approx(sorted(best.values(), reverse=True)[:2], abs=1e-4)
+    choices = [c.choices[0] for c in complete(client, stream=True, **asked)]
+    assert [entry for c in choices for entry in c.diffusion["candidates"]] == said["candidates"]
+    other = chat(client, extra_body=asked).choices[0].diffusion
+    assert len(other["candidates"]) == len(other["trace"])
+
+
 def test_each_of_several_choices_has_its_own(client: Any) -> None:
     how = {"vllm_xargs": {**ASKED["vllm_xargs"], "diffusion_algorithm": "sequential"}}
     sampled = {"n": 2, "temperature": 2.0, "seed": 3, "ignore_eos": True, "max_tokens": 19}
