@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from models.tinydlm.problems import check
-from tests.engine.conftest import started
 from tests.engine.fresh_puzzles import COUNT, defaults, puzzles_of
 from tests.engine.likelihoods import ranked_right
-from vllm.v1.diffusion import bundled_path
 from vllm.v1.diffusion.demo.puzzles import TASKS
 
 LEAST_RIGHT = {"sudoku": 0.98, "add": 0.97, "sort": 0.97, "reverse": 0.97}
@@ -68,16 +65,3 @@ def test_the_likeliest_of_four_answers_is_right(bundled: Any, task: str, estimat
     """As an evaluator ranks choices; a small sample of docs/serving.md's table."""
     share = ranked_right(bundled, puzzles_of(task)[:25], estimator)
     assert share >= LEAST_RANKED_RIGHT[estimator][task]
-
-
-@pytest.fixture(scope="module")
-def llada() -> Iterator[Any]:
-    """The bundled bidirectional model; few samples, which its table has more of."""
-    sampled = {"score_samples": 16}
-    yield from started(model=bundled_path("llada"), max_model_len=96, diffusion_config=sampled)
-
-
-@pytest.mark.parametrize("estimator", ["left_to_right", "one_step", "monte_carlo"])
-def test_the_likeliest_of_four_answers_is_right_of_llada(llada: Any, estimator: str) -> None:
-    for task in TASKS:
-        assert ranked_right(llada, puzzles_of(task)[:10], estimator) >= 0.8, task
