@@ -85,9 +85,8 @@ class Layer:
     def run(self, inputs: tuple[Any, Any, Any], tile: Tile | None) -> Any:
         """One call with a tile; None for upstream's choice."""
         from vllm.model_executor.layers.fused_moe import override_config
-        from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts, try_get_optimal_moe_config
+        from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
 
-        try_get_optimal_moe_config.cache_clear()
         with override_config(tile):
             return fused_experts(inputs[0], self.first, self.second, inputs[1], inputs[2])
 
@@ -119,7 +118,7 @@ def compile_some(shape: tuple[int, int, int, int], tiles: list[Tile]) -> int:
         try:
             layer.run(inputs, tile)
         except Exception as error:  # A tile that does not fit is none of the candidates.
-            print(f"left out: {tile}: {type(error).__name__}", flush=True)
+            print(f"left out: {tile}: {error}"[:200], flush=True)
             failed += 1
     return failed
 
@@ -139,6 +138,8 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         pool.starmap(compile_some, [(shape, tiles[i::processes]) for i in range(processes)])
 
+    import torch
+
     from vllm.model_executor.layers.fused_moe.fused_moe import get_config_file_name
 
     layer = Layer(*shape)
@@ -151,7 +152,7 @@ def main() -> None:
             try:
                 times.append((layer.time(inputs, tile), i))
             except Exception:  # Named when it was compiled.
-                continue
+                torch.cuda.synchronize()
         time, which = min(times)
         best[str(rows)] = suiting(tiles, rows, chosen.experts, chosen.top_k)[which]
         line = {
