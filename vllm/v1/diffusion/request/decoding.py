@@ -48,6 +48,8 @@ class Decoding:
         watched: Whether every step says how it leaves the open block.
         candidates: How many tokens each step reports of each open position.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
+        row_candidates: Masked positions that a step computes, if it unmasks no more; None where it computes
+            the whole block.
     """
 
     algorithm: str
@@ -78,6 +80,7 @@ class Decoding:
     guidance: float = 0.0
     watched: bool = False
     candidates: int = 0
+    row_candidates: int | None = None
 
     @property
     def foreseeable(self) -> bool:
