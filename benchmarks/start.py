@@ -25,6 +25,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 PROMPT = "add 1+1="
@@ -40,15 +41,17 @@ def diffuse(python: str) -> None:
     assert done.stdout.startswith(f"{PROMPT}2"), done.stdout + done.stderr
 
 
+@cache
+def bundled(python: str) -> str:
+    """The folder of a build's bundled model; asked once, before anything is counted."""
+    code = "from vllm.v1.diffusion.bundled import bundled_path; print(bundled_path())"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return found.stdout.splitlines()[-1]
+
+
 def serve(python: str) -> None:
     """A server of the bundled model and one completion."""
-    found = subprocess.run(
-        [python, "-c", "from vllm.v1.diffusion.bundled import bundled_path; print(bundled_path())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    model = found.stdout.splitlines()[-1]
+    model = bundled(python)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

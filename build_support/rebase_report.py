@@ -57,9 +57,9 @@ def report(before: list[series.Patch], after: list[series.Patch], state: State, 
 def upstream_churn(folder: Path, patches: list[series.Patch]) -> dict[str, str]:
     """Return file -> what upstream did to it, of the files that the series changes."""
     touched = sorted({file.path for patch in patches for file in patch.files})
-    told = gitrepo.git(folder, "diff", "--numstat", "--no-renames", OLD_BASE, gitrepo.BASE, "--", *touched)
+    numbers = gitrepo.git(folder, "diff", "--numstat", "--no-renames", OLD_BASE, gitrepo.BASE, "--", *touched)
     stats: dict[str, str] = {}
-    for line in told.splitlines():
+    for line in numbers.splitlines():
         added, removed, name = line.split("\t", 2)
         stats[name] = f"+{added} -{removed}"
     return {name: stats.get(name, "nothing") for name in touched}

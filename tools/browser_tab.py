@@ -49,15 +49,15 @@ class Tab:
         Raises:
             RuntimeError: It threw.
         """
-        told = self._call(
+        reported = self._call(
             "Runtime.evaluate",
             expression=f"(async () => {{ {script} }})()",
             awaitPromise=True,
             returnByValue=True,
         )
-        if "exceptionDetails" in told:
-            raise RuntimeError(json.dumps(told["exceptionDetails"])[:2000])
-        return told["result"].get("value")
+        if "exceptionDetails" in reported:
+            raise RuntimeError(json.dumps(reported["exceptionDetails"])[:2000])
+        return reported["result"].get("value")
 
     def picture(self, path: Path, width: int, height: int, dark: bool = False) -> None:
         """Writes what a window of some size shows, as PNG."""

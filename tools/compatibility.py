@@ -189,7 +189,7 @@ def page() -> str:
         _wrapped(
             "Upstream rewrites the body of `/v1/messages` as a chat, so its fields mean what they mean "
             "there. It drops an unknown field before a loop sees the request, and its response has no member "
-            "for `diffusion_stats`, `diffusion_trace` and `diffusion_stream`."
+            "for `diffusion_stats`, `diffusion_trace`, `diffusion_trace_top_k` and `diffusion_stream`."
         ),
         _table(messages_rows()),
         "## Other fields",

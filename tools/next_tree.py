@@ -52,8 +52,8 @@ def assemble(tree: Path) -> str:
     version = pin.fork_version("cpu")
     info = tree / f"vllm-{version}.dist-info"
     info.mkdir()
-    told = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
-    (info / "METADATA").write_text(told, encoding="utf-8")
+    reported = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+    (info / "METADATA").write_text(reported, encoding="utf-8")
     spec = importlib.util.find_spec("vllm")
     built = Path(spec.origin).parent.parent / EXTENSION if spec and spec.origin else None
     if built is None or not built.is_file():

@@ -38,6 +38,17 @@ def test_folders_are_on_the_map() -> None:
     assert not missing, f"docs/structure.md does not mention {missing}"
 
 
+def test_no_test_module_is_a_library() -> None:
+    """What tests share is in modules that are not collected."""
+    wrong = [
+        f"{path.relative_to(paths.ROOT)}: {line}"
+        for path in (paths.ROOT / "tests").rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if re.match(r"\s*(from|import) tests\.([\w.]*\.)?test_\w+", line)
+    ]
+    assert not wrong, wrong
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert (paths.ROOT / "docs" / target).is_file(), target

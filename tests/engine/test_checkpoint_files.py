@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_describe import described
+from tests.cli.describing import described
 from tests.engine import layouts
 from tests.engine.conftest import GOLDEN
 from vllm.v1.diffusion.checkpoint.fields import check_fields

@@ -3,9 +3,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
 import pytest
 
 from tests.engine.admission import configured
+from vllm import envs
 
 
 @pytest.mark.parametrize(("block", "wanted"), [(4, 128), (32, 128), (24, 96), (60, 480)])
@@ -72,3 +79,39 @@ def test_a_family_without_likelihoods_has_no_estimator(model: str) -> None:
     assert configured(model).diffusion_config.likelihood is None
     with pytest.raises(ValueError, match="diffusion_config: likelihood='one_step' has no effect on"):
         configured(model, diffusion_config={"likelihood": "one_step"})
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "shares"),
+    [
+        ("serve", {}, True),
+        ("serve", {"distributed_executor_backend": "mp"}, False),
+        ("serve", {"tensor_parallel_size": 2}, False),
+        ("serve", {"async_scheduling": True}, False),
+        ("bench", {}, False),
+    ],
+)
+def test_a_server_s_rank_on_a_cpu(
+    command: str, given: dict[str, Any], shares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It computes in the engine core's process, on the cores that a process of its own would have."""
+    from vllm.platforms import current_platform
+    from vllm.utils.ompmultiprocessing import OMPProcessManager
+    from vllm.v1.executor.abstract import Executor
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    if not current_platform.is_cpu():
+        pytest.skip("of a CPU")
+    envs.disable_envs_cache()
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setenv(
+        "VLLM_CPU_OMP_THREADS_BIND", "0" if given.get("tensor_parallel_size") is None else "0|1"
+    )
+    monkeypatch.setattr(sys, "argv", ["vllm", command])
+    monkeypatch.setitem(sys.modules, "vllm.entrypoints.cli.serve", ModuleType("serve"))
+    with mock.patch.dict(os.environ):
+        config = configured(**given)
+        bound = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND")}
+    assert issubclass(Executor.get_class(config), UniProcExecutor) is shares
+    with mock.patch.dict(os.environ), OMPProcessManager(config).configure_omp_envs(0, 0):
+        assert ({name: os.environ.get(name) for name in bound} == bound) is shares

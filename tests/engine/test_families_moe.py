@@ -51,7 +51,7 @@ def check_results(results: list[dict[str, Any]], reference: MoeReference, cases:
 
 
 def start(folder: Path, **settings: Any) -> Iterator[Any]:
-    """An engine that is told nothing of the family."""
+    """An engine that is given nothing of the family."""
     yield from started(model=str(folder), diffusion_config=None, **settings)
 
 

@@ -177,4 +177,4 @@ def test_open_blocks_are_watched(llm: Any) -> None:
     """The pass that makes a block's first token is a step with a canvas too."""
     case = CaseOf(random_prompt(40, 77), 50, block_length=16, threshold=0.9)
     seen = watch(llm, list(case.prompt), case.sampling_params())
-    check_canvases(seen)
+    check_canvases(seen, anchored=True)

@@ -54,7 +54,7 @@ def as_request(case: dict[str, Any]) -> Case:
     )
 
 
-def told(name: str, cases: list[dict[str, Any]]) -> list[Spoken]:
+def reported(name: str, cases: list[dict[str, Any]]) -> list[Spoken]:
     """What the reference makes of golden cases."""
     loop = SelfSpeculation(MODELS[name](GOLDEN / name))
     return [
@@ -87,7 +87,7 @@ def check(result: dict[str, Any], want: Spoken) -> None:
 @pytest.mark.parametrize(("name", "cases"), [("sdar", CASES), ("llada2", EDITED)])
 def test_reference(name: str, cases: list[dict[str, Any]]) -> None:
     """It reproduces the published ids, and how often a draft was made, verified and corrected."""
-    for spoken, case in zip(told(name, cases), cases, strict=True):
+    for spoken, case in zip(reported(name, cases), cases, strict=True):
         assert spoken.output_ids == case["output_ids"], case["name"]
         counts = case["num_forward_detail"]
         assert spoken.verifications == counts["verify"]
@@ -100,7 +100,7 @@ def test_reference(name: str, cases: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(("name", "cases"), [("sdar", CASES), ("llada2", EDITED)])
 def test_engine(name: str, cases: list[dict[str, Any]]) -> None:
     """One after the other, all in a batch, and where the context ends."""
-    spoken = told(name, cases)
+    spoken = reported(name, cases)
     requests = [as_request(case) for case in cases]
     last = random_prompt(1003, 9)
     how = of_golden(cases[0]["params"])

@@ -40,7 +40,7 @@ def mixed() -> list[Case]:
 
 
 def start(folder: Path, config: dict[str, Any] | None = None) -> Iterator[Any]:
-    """An engine that is told nothing of the family."""
+    """An engine that is given nothing of the family."""
     yield from started(model=str(folder), diffusion_config=config)
 
 

@@ -39,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def params(algorithm: dict[str, Any], bad_words: Any = None, **options: Any) -> SamplingParams:
-    """Greedy, with a trace, unless told otherwise."""
+    """Greedy, with a trace, where nothing else is given."""
     extra = DiffusionParams(block_length=BLOCK, trace=True, **algorithm).to_extra_args()
     given = {"temperature": 0.0, "max_tokens": 20, "ignore_eos": True, "detokenize": False, **options}
     made = SamplingParams(extra_args=extra, **given)
@@ -73,7 +73,7 @@ class Subject:
     mask: int
     bidirectional: bool
     logits: Callable[[list[int]], torch.Tensor]
-    told: list[tuple[SamplingParams, Any]]
+    reported: list[tuple[SamplingParams, Any]]
 
     def seen_by(self, completion: Any, i: int) -> list[int]:
         """Prompt, output and masks as they were when output token i unmasked."""
@@ -94,13 +94,13 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     batch = pairs()
     if request.param == "block_diffusion":
         llm, sdar = request.getfixturevalue("engine"), reference()
-        told = list(zip(batch, run(llm, batch), strict=True))
-        yield Subject(llm, sdar.mask_id, False, lambda ids: sdar.logits(ids, BLOCK), told)
+        reported = list(zip(batch, run(llm, batch), strict=True))
+        yield Subject(llm, sdar.mask_id, False, lambda ids: sdar.logits(ids, BLOCK), reported)
         return
     llm = LLM(**SETTINGS | {"model": str(GOLDEN / "llada"), "async_scheduling": True})
     llada = LladaReference(GOLDEN / "llada")
-    told = list(zip(batch, run(llm, batch), strict=True))
-    yield Subject(llm, llada.mask_id, True, lambda ids: llada.forward(ids, range(len(ids)), []), told)
+    reported = list(zip(batch, run(llm, batch), strict=True))
+    yield Subject(llm, llada.mask_id, True, lambda ids: llada.forward(ids, range(len(ids)), []), reported)
     llm.llm_engine.engine_core.shutdown()
 
 
@@ -128,10 +128,10 @@ def expected_logits(subject: Subject, sampling: SamplingParams, ids: list[int], 
 
 def test_every_pair_as_the_reference(subject: Subject) -> None:
     """Every token is the best of its step, at the confidence of its step."""
-    for sampling, completion in subject.told:
+    for sampling, completion in subject.reported:
         stopped = completion.token_ids[-1] in (sampling.stop_token_ids or ())
         if stopped:
-            # What unmasked behind the stop token is not told, so no step can be replayed.
+            # What unmasked behind the stop token is not reported, so no step can be replayed.
             assert len(completion.token_ids) > sampling.min_tokens
             continue
         assert len(completion.token_ids) == 20
@@ -148,16 +148,16 @@ def test_every_pair_as_the_reference(subject: Subject) -> None:
             entropy = float(-torch.special.xlogy(probabilities, probabilities).sum())
             assert completion.diffusion.entropies[i] == pytest.approx(entropy, abs=1e-2), (sampling, i)
             if sampling.logprobs is not None:
-                told, listed = completion.logprobs[i], subject.without_mask(raw)
-                assert set(listed.topk(3).indices.tolist()) <= set(told)
-                assert told[token].rank == int((listed >= listed[token]).sum())
+                reported, listed = completion.logprobs[i], subject.without_mask(raw)
+                assert set(listed.topk(3).indices.tolist()) <= set(reported)
+                assert reported[token].rank == int((listed >= listed[token]).sum())
                 scores = raw.log_softmax(-1)
-                for one, entry in told.items():
+                for one, entry in reported.items():
                     assert entry.logprob == pytest.approx(float(scores[one]), abs=2e-3)
 
 
 def test_each_alone_is_as_in_the_batch(subject: Subject) -> None:
-    for sampling, completion in subject.told[:: len(subject.told) // 6]:
+    for sampling, completion in subject.reported[:: len(subject.reported) // 6]:
         (alone,) = run(subject.llm, [sampling])
         assert alone.token_ids == completion.token_ids
         assert alone.diffusion.trace == completion.diffusion.trace
@@ -188,7 +188,11 @@ def test_n_completions_have_their_own_log_probabilities(subject: Subject) -> Non
     outputs = subject.llm.generate([{"prompt_token_ids": PROMPT}], sampling, use_tqdm=False)[0].outputs
     assert len({tuple(o.token_ids) for o in outputs}) == 3
     for output in outputs:
-        told = [entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)]
+        scores = [
+            entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)
+        ]
         # The trace holds the probability in the same distribution, at temperature 1.
-        assert [math.exp(x) for x in told] == pytest.approx([p for _, p in output.diffusion.trace], abs=1e-4)
-        assert output.cumulative_logprob == pytest.approx(sum(told))
+        assert [math.exp(x) for x in scores] == pytest.approx(
+            [p for _, p in output.diffusion.trace], abs=1e-4
+        )
+        assert output.cumulative_logprob == pytest.approx(sum(scores))

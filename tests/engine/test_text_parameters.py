@@ -66,16 +66,16 @@ def test_min_tokens_and_ignore_eos(bundled: Any) -> None:
 
 def test_bad_words_are_text(bundled: Any) -> None:
     words = ["23", "4/", "41", "1"]
-    told = complete(bundled, bad_words=words, max_tokens=21, ignore_eos=True)
-    assert len(told.token_ids) == 21
-    assert not any(word in told.text for word in words)
+    reported = complete(bundled, bad_words=words, max_tokens=21, ignore_eos=True)
+    assert len(reported.token_ids) == 21
+    assert not any(word in reported.text for word in words)
 
 
 def test_repetitions_end_a_request(bundled: Any) -> None:
     params = RepetitionDetectionParams(max_pattern_size=1, min_count=3)
-    told = complete(bundled, logit_bias={ord("a"): 100.0}, repetition_detection=params)
-    assert told.text == "aaa"
-    assert told.stop_reason == "repetition_detected"
+    reported = complete(bundled, logit_bias={ord("a"): 100.0}, repetition_detection=params)
+    assert reported.text == "aaa"
+    assert reported.stop_reason == "repetition_detected"
 
 
 def test_a_stream_of_deltas(bundled: Any) -> None:

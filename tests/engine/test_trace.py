@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,37 @@ def test_open_blocks_beside_other_requests(engine: Any) -> None:
     for name in ("beside-0", "beside-2"):
         last = {c.begin + i: token for c in said[name] for i, token in enumerate(c.tokens)}
         assert [last[i] for i in range(12)] == tokens[name]
+
+
+def test_candidates_of_every_step(engine: Any) -> None:
+    """Whole answers too; of the step that unmasked a token they are its log probabilities."""
+    params = replace(CASE, logprobs=4).sampling_params()
+    params.extra_args["diffusion_trace_top_k"] = 4
+    output = engine.generate([{"prompt_token_ids": list(CASE.prompt)}], params, use_tqdm=False)[0].outputs[0]
+    report = output.diffusion
+    assert len(report.candidates) == len(output.token_ids)
+    assert sum(map(len, report.candidates)) > 2 * len(output.token_ids)
+    for token, (step, _), steps, reported in zip(
+        output.token_ids, report.trace, report.candidates, output.logprobs, strict=True
+    ):
+        last = steps[-1]
+        assert (last.step, last.ids[0], len(last.ids)) == (step, token, 4)
+        assert last.ids == [i for i, entry in reported.items() if entry.rank <= 4]
+        assert last.logprobs == pytest.approx([reported[i].logprob for i in last.ids], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"diffusion_trace_top_k": 21}, r"^diffusion_trace_top_k=21 must be an integer from 0 to 20"),
+        ({"diffusion_trace": False}, r"^diffusion_trace_top_k=2 has no effect without diffusion_trace"),
+    ],
+)
+def test_candidates_that_are_refused(engine: Any, given: dict[str, Any], message: str) -> None:
+    params = CASE.sampling_params()
+    params.extra_args |= {"diffusion_trace_top_k": 2, **given}
+    with pytest.raises(ValueError, match=message):
+        engine.generate([{"prompt_token_ids": list(CASE.prompt)}], params, use_tqdm=False)
 
 
 def test_whole_answers_have_no_stream(engine: Any) -> None:

@@ -145,6 +145,15 @@ def test_the_operator_sets_the_bounds(name: str) -> None:
         "grammar_limit": lambda n: {"structured_outputs": _regex("a" * n)},
         "repetition_limit": lambda n: {"structured_outputs": _regex(f"(a?){{1,{n}}}")},
         "n_limit": lambda n: {"n": n},
+        "candidates_limit": lambda n: {  # One step per block: one for each token.
+            "max_tokens": n,
+            "extra_args": {
+                "diffusion_algorithm": "low_confidence_static",
+                "diffusion_steps": 1,
+                "diffusion_trace": True,
+                "diffusion_trace_top_k": 1,
+            },
+        },
         "score_samples_limit": lambda n: {
             "prompt_logprobs": 0,
             "extra_args": {"diffusion_likelihood": "monte_carlo", "diffusion_score_samples": n},
@@ -158,9 +167,9 @@ def test_the_operator_sets_the_bounds(name: str) -> None:
         model = bundled_path("llada" if sampled else "sdar")
         config = configured(model, max_model_len=256, diffusion_config=given)
         loop = FullDiffusionLoop() if sampled else BlockDiffusionLoop()
-        loop.validate_params(SamplingParams(max_tokens=None, **ask[name](limit)), config)
+        loop.validate_params(SamplingParams(**{"max_tokens": None} | ask[name](limit)), config)
         with pytest.raises(ParameterError, match=name):
-            loop.validate_params(SamplingParams(max_tokens=None, **ask[name](limit + 1)), config)
+            loop.validate_params(SamplingParams(**{"max_tokens": None} | ask[name](limit + 1)), config)
 
 
 def _regex(regex: str) -> Any:

@@ -218,7 +218,7 @@ class ChaosLoop(GenerationLoop):
                 raise Chaos("no second pass here")
             try:
                 hidden = super().forward(model, inputs)
-            except Exception:  # A plug-in may hide what it hears of the other ranks.
+            except Exception:  # A plug-in may hide what the other ranks report.
                 hidden = super().forward(model, inputs)
         if _has(ids, LONE_LAYER):
             if _alone(ids, LONE_LAYER):

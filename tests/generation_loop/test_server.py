@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients of the server are told when a plug-in fails."""
+"""What clients of the server are sent when a plug-in fails."""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.sampling.launches import canvas, kernels, question
-from tests.sampling.test_launches import BOOST, REDRAW, SELECT
+from tests.sampling.launches import BOOST, REDRAW, SELECT, canvas, kernels, question
 from vllm.v1.diffusion.policies import get_policy
 
 SORT = 6

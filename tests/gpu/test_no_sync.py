@@ -22,6 +22,7 @@ from tests.gpu.engines import EAGER, GRAPHS, engine
 FEATURES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "trace": {"extra_args": {"diffusion_trace": True}},
+    "candidates": {"extra_args": {"diffusion_trace": True, "diffusion_trace_top_k": 3}},
     "template": {"extra_args": {"diffusion_seed_canvas": [1, 2, 3, 4, 5, 6], "diffusion_pinned": [1, 4]}},
     "guidance": {"extra_args": {"diffusion_cfg_scale": 1.5}},
     "steps": {"extra_args": {"diffusion_max_steps": 2}},

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """On the CPU: threads, instruction sets and the OpenMP runtime change nothing."""
 
-import os
 import pickle
 import platform
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from tests.kernels.kernel_cases import assert_stats, make_logits, row_arguments
+from tests.kernels.limited_cpus import cpu_flags, environment
 from vllm.v1.diffusion.kernels.row_stats import row_stats
 
 CHILD = """
@@ -34,18 +34,6 @@ x = torch.zeros(64, 9000)
 row_stats(x, torch.ones(64), torch.ones(64), *[torch.ones(64, dtype=torch.int64)] * 2)
 assert before and runtimes() == before, (before, runtimes())
 """
-
-
-def cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith("flags") for flag in line.split()}
-
-
-def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **extra}
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])

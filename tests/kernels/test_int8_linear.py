@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.kernels.int8_cases import TOLERANCES
-from tests.kernels.test_cpu_variants import cpu_flags, environment
+from tests.kernels.limited_cpus import cpu_flags, environment
 
 kernel = pytest.importorskip("vllm.model_executor.kernels.linear.scaled_mm.cpu_int8")
 

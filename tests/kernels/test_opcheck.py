@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schema, fake implementation and tracing of the operators, and how a missing library is told."""
+"""Schema, fake implementation and tracing of the operators, and how a missing library is reported."""
 
 import subprocess
 import sys

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.kernels.real_models import one_process
-from tests.kernels.test_skinny_layers import INNER, WIDTH, linear, make
+from tests.kernels.upstream_layers import INNER, WIDTH, linear, make
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.kernels.linear.scaled_mm import cutlass
 from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel

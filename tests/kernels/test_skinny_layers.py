@@ -12,32 +12,28 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from tests.kernels.real_models import one_process
+from tests.kernels.upstream_layers import INNER, WIDTH, linear, make
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.activation import GeluAndMul
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
-    LinearBase,
-    ReplicatedLinear,
     UnquantizedLinearMethod,
 )
 from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
     CompressedTensorsConfig,
     CompressedTensorsLinearMethod,
 )
-from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.models.bailing_moe import BailingMLP
 from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.qwen2 import Qwen2MLP
 from vllm.model_executor.models.qwen2_moe import Qwen2MoeMLP
-from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.diffusion.kernels import reference
 from vllm.v1.diffusion.layers import skinny_layers
 from vllm.v1.diffusion.layers.apply import apply_kernels, use_skinny_layers
 from vllm.v1.diffusion.layers.skinny_layers import SkinnyMethod, SkinnyNetwork, SkinnyNorm
 
-WIDTH, INNER = 128, 256
 COMPRESSED = CompressedTensorsConfig(target_scheme_map={}, ignore=[], quant_format="dense", config={})
 
 
@@ -45,26 +41,6 @@ COMPRESSED = CompressedTensorsConfig(target_scheme_map={}, ignore=[], quant_form
 def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with one_process(tmp_path_factory.mktemp("groups")), set_current_vllm_config(VllmConfig()):
         yield
-
-
-def make(kind: Any, *args: Any, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Any:
-    """A module of upstream's, its weights drawn, its products computed as on a GPU."""
-    generator = torch.Generator().manual_seed(1)
-    with set_default_torch_dtype(dtype):
-        module: Any = kind(*args, **kwargs)
-    for parameter in module.parameters():
-        if parameter.dim() == 2:
-            parameter.data.copy_(
-                torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5
-            )
-    for part in module.modules():
-        if isinstance(part, LinearBase):
-            part.quant_method._gemm_impl = default_unquantized_gemm  # type: ignore[attr-defined]
-    return module.requires_grad_(False)
-
-
-def linear(rows: int = 96, columns: int = WIDTH, **kwargs: Any) -> Any:
-    return make(ReplicatedLinear, columns, rows, bias=False, **kwargs)
 
 
 def bailing(hidden: int, inner: int, act: str) -> BailingMLP:

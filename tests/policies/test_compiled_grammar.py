@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.policies.test_grammar import BACKENDS, END, VOCABULARY, backend_of, tokenizer
+from tests.policies.grammars import BACKENDS, END, VOCABULARY
 from vllm.v1.diffusion.message.compiled_grammar import CompiledGrammar, form_of, matching, serialised
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
-__all__ = ["backend_of", "tokenizer"]
 TEXT = [*b"3132", END]
 
 

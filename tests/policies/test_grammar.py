@@ -5,53 +5,18 @@ from __future__ import annotations
 
 import random
 import re
-from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.engine.vocabularies import write_tokenizer
+from tests.policies.grammars import BACKENDS, END, MASK, VOCABULARY
 from vllm.v1.diffusion.grammar.cursor import CanvasGrammar, GrammarCursor, bits_of
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
-VOCABULARY, END, MASK = 300, 290, 291
 SUDOKU = "[1-4]{4}(/[1-4]{4}){3}"
 RECORD = r'\{"name": ?"[a-z]{0,7}", "age": (0|[1-9][0-9]?)\}'
 REGEXES = [SUDOKU, "yes|no|perhaps not", "[a-f]{5,20}x?", RECORD, ".{9}"]
-BACKENDS = ["xgrammar", "guidance", "outlines"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder, "PreTrainedTokenizerFast", VOCABULARY, eos=END, mask=MASK)
-    (folder / "tokenization_own.py").unlink()
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token="<|endoftext|>")  # type: ignore[no-untyped-call]
-
-
-@pytest.fixture(scope="module")
-def backend_of(tokenizer: Any) -> Any:
-    @cache
-    def make(name: str) -> Any:
-        from vllm.v1.structured_output.backend_guidance import GuidanceBackend
-        from vllm.v1.structured_output.backend_outlines import OutlinesBackend
-        from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
-
-        classes: tuple[Any, ...] = (XgrammarBackend, GuidanceBackend, OutlinesBackend)
-        config = SimpleNamespace(
-            structured_outputs_config=SimpleNamespace(
-                disable_any_whitespace=True, disable_additional_properties=False
-            ),
-            model_config=None,
-            speculative_config=None,
-        )
-        return dict(zip(BACKENDS, classes, strict=True))[name](config, tokenizer, VOCABULARY)
-
-    return make
 
 
 def cursor_of(backend: Any, regex: str, reasoning: Any = None) -> GrammarCursor:

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.policies.test_preemption import Engine
+from tests.policies.scheduling import Engine
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +41,20 @@ def test_steps_come_first(executor: Any) -> None:
     own = nice()
     assert executor.submit(nice).result() == min(19, own + 10)
     assert nice() == own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no cores of their own elsewhere")
+def test_they_have_the_server_s_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP may bind the engine core's main thread to one core, which a thread would inherit."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("one core")
+    server = os.getppid()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(pid=server))
+    executor = Engine("sdar", 9, max_model_len=128).scheduler.structured_output_manager.executor
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert executor.submit(os.sched_getaffinity, 0).result() == os.sched_getaffinity(server)
+    finally:
+        os.sched_setaffinity(0, cores)
+        executor.shutdown()

@@ -162,7 +162,7 @@ def test_a_request_that_ends_in_mid_flight() -> None:
     assert not rig.scheduler.requests
 
 
-def test_a_preempted_request_keeps_what_settles_in_flight() -> None:
+def test_a_preempted_request_keeps_what_unmasks_in_flight() -> None:
     """Its blocks are taken by an older one; the step in flight is delivered, then it starts over."""
     rig = Rig("dual", num_blocks=6)
     rig.add("a", algorithm="low_confidence_static", steps=2)

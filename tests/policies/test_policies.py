@@ -65,8 +65,8 @@ def test_the_scheduler_is_told_the_steps_that_the_kernel_takes(name: str) -> Non
     for block_length in (1, 4, 8, 16):
         for steps in (1, 2, 3, 5, 8, 16, 20):
             for masked in range(1, block_length + 1):
-                told = policy.steps_left(masked, 0, steps, block_length)
-                assert told == steps_taken(policy, masked, steps, block_length)
+                reported = policy.steps_left(masked, 0, steps, block_length)
+                assert reported == steps_taken(policy, masked, steps, block_length)
 
 
 @pytest.mark.parametrize("name", sorted(set(known_policies()) - SCHEDULED - TIMED - SPREAD))
@@ -85,9 +85,9 @@ def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
             "end_time": torch.tensor([1e-30, 1e-3, 0.5, 1.0]).repeat(6),
             "position_temperature": torch.tensor([0.0, 0.7]).repeat(12),
         }
-        told = [policy.steps_left(count, made, steps, length) for count in masked.sum(dim=1).tolist()]
+        reported = [policy.steps_left(count, made, steps, length) for count in masked.sum(dim=1).tolist()]
         taken = torch.zeros(24, dtype=torch.int64)
-        for step in range(made, made + max(filter(None, told), default=0)):
+        for step in range(made, made + max(filter(None, reported), default=0)):
             taken += masked.any(dim=1)
             top = torch.rand(24, length, generator=generator)
             stats = PositionStats(torch.zeros(24, length, dtype=torch.int64), top, -top.log(), top, top / 2)
@@ -107,7 +107,7 @@ def test_the_scheduler_is_told_the_steps_of_a_timetable(name: str) -> None:
             )
             masked = masked & ~torch.as_tensor(policy.select(stats, view))
         assert not masked.any()
-        assert taken.tolist() == told, (length, steps, made)
+        assert taken.tolist() == reported, (length, steps, made)
 
 
 def test_tokens_that_are_given_are_no_step_s() -> None:

@@ -68,7 +68,7 @@ def test_hierarchical() -> None:
     assert several > 50  # Leaders of several runs, which is what the policy is for.
 
 
-def test_random_settles_the_scheduled_number_evenly() -> None:
+def test_random_unmasks_the_scheduled_number_evenly() -> None:
     policy = get_policy("random")
     masked = torch.ones(3000, 8, dtype=torch.bool)
     masked[:, 0] = False

@@ -113,14 +113,14 @@ def main(folder: Path, out: Path, options: dict[str, Any]) -> None:
     )
     names, inputs, params = zip(*requests(), strict=True)
     prompts: Any = [{"prompt_token_ids": ids} for ids in inputs]
-    told: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
     for name, output in zip(names, llm.generate(prompts, list(params), use_tqdm=False), strict=True):
-        told.setdefault(name, []).append(tell(output))
+        reported.setdefault(name, []).append(tell(output))
     last = len(names) - 1 - names[::-1].index("random")
-    told["random, alone"] = [tell(llm.generate(prompts[last], params[last], use_tqdm=False)[0])]
+    reported["random, alone"] = [tell(llm.generate(prompts[last], params[last], use_tqdm=False)[0])]
     metrics: list[Any] = llm.get_metrics()
-    told["preemptions"] = sum(m.value for m in metrics if m.name == "vllm:num_preemptions")
-    out.write_text(json.dumps(told))
+    reported["preemptions"] = sum(m.value for m in metrics if m.name == "vllm:num_preemptions")
+    out.write_text(json.dumps(reported))
 
 
 if __name__ == "__main__":

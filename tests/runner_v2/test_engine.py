@@ -33,7 +33,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What each run told; all at once, one thread each."""
+    """What each run reported; all at once, one thread each."""
     folder = tmp_path_factory.mktemp("runner_v2")
     make_checkpoint(folder / "model")
     started = {}
@@ -100,10 +100,10 @@ def test_a_seed_gives_the_same_alone_and_in_a_batch(runs: Any, run: Any) -> None
 
 @pytest.mark.parametrize("run", RUNS)
 def test_what_was_asked_for(runs: Any, run: Any) -> None:
-    told = runs[run]
-    assert {t for a in told["allowed ids"] for t in a["ids"]} <= {5, 6, 7, 8, 9, 44}
-    assert not any(re.search("a|bc|Z|!|XYZ", a["text"]) for a in told["bad words"])
+    reported = runs[run]
+    assert {t for a in reported["allowed ids"] for t in a["ids"]} <= {5, 6, 7, 8, 9, 44}
+    assert not any(re.search("a|bc|Z|!|XYZ", a["text"]) for a in reported["bad words"])
     for name in ("structured", "random, structured"):
-        assert all(re.fullmatch("[0-9]{3}-[a-f]{2,5}", a["text"]) for a in told[name]), name
-    assert all(len(a["ids"]) >= 10 for a in told["min tokens"])
-    assert told["random"] != told["greedy"]
+        assert all(re.fullmatch("[0-9]{3}-[a-f]{2,5}", a["text"]) for a in reported[name]), name
+    assert all(len(a["ids"]) >= 10 for a in reported["min tokens"])
+    assert reported["random"] != reported["greedy"]

@@ -14,6 +14,34 @@ from vllm.v1.diffusion.policies import CanvasView, PositionStats, UnmaskingPolic
 from vllm.v1.diffusion.policies.base import Proposals
 from vllm.v1.diffusion.policies.parts.multi_block import MOST_OPEN_BLOCKS
 
+SELECT = {
+    "confidence_threshold": 21,
+    "d3llm": 57,
+    "edit": 20,
+    "entropy": 14,
+    "entropy_distance": 15,
+    "hierarchical": 18,
+    "least_entropy": 15,
+    "local_leap": 28,
+    "low_confidence_linear": 46,
+    "low_confidence_spread": 15,
+    "maskgit_plus": 13,
+    "multi_block": 37,
+    "origin": 7,
+    "p2": 18,
+    "random": 12,
+    "self_speculation": 26,
+    "self_speculation_edit": 26,
+    "sub_blocks": 15,
+    "topk_margin": 14,
+    "widest_margin": 15,
+}
+"""Most launches of ``select``, for any number of requests."""
+
+BOOST = {"credit": 19}
+
+REDRAW = {"daedal": 126, "insert_delete": 156}
+
 _ALLOCATE = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")
 
 
@@ -105,7 +133,7 @@ def canvas(
         proposals=proposals(tokens, confidence) if policy.redraws else None,
         room=each(width, torch.int64) if policy.elastic else None,
         round_=each(0, torch.int32),
-        settled=torch.zeros(requests, width, dtype=torch.bool, device=device),
+        accepted=torch.zeros(requests, width, dtype=torch.bool, device=device),
         waits=each(False, torch.bool),
         part_length=each(max(width // MOST_OPEN_BLOCKS, 1), torch.int32),
     )

@@ -8,40 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.sampling.launches import Launches, canvas, launches, question
+from tests.sampling.launches import BOOST, REDRAW, SELECT, Launches, canvas, launches, question
 from tests.sampling.rig import Request, Rig
 from vllm import SamplingParams
 from vllm.v1.diffusion.kernels.rules import Rule
 from vllm.v1.diffusion.policies import built_in_policies, get_policy
 from vllm.v1.diffusion.sampling.sampler import DenoisingSampler
-
-SELECT = {
-    "confidence_threshold": 21,
-    "d3llm": 57,
-    "edit": 20,
-    "entropy": 14,
-    "entropy_distance": 15,
-    "hierarchical": 18,
-    "least_entropy": 15,
-    "local_leap": 28,
-    "low_confidence_linear": 46,
-    "low_confidence_spread": 15,
-    "maskgit_plus": 13,
-    "multi_block": 37,
-    "origin": 7,
-    "p2": 18,
-    "random": 12,
-    "self_speculation": 26,
-    "self_speculation_edit": 26,
-    "sub_blocks": 15,
-    "topk_margin": 14,
-    "widest_margin": 15,
-}
-"""Most launches of ``select``, for any number of requests."""
-
-BOOST = {"credit": 19}
-
-REDRAW = {"daedal": 126, "insert_delete": 156}
 
 RULE_STEP = 32
 """Most launches of a step whose requests' policy is a rule of the kernel, temperature 0."""

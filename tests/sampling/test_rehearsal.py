@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.sampling import rig
+from tests.sampling.features import CASES, request
 from tests.sampling.peak import Peak
 from tests.sampling.rig import WIDTH, Rig
-from tests.sampling.test_no_sync import CASES, request
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.memory import size_of
 from vllm.v1.diffusion.sampling import logits, sampler, step_logits

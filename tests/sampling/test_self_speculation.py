@@ -47,8 +47,8 @@ def test_a_mask_sees_what_is_before_it_and_itself(at_once: int, monkeypatch: pyt
             for head in range(heads):
                 shared = head * kv_heads // heads
                 seen = torch.cat((keys[: start + i, shared], key[n, i : i + 1, shared])).double()
-                told = torch.cat((values[: start + i, shared], value[n, i : i + 1, shared])).double()
-                want = (seen @ query[n, i, head].double() * 0.7).softmax(0) @ told
+                reported = torch.cat((values[: start + i, shared], value[n, i : i + 1, shared])).double()
+                want = (seen @ query[n, i, head].double() * 0.7).softmax(0) @ reported
                 torch.testing.assert_close(attended[n, i, head].double(), want, rtol=1e-4, atol=1e-5)
 
 
@@ -79,8 +79,8 @@ def test_what_leaves_is_distributed_as_verification_says(temperature: float) -> 
     step: Any = SimpleNamespace(row_slot=slots, row_column=torch.zeros(many, dtype=torch.int64))
     verified = torch.ones(many, dtype=torch.bool)
     ratio = verification._ratios(rows, step, ~verified)
-    settled, tokens = verification._settle(view, rows, ratio, verified)
-    assert settled.all()
+    accepted, tokens = verification._accept(view, rows, ratio, verified)
+    assert accepted.all()
     want = (answer / temperature).softmax(0) * many
     counts = torch.bincount(tokens[:, 0], minlength=ids)
     assert counts[mask] == 0

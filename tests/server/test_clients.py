@@ -13,6 +13,7 @@ import pytest
 
 from tests.server.conftest import MODEL, Server
 from tests.server.known_answers import SOLVED, SUDOKU
+from tests.server.posting import post
 
 MESSAGES = [{"role": "user", "content": SUDOKU}]
 WEATHER = {
@@ -20,20 +21,6 @@ WEATHER = {
     "name": "weather",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-
-
-def post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-    """Status and body of an answer; what a client library would add or leave out stays as it is."""
-    request = urllib.request.Request(
-        server.url + path,
-        json.dumps({"model": MODEL, **body}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=120) as response:
-            return response.status, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
 
 
 def stream(server: Server, path: str, body: dict[str, Any]) -> list[Any]:

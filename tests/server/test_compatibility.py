@@ -47,10 +47,10 @@ def test_every_refused_field_is_refused_in_these_words(ask: Any, kind: Any) -> N
             ask(kind, row.entry.example)
         except openai.BadRequestError as error:
             body = error.body
-            told = shown(body["message"] if isinstance(body, dict) else str(body))
+            reported = shown(body["message"] if isinstance(body, dict) else str(body))
             assert row.message is not None
-            if not told.startswith(row.message):
-                wrong.append((row.field, row.message, told))
+            if not reported.startswith(row.message):
+                wrong.append((row.field, row.message, reported))
         else:
             wrong.append((row.field, row.message, "accepted"))
     assert not wrong

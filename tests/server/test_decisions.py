@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import Server, serving
-from tests.server.test_clients import post
+from tests.server.posting import post
 
 CHOICE = {"type": "choice", "instructions": "which?", "criteria": {"one": "1", "two": "2", "three": "3"}}
 

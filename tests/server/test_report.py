@@ -55,7 +55,7 @@ def test_a_stream_tells_the_trace_with_its_tokens_and_the_rest_at_its_end(client
 
 
 def test_a_stop_string_hides_nothing(client: Any) -> None:
-    """It is found outside of the engine, which goes on until it hears of it."""
+    """It is found outside of the engine, which goes on until it learns of it."""
     for streams in (False, True):
         answer = complete(client, stop=SOLVED[2:4], stream=streams, **ASKED)
         said = [c.choices[0] for c in answer][-1].diffusion if streams else answer.choices[0].diffusion
@@ -68,10 +68,29 @@ def test_chat_tells_the_same(client: Any) -> None:
     check_stats(whole)
     check_trace(whole["trace"], whole["entropies"])
     choices = [c.choices[0] for c in chat(client, extra_body=ASKED, stream=True)]
-    told = [c.diffusion for c in choices if hasattr(c, "diffusion")]
+    reported = [c.diffusion for c in choices if hasattr(c, "diffusion")]
     for name in ("trace", "entropies"):
-        assert [entry for said in told for entry in said[name]] == whole[name]
-    check_stats(told[-1])
+        assert [entry for said in reported for entry in said[name]] == whole[name]
+    check_stats(reported[-1])
+
+
+def test_candidates_come_with_the_trace(client: Any) -> None:
+    asked = {"vllm_xargs": {**HOW, "diffusion_trace": True, "diffusion_trace_top_k": 2}}
+    answer = complete(client, logprobs=2, **asked).choices[0]
+    said = answer.diffusion
+    assert set(said) == {"trace", "entropies", "candidates"}
+    assert len(said["candidates"]) == TOKENS
+    for (step, _), steps, best in zip(
+        said["trace"], said["candidates"], answer.logprobs.top_logprobs, strict=True
+    ):
+        begin = 0 if step < 2 else 2
+        assert [found["step"] for found in steps] == list(range(begin, step + 1))
+        assert all(len(found["ids"]) == len(found["logprobs"]) == 2 for found in steps)
+        assert steps[-1]["logprobs"] == pytest.approx(sorted(best.values(), reverse=True)[:2], abs=1e-4)
+    choices = [c.choices[0] for c in complete(client, stream=True, **asked)]
+    assert [entry for c in choices for entry in c.diffusion["candidates"]] == said["candidates"]
+    other = chat(client, extra_body=asked).choices[0].diffusion
+    assert len(other["candidates"]) == len(other["trace"])
 
 
 def test_each_of_several_choices_has_its_own(client: Any) -> None:

@@ -11,11 +11,11 @@ from tests.server.known_answers import SOLVED, SUDOKU, chat, complete
 
 def test_completions_with_logprobs(client: Any) -> None:
     choice = complete(client, logprobs=2).choices[0]
-    told = choice.logprobs
+    scores = choice.logprobs
     # A token is a character; the end token has no text.
-    assert "".join(told.tokens[: len(SOLVED)]) == SOLVED == choice.text
-    assert len(told.token_logprobs) == len(told.top_logprobs) == len(SOLVED) + 1
-    for token, logprob, best in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+    assert "".join(scores.tokens[: len(SOLVED)]) == SOLVED == choice.text
+    assert len(scores.token_logprobs) == len(scores.top_logprobs) == len(SOLVED) + 1
+    for token, logprob, best in zip(scores.tokens, scores.token_logprobs, scores.top_logprobs, strict=True):
         assert -1e-2 < logprob <= 0  # the model is sure of this Sudoku
         assert 2 <= len(best) <= 3
         assert max(best, key=best.get) == token

@@ -84,7 +84,7 @@ def test_failed_policies_are_errors_of_their_requests() -> None:
     plan = SimpleNamespace(decoding=SimpleNamespace(algorithm="calm"))
     scheduler: Any = SimpleNamespace(_plans={"a": plan, "b": plan}, grammar_compile_error_reqs={})
     output: Any = SimpleNamespace(policy_failures={"b": "select() raised", "ended": "select() raised"})
-    told = DiffusionScheduler._fail_requests(scheduler, output)
-    assert told == {"b": "diffusion_algorithm='calm': select() raised (request b)"}
+    reported = DiffusionScheduler._fail_requests(scheduler, output)
+    assert reported == {"b": "diffusion_algorithm='calm': select() raised (request b)"}
     (error,) = scheduler.grammar_compile_error_reqs.values()
-    assert (error.code, error.message) == ("policy_error", told["b"])
+    assert (error.code, error.message) == ("policy_error", reported["b"])

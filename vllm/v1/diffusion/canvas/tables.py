@@ -42,7 +42,7 @@ class SlotTables:
 
 
 class SlotFlags:
-    """What a step has to know of its requests on the host, bool ``[S]`` each.
+    """What a step has to know of its requests on the host, bool ``[S]`` where nothing else is said.
 
     Attributes:
         unforeseen: The model decides when a block finishes.
@@ -52,18 +52,21 @@ class SlotFlags:
         scored: What is written is given: targets.
         blanked: What is written is the mask token, once it was scored.
         watched: The request asks how each step leaves its block.
+        candidates: How many tokens it wants of each step at each open position; int64 ``[S]``.
     """
 
     def __init__(self, num_slots: int) -> None:
         flags = np.zeros((7, num_slots), dtype=bool)
         self.unforeseen, self.traced, self.graded, self.late = flags[:4]
         self.scored, self.blanked, self.watched = flags[4:]
+        self.candidates = np.zeros(num_slots, dtype=np.int64)
 
     def add(self, slot: int, decoding: Decoding) -> None:
         """Notes how a slot's request is denoised."""
         self.unforeseen[slot] = foreseen_steps(decoding, decoding.block_length) is None
         self.traced[slot] = decoding.trace
         self.watched[slot] = decoding.watched
+        self.candidates[slot] = decoding.candidates
         self.graded[slot] = decoding.trace or decoding.watched or decoding.vetoes or decoding.constrained
         self.late[slot] = bool(decoding.late_ids)
         self.scored[slot] = decoding.targets is not None

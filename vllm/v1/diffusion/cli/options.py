@@ -10,7 +10,9 @@ from typing import Any
 from vllm.v1.diffusion.policies.parameter import Parameter
 from vllm.v1.diffusion.request.params import DiffusionParams, canonical, parameters
 
-_OF_THE_COMMAND = ("trace", "stream", "stats", "likelihood", "score_from", "score_samples", "score_seed")
+_OF_THE_COMMAND = (
+    "trace", "trace_top_k", "stream", "stats", "likelihood", "score_from", "score_samples", "score_seed",
+)  # fmt: skip
 """What the command itself asks for, or never does."""
 
 

@@ -134,6 +134,10 @@ class MaskedDiffusionConfig(DiffusionConfig):
     score_samples_limit: PositiveCount | None = None
     """Most samples of ``monte_carlo`` that a request may ask for."""
 
+    candidates_limit: _Limit | None = None
+    """Most candidates that a request may ask for (``diffusion_trace_top_k``): tokens times steps per block
+    times candidates."""
+
     numbers: dict[str, int | float] = Field(default_factory=dict)
     """Defaults of the policies' numbers, by name."""
 

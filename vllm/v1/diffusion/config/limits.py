@@ -15,6 +15,7 @@ LIMITS = {
     "repetition_limit": 1024,
     "n_limit": 128,
     "score_samples_limit": 1024,
+    "candidates_limit": 262144,
 }
 """What bounds the work that one request may ask for, where the operator has not said it."""
 

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from vllm.v1.diffusion.core.plan import RequestPlan
+from vllm.v1.diffusion.message.candidates import StepCandidates, step_candidates
 from vllm.v1.diffusion.message.canvas import CanvasStep
 from vllm.v1.diffusion.message.report import DenoisingReport
 from vllm.v1.outputs import ModelRunnerOutput
@@ -32,6 +33,8 @@ class DenoisingRecord:
         """What was counted of each request since its last output."""
         self._canvases: dict[str, CanvasStep] = {}
         """Open blocks of requests that want to see them, behind the step that is processed."""
+        self._candidates: dict[str, dict[int, list[StepCandidates]]] = {}
+        """What steps might have written where no token is emitted yet, by request and index in its output."""
         self._ended: list[str] = []
         """Requests that ended since the last ``drop_ended``."""
         self._steps: Counter[tuple[int, int]] = Counter()
@@ -48,6 +51,7 @@ class DenoisingRecord:
         index = runner_output.req_id_to_index[request.request_id]
         committed = len(runner_output.sampled_token_ids[index])
         self._watch(request, plan, runner_output, index)
+        self._consider(request, plan, runner_output, index)
         plan.denoised += 1
         plan.block_denoised += 1
         report = self._count(request, plan.block_length, committed)
@@ -58,7 +62,7 @@ class DenoisingRecord:
             if self._log_stats:
                 self._sums.steps_per_block += steps
             plan.block_denoised = 0
-            self._trace(plan, runner_output, index, committed, report)
+            self._trace(request, plan, runner_output, index, committed, report)
 
     def observe_anchor(self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput) -> None:
         """Counts the pass that makes a block's first token; see ``anchored.py``.
@@ -70,9 +74,10 @@ class DenoisingRecord:
         """
         index = runner_output.req_id_to_index[request.request_id]
         self._watch(request, plan, runner_output, index)
+        self._consider(request, plan, runner_output, index)
         plan.denoised += 1
         report = self._count(request, 1, 1)
-        self._trace(plan, runner_output, index, 1, report)
+        self._trace(request, plan, runner_output, index, 1, report)
 
     def report(self, request_id: str, tokens: int) -> DenoisingReport | None:
         """Hands on what was counted of a request since the last call; None for nothing.
@@ -85,6 +90,7 @@ class DenoisingRecord:
         if report is not None and report.trace is not None:
             assert report.entropies is not None
             report.trace, report.entropies = report.trace[:tokens], report.entropies[:tokens]
+            report.candidates = report.candidates and report.candidates[:tokens]
         return report
 
     def take_canvases(self) -> dict[str, CanvasStep]:
@@ -96,6 +102,7 @@ class DenoisingRecord:
         """Forgets what no output carries: counts of requests that were aborted."""
         for request_id in self._ended:
             self._reports.pop(request_id, None)
+            self._candidates.pop(request_id, None)
         self._ended.clear()
 
     def ended(self, request: Request, plan: RequestPlan) -> None:
@@ -136,8 +143,19 @@ class DenoisingRecord:
             canvas = CanvasStep.of(rows, step=plan.denoised, begin=request.num_output_tokens)
             self._canvases[request.request_id] = canvas
 
+    def _consider(
+        self, request: Request, plan: RequestPlan, runner_output: ModelRunnerOutput, index: int
+    ) -> None:
+        """Notes what a step might have written, if the request wants to know."""
+        if (count := plan.decoding.candidates) and runner_output.unmask_trace is not None:
+            held = self._candidates.setdefault(request.request_id, {})
+            best = step_candidates(runner_output.unmask_trace[index], plan.denoised, count)
+            for column, found in best.items():
+                held.setdefault(request.num_output_tokens + column, []).append(found)
+
     def _trace(
         self,
+        request: Request,
         plan: RequestPlan,
         runner_output: ModelRunnerOutput,
         index: int,
@@ -150,6 +168,10 @@ class DenoisingRecord:
             rows = runner_output.unmask_trace[index, :count]
             report.trace = [*(report.trace or ()), *_trace_of(plan, rows)]
             report.entropies = [*(report.entropies or ()), *rows[:, 2].tolist()]
+        if plan.decoding.candidates:
+            held, begin = self._candidates.get(request.request_id, {}), request.num_output_tokens
+            new = [held.pop(place, []) for place in range(begin, begin + count)]
+            report.candidates = [*(report.candidates or ()), *new]
 
     @property
     def _sums(self) -> SpecDecodingStats:

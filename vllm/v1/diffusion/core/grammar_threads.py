@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,5 +37,9 @@ def compile_beside_steps(manager: StructuredOutputManager) -> None:
 def _behind_steps() -> None:
     if sys.platform == "linux":  # Elsewhere a nice value is a process's.
         thread = threading.get_native_id()
+        if (server := multiprocessing.parent_process()) is not None:
+            # Where OpenMP has bound the main thread to a core, this one would have no other.
+            with suppress(OSError):
+                os.sched_setaffinity(thread, os.sched_getaffinity(server.pid or 0))
         nice = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, min(19, nice + _NICE))

@@ -113,7 +113,7 @@ RULES = {
 }
 """Fields of upstream's requests that may have no effect."""
 
-_REPORTED_IN_CHOICES = ("stats", "trace", "stream")
+_REPORTED_IN_CHOICES = ("stats", "trace", "trace_top_k", "stream")
 
 
 def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = None) -> None:

@@ -25,8 +25,8 @@ def report_denoising(
     ends with ``length``, whatever stands in it.
 
     ``diffusion_stats`` asks for the counts, which a stream has in the choice that ends it;
-    ``diffusion_trace`` for ``trace`` and ``entropies``. Without either nothing is added, so other
-    responses stay as they are.
+    ``diffusion_trace`` for ``trace`` and ``entropies``, and ``diffusion_trace_top_k`` for ``candidates``.
+    Without any of them nothing is added, so other responses stay as they are.
 
     Args:
         choice: The choice, of a response or a chunk of one; changed in place.
@@ -44,6 +44,8 @@ def report_denoising(
         said["likelihood"] = {name: value for name, value in likelihood.items() if value is not None}
     if report.trace is not None:
         said["trace"], said["entropies"] = report.trace, report.entropies
+    if report.candidates is not None:
+        said["candidates"] = [[asdict(step) for step in steps] for steps in report.candidates]
     if said:
         choice.diffusion = said
 

@@ -13,6 +13,7 @@ from vllm.v1.diffusion.frontend.admission import admit_reading, check_policy, ch
 from vllm.v1.diffusion.frontend.http_fields import check_request
 from vllm.v1.diffusion.loops.engine_settings import check_defaults, check_mode, refuse_unsupported
 from vllm.v1.diffusion.modes import Mode
+from vllm.v1.diffusion.request.candidates import check_candidates
 from vllm.v1.diffusion.request.likelihood import check_likelihood, check_score_from
 from vllm.v1.diffusion.request.params import check_extra_args
 from vllm.v1.diffusion.request.resolve import resolve_decoding
@@ -69,6 +70,7 @@ class DiffusionLoop(GenerationLoop):
         check_policy(decoding, vllm_config)
         check_mode(decoding, self.mode)
         admit_reading(params, decoding.block_length)
+        check_candidates(decoding, params.max_tokens or vllm_config.model_config.max_model_len, config)
         self._settings().check_params(params, vllm_config)
 
     @override

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +16,7 @@ import torch
 from vllm import envs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
+from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.diffusion.checkpoint.recognise import is_renamed
 from vllm.v1.diffusion.config import resolve_diffusion_config
 from vllm.v1.diffusion.families import computes_whole_canvas
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from vllm.v1.diffusion.request.decoding import Decoding
 
 _PLUG_IN_S_SCHEDULER = "vllm.v1.generation_loop.scheduler_factory.make_scheduler"
+UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Upstream's executor by its path: a CPU's platform replaces it where it goes by its short name."""
 _CACHE_SLACK = 256
 """Tokens a request may hold beyond its length: a KV block's rest, lookahead."""
 
@@ -40,6 +46,7 @@ def configure_cpu(vllm_config: VllmConfig) -> None:
     if scheduler_config.async_scheduling is None:
         # Nothing overlaps, and a block that finishes unforeseen costs a forward.
         scheduler_config.async_scheduling = False
+    share_core_process(vllm_config)
     cache_config, model_config = vllm_config.cache_config, vllm_config.model_config
     if cache_config.kv_cache_memory_bytes is not None or envs.VLLM_CPU_KVCACHE_SPACE:
         return
@@ -57,6 +64,35 @@ def configure_cpu(vllm_config: VllmConfig) -> None:
     # refuses to start, with a message that says how much it takes.
     half = psutil.virtual_memory().available // 2
     cache_config.kv_cache_memory_bytes = max(one, min(one * scheduler_config.max_num_seqs, half))
+
+
+def share_core_process(vllm_config: VllmConfig) -> None:
+    """Lets the rank of ``vllm serve`` run in the engine core's process, where one rank computes on a CPU.
+
+    Upstream gives the rank a process of its own, which imports all of vLLM again: OpenMP reads which cores it
+    may use when a process begins. A server knows them before it starts the engine core.
+
+    Args:
+        vllm_config: The configuration, changed. OpenMP's variables are set for processes that begin later.
+    """
+    parallel_config = vllm_config.parallel_config
+    if not (
+        sys.argv[1:2] == ["serve"]
+        and "vllm.entrypoints.cli.serve" in sys.modules
+        and envs.VLLM_ENABLE_V1_MULTIPROCESSING
+        and parallel_config.distributed_executor_backend == "uni"
+        and parallel_config.world_size_across_dp == 1
+        and not vllm_config.scheduler_config.async_scheduling
+    ):
+        return
+    parallel_config.distributed_executor_backend = UNIPROC
+    before = dict(os.environ)
+    with OMPProcessManager(vllm_config).configure_omp_envs(0, 0):
+        changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    # The server's own process has read them already.
+    os.environ.update(changed)
+    # The start collects garbage many times: what was imported is none, and need not be read each time.
+    gc.freeze()
 
 
 def fit_cache_blocks(vllm_config: VllmConfig, block_length: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vllm.v1.diffusion.message.candidates import StepCandidates
 from vllm.v1.diffusion.message.canvas import CanvasStep
 
 
@@ -44,6 +45,9 @@ class DenoisingReport:
             ``diffusion_trace``. In a stream of deltas, of the tokens that are new.
         entropies: Of each token of ``trace``, the entropy in nats of the distribution that its
             probability is of; 0 for a token that a template or a grammar gave.
+        candidates: Of each token of ``trace``, the most probable tokens in each step in which its position
+            was open; none for a token that a template gave. Only if the request asks, by
+            ``diffusion_trace_top_k``.
         likelihood: How the prompt's log probabilities were estimated; their steps are not in ``steps``.
             None where none were asked for.
         canvases: The open block behind each step since the last output, on the way to the front end only.
@@ -55,6 +59,7 @@ class DenoisingReport:
     steps_per_block: list[int] = field(default_factory=list)
     trace: list[tuple[int, float]] | None = None
     entropies: list[float] | None = None
+    candidates: list[list[StepCandidates]] | None = None
     likelihood: Likelihood | None = None
     canvases: list[CanvasStep] | None = None
 
@@ -71,6 +76,7 @@ class DenoisingReport:
             steps_per_block=list(self.steps_per_block),
             trace=self.trace and (self.trace[tokens - new : tokens] or None),
             entropies=self.entropies and (self.entropies[tokens - new : tokens] or None),
+            candidates=self.candidates and (self.candidates[tokens - new : tokens] or None),
         )
 
 
@@ -98,6 +104,9 @@ def added(so_far: DenoisingReport | None, new: DenoisingReport | None) -> Denois
         so_far.trace += new.trace
         so_far.entropies = so_far.entropies or []
         so_far.entropies += new.entropies or ()
+    if new.candidates:
+        so_far.candidates = so_far.candidates or []
+        so_far.candidates += new.candidates
     return so_far
 
 
@@ -109,6 +118,7 @@ def joined(before: DenoisingReport | None, later: DenoisingReport | None) -> Den
         later,
         trace=[*(before.trace or ()), *(later.trace or ())] or None,
         entropies=[*(before.entropies or ()), *(later.entropies or ())] or None,
+        candidates=[*(before.candidates or ()), *(later.candidates or ())] or None,
     )
 
 

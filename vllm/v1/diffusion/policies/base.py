@@ -101,7 +101,7 @@ class CanvasView:
             ``elastic``.
         round_: Drafts of the block that have been written, int32 ``[requests]``; of a policy that
             ``speculates``, as the next two.
-        settled: Positions that this step's verification unmasks, bool ``[requests, width]``.
+        accepted: Positions that this step's verification unmasks, bool ``[requests, width]``.
         waits: Requests whose draft is verified before anything is written, bool ``[requests]``.
         part_length: Tokens of one of the canvas's blocks, int32 ``[requests]``; of a policy that
             ``opens_blocks``.
@@ -121,7 +121,7 @@ class CanvasView:
     proposals: Proposals | None = None
     room: torch.Tensor | None = None
     round_: torch.Tensor = _NOTHING
-    settled: torch.Tensor = _NOTHING
+    accepted: torch.Tensor = _NOTHING
     waits: torch.Tensor = _NOTHING
     part_length: torch.Tensor = _NOTHING
 

@@ -25,7 +25,7 @@ _OF_DENOISING = (
 
 _NOT_OF_DRAFTS = (
     "algorithm", "steps", "max_steps", "exit_threshold", "eos_early_stop", "causal_context", "seed_token",
-    "infill", "infill_ids", "seed_canvas", "trace", "stream",
+    "infill", "infill_ids", "seed_canvas", "trace", "trace_top_k", "stream",
 )  # fmt: skip
 """Parameters without effect on drafts and their verification."""
 

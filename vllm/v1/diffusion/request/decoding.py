@@ -46,6 +46,7 @@ class Decoding:
             written of these is the mask token: it is all that a later step of the sample may see.
         guidance: Scale of classifier-free guidance; 0 for none.
         watched: Whether every step says how it leaves the open block.
+        candidates: How many tokens each step reports of each open position.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
         row_candidates: Masked positions that a step computes, if it unmasks no more; None where it computes
             the whole block.
@@ -78,6 +79,7 @@ class Decoding:
     hidden: tuple[int, ...] | None = None
     guidance: float = 0.0
     watched: bool = False
+    candidates: int = 0
     row_candidates: int | None = None
 
     @property

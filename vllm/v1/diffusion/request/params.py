@@ -45,6 +45,7 @@ _Name = Annotated[str, Field(description="the name of an unmasking policy")]
 _Mode = Literal["diffusion", "autoregressive", "self_speculation"]
 _Budget = Annotated[int, Field(ge=0, le=999999)]
 _Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_TopK = Annotated[int, Field(ge=0, le=20)]
 _Guidance = Annotated[float, Field(ge=0, le=100)]
 _Template = Annotated[str, Field(description="a text with holes")]
 _Ids = Annotated[
@@ -249,6 +250,14 @@ class DiffusionParams(BaseModel):
             otherwise="false",
         ),
     ] = None
+    trace_top_k: Annotated[
+        _TopK | None,
+        Parameter(
+            "Adds `candidates` to what is reported with `diffusion_trace`: for every token, so many of the "
+            "most probable tokens in each step in which its position was open, by id and log probability.",
+            otherwise="0, none",
+        ),
+    ] = None
     stream: Annotated[
         Watched | None,
         Parameter(
@@ -357,6 +366,7 @@ class DiffusionParams(BaseModel):
             read_only: bool | None = None,
             constrained: bool | None = None,
             trace: bool | None = None,
+            trace_top_k: int | None = None,
             stream: Watched | None = None,
             stats: bool | None = None,
             likelihood: Estimator | None = None,

@@ -13,6 +13,7 @@ from vllm.v1.diffusion.policies.parameter import PREFIX, in_float32
 from vllm.v1.diffusion.policies.parts.d3llm import EARLY_STOP
 from vllm.v1.diffusion.policies.redrawing.daedal import END_TOKEN_ID
 from vllm.v1.diffusion.policies.redrawing.insert_delete import MOST_POST_STEPS
+from vllm.v1.diffusion.request.candidates import asked_candidates
 from vllm.v1.diffusion.request.causal import causal_decoding
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError, naming, require
@@ -97,6 +98,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         threshold=values.get(RULE_NUMBERS.get(policy.rule, ""), 0.0),
         trace=bool(given.trace),
         watched=given.stream is not None,
+        candidates=asked_candidates(given, algorithm, policy),
         values=values,
         cache=given.cache or config.cache,
         max_steps=given.max_steps,

@@ -388,8 +388,8 @@ class PolicySelection:
         asked = {name: self._asked(step, group, name) for name in group.policy.numbers}
         speculation = {}
         if self.speculation is not None and group.policy.speculates:
-            round_, settled, waits = self.speculation.state(slots)
-            speculation = {"round_": round_, "settled": settled, "waits": waits}
+            round_, accepted, waits = self.speculation.state(slots)
+            speculation = {"round_": round_, "accepted": accepted, "waits": waits}
         return CanvasView(
             tokens=canvases.tokens[slots],
             masked=self._masked(step, group),

@@ -25,7 +25,7 @@ from vllm.v1.diffusion.sampling.policy_selection import PolicySelection
 from vllm.v1.diffusion.sampling.rows import DenoisedBatch, RowLayout
 from vllm.v1.diffusion.sampling.statistics import StepStatistics
 from vllm.v1.diffusion.sampling.step_logits import StepLogits
-from vllm.v1.diffusion.sampling.step_outputs import StepOutputs
+from vllm.v1.diffusion.sampling.step_outputs import StepOutputs, candidates
 from vllm.v1.diffusion.sampling.unmasking import Unmasking
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.worker.gpu.input_batch import InputBatch
@@ -205,6 +205,7 @@ class DenoisingSampler:
             or self.logits.changes(step)
             or self.policies.reads_logits
             or self.logprobs.wants(step)
+            or self.canvases.flags.candidates[step.slots_np].any()
         )
 
     def _give_targets(self, stats: RowStats, step: DenoisingStep) -> None:
@@ -274,7 +275,8 @@ class DenoisingSampler:
         self._unwritable = self.grammars.revise(done, stats, blocks, overlaps) or {}
         self.logprobs.record(processed, step, before)
         self._blank_targets(step)
-        outputs = StepOutputs.of(canvases, step, first, num_reqs, self.rows.begins_open)
+        best = candidates(processed, canvases, step)
+        outputs = StepOutputs.of(canvases, step, first, num_reqs, self.rows.begins_open, best)
         outputs = self.rows.outputs(outputs, step)
         logprobs = self.logprobs.read(step, first, num_reqs)
         canvases.next_block(self.req_states, step.slots, done, step.for_requests(block_end), blocks.whole)

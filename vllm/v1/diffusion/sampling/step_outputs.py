@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import torch
 
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.message.canvas import MASK, OPEN
+from vllm.v1.diffusion.sampling.step_logits import StepLogits, in_parts
 
 
 class StepOutputs(NamedTuple):
@@ -22,6 +24,8 @@ class StepOutputs(NamedTuple):
             written and the entropy of its distribution, in nats, float32 ``[requests, W, 3]``;
             None where no one asks. ``[requests, W, 4]`` where a request wants to see its canvas after
             every step: a fourth field says what stands at the position, as ``message.canvas`` reads it.
+            ``[requests, W, 4 + 2 K]`` where one wants to see what the step might have written: K ids, then
+            their log probabilities, NaN where a position was not open.
     """
 
     tokens: torch.Tensor
@@ -35,6 +39,7 @@ class StepOutputs(NamedTuple):
         first: torch.Tensor,
         num_requests: int,
         begins_open: bool,
+        best: torch.Tensor | None = None,
     ) -> StepOutputs:
         """Reads the canvases of the requests that denoised.
 
@@ -45,6 +50,7 @@ class StepOutputs(NamedTuple):
                 the block began, int64 ``[R]``.
             num_requests: Requests of the batch.
             begins_open: Whether no block begins with known positions: ``first`` is 0.
+            best: What :func:`candidates` says of the step.
         """
         slots = step.slots
         if begins_open:
@@ -53,7 +59,7 @@ class StepOutputs(NamedTuple):
             columns = (canvases.columns + first[:, None]).clamp_(max=canvases.width - 1)
             tokens = canvases.tokens[slots[:, None], columns]
         tokens = _spread(tokens, step, num_requests)
-        watched = bool(canvases.flags.watched[step.slots_np].any())
+        watched = best is not None or bool(canvases.flags.watched[step.slots_np].any())
         if not watched and not canvases.flags.traced[step.slots_np].any():
             return cls(tokens)
         unmasked_at = canvases.unmasked_at[slots]
@@ -65,11 +71,49 @@ class StepOutputs(NamedTuple):
             held, masked = canvases.tokens[slots], canvases.masked[slots]
             held = torch.where(held == canvases.mask_token_id, MASK, held).where(masked, held)
             fields.append(torch.where(masked, OPEN - held, held).to(torch.float32))
-        trace = from_column(torch.stack(fields, dim=-1), first)
+        trace = torch.stack(fields, dim=-1)
+        trace = from_column(trace if best is None else torch.cat((trace, best), dim=-1), first)
         if watched:
             behind = canvases.columns + first[:, None] >= canvases.length[slots, None]
-            trace[..., 3].masked_fill_(behind, float("nan"))
+            trace[..., 3:].masked_fill_(behind[..., None], float("nan"))
         return cls(tokens, _spread(trace, step, num_requests))
+
+
+def candidates(logits: StepLogits, canvases: CanvasStates, step: DenoisingStep) -> torch.Tensor | None:
+    """The most probable tokens at open positions, of the model's logits as they are.
+
+    The mask token stays in the normaliser, as in a token's log probability, and is no candidate.
+
+    Args:
+        logits: The step's logits.
+        canvases: The canvases.
+        step: The step, whose ``active`` rows are those that were open before it.
+
+    Returns:
+        float32 ``[R, W, 2 K]``: K ids, exact below 2^24, and their log probabilities; NaN elsewhere. None
+        where no request asks.
+    """
+    counts = canvases.flags.candidates[step.slots_np]
+    if not counts.any():
+        return None
+    vocabulary, mask = logits.raw.shape[1], canvases.mask_token_id
+    most = min(int(counts.max()), vocabulary)
+    shape = (len(counts), canvases.width, 2 * most)
+    found = torch.full(shape, float("nan"), dtype=torch.float32, device=step.slots.device)
+    for rows_np in in_parts(step.rows_of(counts > 0), vocabulary):
+        rows, request = (
+            async_tensor_h2d(values, dtype=torch.int64, device=found.device)
+            for values in (rows_np, step.request_np[rows_np])
+        )
+        values = logits.plain(rows)
+        total = values.logsumexp(dim=1, keepdim=True)
+        if mask >= 0:
+            values[:, mask] = -torch.inf
+        best, ids = values.topk(most, dim=1)
+        open_ = step.active[rows] & step.covered[request]
+        both = torch.cat((ids.to(torch.float32), best - total), dim=1)
+        found[request, step.row_column[rows]] = both.masked_fill(~open_[:, None], float("nan"))
+    return found
 
 
 def _spread(values: torch.Tensor, step: DenoisingStep, num_requests: int) -> torch.Tensor:

@@ -127,15 +127,15 @@ class SelfSpeculation(UnmaskingPolicy):
 
     @override
     def select(self, stats: PositionStats, canvas: CanvasView) -> torch.Tensor:
-        settled = canvas.settled
-        rest = canvas.masked & ~settled
-        missing = (self.wanted(canvas) - settled.sum(dim=1))[:, None]
+        accepted = canvas.accepted
+        rest = canvas.masked & ~accepted
+        missing = (self.wanted(canvas) - accepted.sum(dim=1))[:, None]
         confidence = stats.confidence.masked_fill(~rest, -torch.inf)
         rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         above = rest & (confidence > canvas.values["threshold"][:, None])
         enough = above.sum(dim=1, keepdim=True) >= missing
         more = torch.where(enough, above, rest & (rank < missing)) & (missing > 0)
-        return (settled | more) & ~canvas.waits[:, None]
+        return (accepted | more) & ~canvas.waits[:, None]
 
 
 class SelfSpeculationEdit(SelfSpeculation):

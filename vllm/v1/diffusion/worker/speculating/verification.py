@@ -59,7 +59,7 @@ class Verification:
         self.waiting = torch.zeros(slots, dtype=torch.bool, device=device)
         self.tokens = torch.zeros(slots, width, dtype=torch.int64, device=device)
         self._confidence = torch.zeros(slots, width, device=device)
-        self._settled = torch.zeros(slots, width, dtype=torch.bool, device=device)
+        self._accepted = torch.zeros(slots, width, dtype=torch.bool, device=device)
         self._on = torch.zeros(slots, dtype=torch.bool, device=device)
         """What the policy remembers of a request from draft to draft."""
         self._rounds = torch.zeros(slots, dtype=torch.int32, device=device)
@@ -79,13 +79,13 @@ class Verification:
         if slot not in self.slots:
             return
         self.slots.remove(slot)
-        tables = (self.waiting, self.tokens, self._confidence, self._settled, self._on, self._rounds)
+        tables = (self.waiting, self.tokens, self._confidence, self._accepted, self._on, self._rounds)
         for table in (*tables, self._drafts):
             table[slot].zero_()
 
     def state(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See ``sampling.policy_selection.Speculation``."""
-        return self._rounds[slots], self._settled[slots], self.waiting[slots]
+        return self._rounds[slots], self._accepted[slots], self.waiting[slots]
 
     def __call__(
         self, policy: UnmaskingPolicy, view: CanvasView, answers: SpeculationRows, step: DenoisingStep
@@ -97,7 +97,7 @@ class Verification:
         begins = (view.step == 0) & ~verified
         rounds = torch.where(begins, 0, self._rounds[slots] + ~verified)
         ratio = self._ratios(answers, step, ~verified)
-        settled, tokens = self._settle(view, answers, ratio, verified)
+        accepted, tokens = self._accept(view, answers, ratio, verified)
         positions, stats = answers.positions, answers.stats
         on = self._on[slots]
         before = on & ~begins if policy.forgets else on
@@ -108,7 +108,7 @@ class Verification:
         confidence = torch.where(verified[:, None], self._confidence[slots], positions.confidence)
         draft = torch.where(drafted, positions.token, view.tokens)
         self._rounds[slots] = rounds.to(torch.int32)
-        self._settled[slots] = settled
+        self._accepted[slots] = accepted
         self._on[slots] = torch.where(verified, on, now)
         self.waiting[slots] = wants
         self.tokens[slots] = torch.where(wants[:, None], draft, tokens)
@@ -150,7 +150,7 @@ class Verification:
             self._drafts[slot, column] = kept
         return ratios[answers.rows]
 
-    def _settle(
+    def _accept(
         self, view: CanvasView, answers: SpeculationRows, ratio: torch.Tensor, verified: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Positions that verification unmasks, bool ``[n, W]``, and their tokens, int64 ``[n, W]``."""
@@ -163,8 +163,8 @@ class Verification:
         resampled = last & (view.values["resample"] > 0)[:, None]
         column = last.to(torch.int8).argmax(dim=1)
         drawn = self._residuals(view, answers, column)
-        settled = (span & (refusals == 0)) | last
-        return settled, torch.where(resampled, drawn[:, None], tokens)
+        accepted = (span & (refusals == 0)) | last
+        return accepted, torch.where(resampled, drawn[:, None], tokens)
 
     def _residuals(self, view: CanvasView, answers: SpeculationRows, column: torch.Tensor) -> torch.Tensor:
         """A draw from what verification says beyond the draft, at a column of each request, int64 ``[n]``."""
