@@ -129,6 +129,8 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
     """
     check_values(request, "")
     known = type(request).model_fields
+    if "suffix" in known and request.suffix == "":  # type: ignore[attr-defined]  # of a completion
+        request.suffix = None  # Nothing is to be behind the answer; upstream refuses it like any other.
     for name, rule in RULES.items():
         value = getattr(request, name, None) if name in known else None
         if value is not None and value not in rule.neutral and not rule.has_effect(request, config):
