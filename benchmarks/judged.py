@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--loop", help="generation loop of the engine; the model's own by default")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--eager", action="store_true", help="compile nothing: a quicker start")
+    parser.add_argument("--settings", type=json.loads, default={}, help="engine arguments, JSON")
     parser.add_argument("--best-of", type=Path, help="lines; only each method's best setting among them")
     args = parser.parse_args()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -59,7 +60,7 @@ def main() -> None:
         disable_log_stats=True,
         enable_prefix_caching=False,
         enforce_eager=args.eager,
-        **({"generation_loop": args.loop} if args.loop else {}),
+        **({"generation_loop": args.loop} if args.loop else {}) | args.settings,
     )
     problems = {task: held_out(task, args.count, args.seed) for task in TASKS}
     common: dict[str, Any] = {

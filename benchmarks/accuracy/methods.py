@@ -35,9 +35,9 @@ class Method:
         return {name: DiffusionParams(**setting) for name, setting in self.settings.items()}
 
 
-def sweep(parameter: str, values: Sequence[Any], **fixed: Any) -> Method:
+def sweep(parameter: str, values: Sequence[Any], loop: str | None = None, **fixed: Any) -> Method:
     """A method whose settings differ in one parameter."""
-    return Method({f"{parameter} {value}": {**fixed, parameter: value} for value in values})
+    return Method({f"{parameter} {value}": {**fixed, parameter: value} for value in values}, loop)
 
 
 def _several_blocks() -> Method:
@@ -73,6 +73,9 @@ def methods(block: int) -> dict[str, Method]:
         "credit": sweep("threshold", THRESHOLDS, algorithm="credit"),
         "local_leap": sweep("anchor_threshold", THRESHOLDS[1:8], algorithm="local_leap", **whole),
         "multi_block": _several_blocks(),
+        "self_speculation": sweep(
+            "threshold", THRESHOLDS[:8], "verified_block_diffusion", algorithm="self_speculation", **whole
+        ),
         "p2": sweep("steps", _steps(block), algorithm="p2"),
     }
 

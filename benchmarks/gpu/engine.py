@@ -105,7 +105,8 @@ def stop(llm: Any) -> None:
     torch.cuda.empty_cache()
 
 
-def _params(work: Workload) -> Any:
+def parameters(work: Workload) -> Any:
+    """Sampling parameters of a workload's requests."""
     from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 
     extra = None
@@ -127,7 +128,7 @@ def run(llm: Any, work: Workload, repeats: int = 3, warm: int = 1) -> Timing:
     """Runs a workload several times; every run has other prompts, all runs of a seed the same."""
     rng = random.Random(SEED)
     vocabulary = min(100_000, llm.llm_engine.model_config.get_vocab_size() - 100)
-    params = _params(work)
+    params = parameters(work)
     seconds, forwards = [], 0
     for i in range(warm + repeats):
         prompts = [

@@ -126,11 +126,11 @@ def params_of(number: int) -> Any:
 
 def main() -> None:
     """Runs each batch of case numbers that standard input holds."""
-    record_and_replay()
     from vllm import LLM
 
     task = json.load(sys.stdin)
-    llm = LLM(**task["settings"])
+    llm = LLM(**task["settings"])  # In this process; its trial steps have no recorded draws.
+    record_and_replay()
     results = []
     for batch in task["batches"]:
         seen.clear()

@@ -14,11 +14,11 @@ from vllm.v1.diffusion.policies import CanvasView
 from vllm.v1.diffusion.worker.speculating.verification import Verification
 
 
-def _uniform(self: Verification, view: CanvasView) -> torch.Tensor:
+def uniform(self: Verification, view: CanvasView) -> torch.Tensor:
     return (view.seed[:, None].double() / 1000).expand(view.masked.shape)
 
 
-def _draw(
+def draw(
     self: Verification,
     logits: torch.Tensor,
     seed: torch.Tensor,
@@ -29,6 +29,6 @@ def _draw(
 
 
 if __name__ == "__main__":
-    Verification.uniform = _uniform  # type: ignore[method-assign]
-    Verification.draw = _draw  # type: ignore[method-assign]
+    Verification.uniform = uniform  # type: ignore[method-assign]
+    Verification.draw = draw  # type: ignore[method-assign]
     run_batches.main()

@@ -10,18 +10,22 @@ from typing import Any
 
 import pytest
 
+from tests.engine import run_self_speculation
 from tests.engine import test_a2d as a2d
 from tests.engine import test_golden_diffusion_gemma as diffusion_gemma
 from tests.engine import test_golden_dreamon as dreamon
 from tests.engine import test_golden_llada22 as llada22
 from tests.engine import test_golden_nemotron as nemotron
+from tests.engine import test_golden_self_speculation as self_speculation
 from tests.engine import test_golden_wedlm as wedlm
+from tests.engine import test_open_blocks as open_blocks
 from tests.engine import test_open_dllm as open_dllm
 from tests.engine import test_stable_diffcoder as stable_diffcoder
 from tests.engine.cases import run
 from tests.engine.golden import generate
 from tests.engine.run_renoising import CASES
 from tests.gpu.engines import EAGER, GRAPHS, check_together_and_alone, engine
+from vllm.v1.diffusion.worker.speculating.verification import Verification
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,3 +91,27 @@ def test_diffusion_gemma() -> None:
         # A preempted request makes its canvas again, the same.
         last = {(step["block"], step["step"]): step for step in result["steps"]}
         diffusion_gemma.check(result | {"steps": list(last.values())}, case)
+
+
+@pytest.mark.parametrize("name", open_blocks.MODELS)
+def test_several_open_blocks(name: str) -> None:
+    """The ids of a plain loop, which gives the published ones."""
+    own = {"max_model_len": 256, "diffusion_config": {"block_length": 16}, **open_blocks.LOOP}
+    with engine(name, **own, **GRAPHS) as llm:
+        ways = [*open_blocks.WAYS, *open_blocks.WAYS[:3]]
+        results = run(llm, [open_blocks.case_of(*way) for way in ways])
+        for result, way in zip(results, ways, strict=True):
+            open_blocks.check(result, open_blocks.spoken(name, *way))
+
+
+@pytest.mark.parametrize("name", self_speculation.MODELS)
+def test_self_speculation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the recorded draws."""
+    cases = self_speculation.CASES if name == "sdar" else self_speculation.EDITED
+    monkeypatch.setattr(Verification, "uniform", run_self_speculation.uniform)
+    monkeypatch.setattr(Verification, "draw", run_self_speculation.draw)
+    own = {"diffusion_config": {"block_length": 16}, **self_speculation.LOOP}
+    with engine(name, **own, **EAGER) as llm:
+        results = run(llm, [self_speculation.as_request(case) for case in cases])
+        for result, want in zip(results, self_speculation.told(name, cases), strict=True):
+            self_speculation.check(result, want)

@@ -16,7 +16,7 @@ import torch
 
 from vllm.config import VllmConfig
 from vllm.model_executor.models.bailing_moe import BailingMoE, BailingMoeForCausalLM
-from vllm.model_executor.models.complete_weights import CompleteWeights
+from vllm.model_executor.models.router_weights import RouterWeights
 from vllm.sequence import IntermediateTensors
 from vllm.v1.diffusion.layers.block_routing import BlockRouter, RoutingBlocks
 from vllm.v1.diffusion.layers.classes import retype
@@ -54,7 +54,7 @@ class LLaDA2Experts(BailingMoE):
         return output
 
 
-class LLaDA2MoeModelLM(CompleteWeights, BailingMoeForCausalLM):
+class LLaDA2MoeModelLM(RouterWeights, BailingMoeForCausalLM):
     """``LLaDA2MoeModelLM`` checkpoints (LLaDA2.0, 2.1 and 2.2, mini and flash)."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:

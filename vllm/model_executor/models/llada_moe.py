@@ -17,7 +17,6 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.fused_moe import FusedMoEFactory, GateLinear
 from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.models.complete_weights import CompleteWeights
 from vllm.model_executor.models.olmoe import (
     OlmoeAttention,
     OlmoeDecoderLayer,
@@ -25,6 +24,7 @@ from vllm.model_executor.models.olmoe import (
     OlmoeMoE,
 )
 from vllm.model_executor.models.qwen2_moe import Qwen2MoeMLP
+from vllm.model_executor.models.router_weights import RouterWeights
 from vllm.model_executor.models.utils import WeightsMapper
 
 
@@ -101,7 +101,7 @@ class LLaDAMoELayer(OlmoeDecoderLayer):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
-class LLaDAMoEModelLM(CompleteWeights, OlmoeForCausalLM):
+class LLaDAMoEModelLM(RouterWeights, OlmoeForCausalLM):
     """``LLaDAMoEModelLM`` checkpoints (LLaDA-MoE-7B-A1B)."""
 
     hf_to_vllm_mapper = OlmoeForCausalLM.hf_to_vllm_mapper | WeightsMapper(

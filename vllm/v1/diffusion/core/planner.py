@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm.platforms import current_platform
 from vllm.v1.diffusion.core.plan import InFlight, RequestPlan
 from vllm.v1.diffusion.modes.grid import known_tokens
 from vllm.v1.diffusion.request.blocks import placed
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
     from vllm.v1.request import Request
+
+
+_SHARE_OF_FIRST_BLOCKS = 4
+"""One part in so many of a step's prompts is what steps without them may cost."""
+_LEAST_ROWS, _LEAST_ROWS_ON_CPU = 256, 32
+"""Rows of a step that cost as much as reading the weights does."""
 
 
 class Window(NamedTuple):
@@ -55,6 +62,9 @@ class WindowPlanner:
         """
         self.scheduler = scheduler
         self.lookahead = served
+        self._least_rows = _LEAST_ROWS_ON_CPU if current_platform.is_cpu() else _LEAST_ROWS
+        self._spent = 0
+        """Rows of the steps since prompts began to wait."""
 
     def admit(self, request: Request) -> None:
         """Changes what upstream reads of a request, before it is admitted."""
@@ -90,6 +100,33 @@ class WindowPlanner:
         Args:
             num_requests: Requests that run or wait.
         """
+
+    def prompts_wait(self, rows: int, reading: int, first: bool) -> bool:
+        """Whether this step is to take no prompts, so that requests finish their first block before.
+
+        A step takes as long as its windows and its prompts together, and a first block needs several. If each
+        of these carried 8192 tokens of other prompts, the block would come as late as all of those.
+        Prompts wait for a quarter of their own time at most.
+
+        Args:
+            rows: Tokens of the step's windows.
+            reading: Tokens that running requests have yet to read of their prompts.
+            first: Whether a window belongs to a first block.
+        """
+        scheduler = self.scheduler
+        if first and scheduler.parallel_config.pipeline_parallel_size == 1:
+            budget = scheduler.max_num_scheduled_tokens
+            prompts = reading
+            for request in scheduler.waiting:
+                if prompts >= budget:
+                    break
+                prompts += request.num_tokens - request.num_computed_tokens
+            spent = self._spent + max(rows, self._least_rows)
+            if _SHARE_OF_FIRST_BLOCKS * spent <= min(prompts, budget):
+                self._spent = spent
+                return True
+        self._spent = 0
+        return False
 
     def reads_prompt(self, request: Request, plan: RequestPlan) -> bool:
         """Whether a request's next window is a chunk of its prompt, of any length."""

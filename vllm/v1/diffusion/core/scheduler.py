@@ -76,6 +76,8 @@ class DiffusionScheduler(Scheduler):
         backend = self.parallel_config.distributed_executor_backend
         self._workers_elsewhere = self.parallel_config.world_size > 1 or backend not in (None, "uni")
         self._stages = self.parallel_config.pipeline_parallel_size
+        self._tokens_of_step = self.max_num_scheduled_tokens
+        """Tokens that the step that is planned may have."""
         self._scores: dict[str, tuple[LogprobsTensors, Likelihood]] = {}
         """Log probabilities of prompts whose requests have not been answered yet."""
         self._runner_output: ModelRunnerOutput | None = None
@@ -165,7 +167,11 @@ class DiffusionScheduler(Scheduler):
         """Plans one window per request, then lets upstream schedule them."""
         self.planner.begin_step(len(self.running) + len(self.waiting))
         turns = self._plan_windows()
-        output = super().schedule(*args, **kwargs)
+        budget, self.max_num_scheduled_tokens = self.max_num_scheduled_tokens, self._tokens_of_step
+        try:
+            output = super().schedule(*args, **kwargs)
+        finally:
+            self.max_num_scheduled_tokens = budget
         output.scheduled_new_reqs = [self._described(data) for data in output.scheduled_new_reqs]
         still = set(self.running)
         begun = still.difference(turns)
@@ -183,6 +189,7 @@ class DiffusionScheduler(Scheduler):
         """
         turns, budget = self.running, self.max_num_scheduled_tokens
         planned, others, postponed = [], [], []
+        rows, reading, first = 0, 0, False
         for request in turns:
             plan = self._plans[request.request_id]
             if request.is_prefill_chunk and self.planner.reads_prompt(request, plan):
@@ -190,7 +197,9 @@ class DiffusionScheduler(Scheduler):
                 request.spec_token_ids = []
                 if not budget:
                     postponed.append(request)
-                budget -= min(request.num_tokens - request.num_computed_tokens, budget)
+                left = request.num_tokens - request.num_computed_tokens
+                budget -= min(left, budget)
+                reading += left
                 others.append(request)
                 continue
             away = self._stages > 1 and self._on_its_way(request)
@@ -206,7 +215,11 @@ class DiffusionScheduler(Scheduler):
                 others.append(request)
             else:
                 budget -= needed
+                rows += needed
+                first = first or (not request.num_output_tokens and plan.scoring is None)
                 planned.append(request)
+        wait = self.planner.prompts_wait(rows, reading, first)
+        self._tokens_of_step = rows if wait else self.max_num_scheduled_tokens
         self.running = sorted(planned, key=_seniority) + others
         late = set(postponed)
         return postponed + [request for request in turns if request not in late]
