@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 
 from tests.engine.vocabularies import write_tokenizer
-from vllm.v1.diffusion.grammar import cursor
 from vllm.v1.diffusion.grammar.cursor import CanvasGrammar, GrammarCursor, bits_of
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
@@ -64,7 +64,7 @@ def cursor_of(backend: Any, regex: str, reasoning: Any = None, **more: Any) -> G
 def test_a_grammar_that_takes_too_long(backend_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond a second, and the limit for each token that was read, the block is read no further."""
     took = iter(range(10**6))
-    monkeypatch.setattr(cursor.time, "thread_time", lambda: 0.5 * next(took))  # Half a second each call.
+    monkeypatch.setattr(time, "thread_time", lambda: 0.5 * next(took))  # Half a second each call.
     backend = backend_of("xgrammar")
     quick, slow = (cursor_of(backend, "[a-z]{40}", time_limit=limit) for limit in (2.0, 0.1))
     for one in (quick, slow):

@@ -45,7 +45,7 @@ class Engine:
             structured_output_manager=StructuredOutputManager(config),
             block_size=kv_block,
         )
-        self._hasher = None
+        self._hasher: Any = None
         if config.cache_config.enable_prefix_caching:
             init_none_hash(sha256)
             self._hasher = get_request_block_hasher(kv_block, sha256)
