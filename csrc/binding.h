@@ -64,6 +64,18 @@ inline void check_vector(const Tensor& tensor, const char* name, ScalarType type
   STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
+// Rows of float8_e4m3fn, contiguous, on the device of `like`.
+inline void check_eight_bits(const Tensor& tensor, const char* name, int64_t rows, int64_t columns,
+                             const Tensor& like) {
+  check_device(tensor, name, like, "the first argument");
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float8_e4m3fn, name,
+                  " must be float8_e4m3fn");
+  STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns &&
+                      tensor.is_contiguous() && begins_at(tensor, 16),
+                  name, " must be [", rows, ", ", columns,
+                  "], contiguous, and begin at a multiple of 16 bytes");
+}
+
 template <typename T>
 T* data(const Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());

@@ -9,7 +9,8 @@ namespace vllm_diffusion {
 namespace {
 
 void add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& weight,
-                  double epsilon) {
+                  double epsilon, const std::optional<Tensor>& out,
+                  const std::optional<Tensor>& scale) {
   const CudaScope scope(input);
   STD_TORCH_CHECK(input.dim() == 2 && input.is_contiguous(),
                   "input must have two dimensions and be contiguous");
@@ -33,6 +34,13 @@ void add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& wei
   args.epsilon = static_cast<float>(epsilon);
   STD_TORCH_CHECK(begins_at(input, 16) && begins_at(residual, 16) && begins_at(weight, 16),
                   "input, residual and weight must begin at multiples of 16 bytes");
+  STD_TORCH_CHECK(out.has_value() == scale.has_value(), "out and scale come together or not at all");
+  if (out) {
+    check_eight_bits(*out, "out", args.rows, args.columns, input);
+    check_vector(*scale, "scale", ScalarType::Float, args.rows, input);
+    args.out = out->data_ptr();
+    args.scale = data<float>(*scale);
+  }
   if (args.rows == 0) return;
   scope.check(add_rms_norm_cuda(args, scope.stream()));
 }
@@ -41,7 +49,9 @@ void add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& wei
 #endif
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
-  m.def("add_rms_norm(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon) -> ()");
+  m.def(
+      "add_rms_norm(Tensor(a!) input, Tensor(b!) residual, Tensor weight, float epsilon, "
+      "Tensor(c!)? out, Tensor(d!)? scale) -> ()");
 }
 
 VLLM_DIFFUSION_CUDA_OP("add_rms_norm", &add_rms_norm)

@@ -11,14 +11,29 @@ namespace {
 RopePages pages_of(const Tensor& cache, const char* name, const Tensor& qkv,
                    const QkNormRopeCacheArgs& args) {
   check_device(cache, name, qkv, "qkv");
-  STD_TORCH_CHECK(cache.scalar_type() == qkv.scalar_type(), name, " must have qkv's dtype");
+  const bool eight = args.key_scale != nullptr;
+  if (eight) {
+    // Upstream keeps such a cache as bytes.
+    STD_TORCH_CHECK(cache.scalar_type() == ScalarType::Float8_e4m3fn ||
+                        cache.scalar_type() == ScalarType::Byte,
+                    name, " must be float8_e4m3fn or uint8 where it has a scale");
+  } else {
+    STD_TORCH_CHECK(cache.scalar_type() == qkv.scalar_type(), name, " must have qkv's dtype");
+  }
   STD_TORCH_CHECK(
       cache.dim() == 4 && cache.size(2) == args.kv_heads && cache.size(3) == args.head_size, name,
       " must be [pages, page size, ", args.kv_heads, ", ", args.head_size, "]");
-  STD_TORCH_CHECK(begins_at(cache, 4) && cache.stride(3) == 1 && cache.stride(0) % 2 == 0 &&
+  STD_TORCH_CHECK(begins_at(cache, eight ? 2 : 4) && cache.stride(3) == 1 && cache.stride(0) % 2 == 0 &&
                       cache.stride(1) % 2 == 0 && cache.stride(2) % 2 == 0,
-                  name, "'s heads must be contiguous and begin at multiples of 4 bytes");
+                  name, "'s heads must be contiguous and begin at multiples of ", eight ? 2 : 4, " bytes");
   return {cache.data_ptr(), cache.stride(0), cache.stride(1), cache.stride(2)};
+}
+
+const float* scale_of(const Tensor& scale, const char* name, const Tensor& qkv) {
+  check_device(scale, name, qkv, "qkv");
+  STD_TORCH_CHECK(scale.scalar_type() == ScalarType::Float && scale.numel() == 1, name,
+                  " must be one float32");
+  return data<float>(scale);
 }
 
 void qk_norm_rope_cache(const Tensor& qkv, int64_t heads, int64_t kv_heads,
@@ -27,7 +42,11 @@ void qk_norm_rope_cache(const Tensor& qkv, int64_t heads, int64_t kv_heads,
                         const Tensor& cos_sin, const Tensor& positions,
                         const std::optional<Tensor>& key_cache,
                         const std::optional<Tensor>& value_cache,
-                        const std::optional<Tensor>& slots) {
+                        const std::optional<Tensor>& slots,
+                        const std::optional<Tensor>& key_scale,
+                        const std::optional<Tensor>& value_scale,
+                        const std::optional<Tensor>& queries,
+                        const std::optional<Tensor>& query_scale) {
   const CudaScope scope(qkv);
   const ScalarType type = qkv.scalar_type();
   QkNormRopeCacheArgs args = {};
@@ -76,6 +95,27 @@ void qk_norm_rope_cache(const Tensor& qkv, int64_t heads, int64_t kv_heads,
   STD_TORCH_CHECK(
       key_cache.has_value() == slots.has_value() && value_cache.has_value() == slots.has_value(),
       "key_cache, value_cache and slots come together or not at all");
+  STD_TORCH_CHECK(key_scale.has_value() == value_scale.has_value() &&
+                      (!key_scale.has_value() || slots.has_value()),
+                  "key_scale and value_scale come together, with a cache, or not at all");
+  STD_TORCH_CHECK(queries.has_value() == query_scale.has_value() &&
+                      (!queries.has_value() || key_scale.has_value()),
+                  "queries and query_scale come together, with key_scale, or not at all");
+  if (key_scale) {
+    args.key_scale = scale_of(*key_scale, "key_scale", qkv);
+    args.value_scale = scale_of(*value_scale, "value_scale", qkv);
+  }
+  if (queries) {
+    args.query_scale = scale_of(*query_scale, "query_scale", qkv);
+    check_device(*queries, "queries", qkv, "qkv");
+    STD_TORCH_CHECK(queries->scalar_type() == ScalarType::Float8_e4m3fn && queries->dim() == 3 &&
+                        queries->size(0) == args.rows && queries->size(1) == heads &&
+                        queries->size(2) == head_size && queries->is_contiguous() &&
+                        begins_at(*queries, 2),
+                    "queries must be float8_e4m3fn, [", args.rows, ", ", heads, ", ", head_size,
+                    "], contiguous");
+    args.queries = queries->data_ptr();
+  }
   if (slots) {
     args.keys = pages_of(*key_cache, "key_cache", qkv, args);
     args.values = pages_of(*value_cache, "value_cache", qkv, args);
@@ -103,7 +143,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vllm_diffusion, m) {
   m.def(
       "qk_norm_rope_cache(Tensor(a!) qkv, int heads, int kv_heads, Tensor? q_weight, "
       "Tensor? k_weight, float epsilon, Tensor cos_sin, Tensor positions, Tensor(b!)? key_cache, "
-      "Tensor(c!)? value_cache, Tensor? slots) -> ()");
+      "Tensor(c!)? value_cache, Tensor? slots, Tensor? key_scale, Tensor? value_scale, "
+      "Tensor(d!)? queries, Tensor? query_scale) -> ()");
 }
 
 VLLM_DIFFUSION_CUDA_OP("qk_norm_rope_cache", &qk_norm_rope_cache)

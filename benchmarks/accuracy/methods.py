@@ -54,6 +54,21 @@ def _several_blocks() -> Method:
     return Method(settings, "multi_block_diffusion")
 
 
+def _elastic(block: int) -> Method:
+    """Fixed schedules, each with fewer and fewer masked positions computed in a step."""
+    settings = {
+        f"steps {steps}, candidates {candidates}": {
+            "algorithm": "low_confidence_static",
+            "steps": steps,
+            "rows": "elastic",
+            "row_candidates": candidates,
+        }
+        for steps in (block, block // 2, block // 4)
+        for candidates in (16, 12, 8, 4)
+    }
+    return Method(settings)
+
+
 def _steps(block: int) -> list[int]:
     return [block >> shift for shift in range(block.bit_length())]
 
@@ -63,6 +78,10 @@ def methods(block: int) -> dict[str, Method]:
     whole: dict[str, Any] = {"steps": block}
     return {
         "static": sweep("steps", _steps(block), algorithm="low_confidence_static"),
+        "elastic": _elastic(block),
+        "elastic_dynamic": sweep(
+            "threshold", THRESHOLDS, algorithm="low_confidence_dynamic", rows="elastic", **whole
+        ),
         "sequential": sweep("steps", _steps(block), algorithm="sequential"),
         "dynamic": sweep("threshold", THRESHOLDS, algorithm="low_confidence_dynamic", **whole),
         "entropy_bounded": sweep(

@@ -3,6 +3,8 @@
 
     python -m benchmarks.gpu.blocks --shape sdar-8b --block 4 --steps 4 2 --batch 1 16 64 256
 
+``--candidates 0 12`` measures exact rows, then elastic ones with ``row_candidates`` 12, in the same engine.
+
 ``--settings '{"tensor_parallel_size": 2}'`` spreads it over two GPUs. ``--profile 1 64`` adds a line for each
 of these batches: where a step's time goes on the first rank, in microseconds (``benchmarks.gpu.trace``).
 
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--shape", default="sdar-8b")
     parser.add_argument("--block", type=int, default=4)
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 2], help="0: autoregressive")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[0], help="0: exact rows")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--prompt", type=int, nargs="+", default=[128])
     parser.add_argument("--tokens", type=int, nargs="+", default=[128], help="new tokens, ascending")
@@ -48,15 +51,17 @@ def main() -> None:
         settings |= profiler_settings(traces)
     llm = start(chosen.shape, chosen.config, **settings)
     print(json.dumps(describe()), flush=True)
-    for prompt, steps, batch in itertools.product(chosen.prompt, chosen.steps, chosen.batch):
+    every = itertools.product(chosen.prompt, chosen.steps, chosen.batch, chosen.candidates)
+    for prompt, steps, batch, candidates in every:
         shorter: Timing | None = None
         for tokens in chosen.tokens:
-            work = Workload(batch, prompt, tokens, chosen.block, steps or None)
+            work = Workload(batch, prompt, tokens, chosen.block, steps or None, candidates or None)
             timing = run(llm, work, chosen.repeats)
             result: dict[str, Any] = {
                 "shape": chosen.shape,
                 "block": chosen.block if steps else 1,
                 "steps": steps,
+                **({"row_candidates": candidates} if candidates else {}),
                 "batch": batch,
                 "prompt": prompt,
                 "tokens": tokens,
@@ -76,7 +81,8 @@ def main() -> None:
                     file.write(line + "\n")
     for batch in chosen.profile:
         steps = chosen.steps[0]
-        work = Workload(batch, chosen.prompt[0], chosen.tokens[0], chosen.block, steps or None)
+        candidates = chosen.candidates[0] or None
+        work = Workload(batch, chosen.prompt[0], chosen.tokens[0], chosen.block, steps or None, candidates)
         found = load_trace(profile(llm, work, traces, f"steps{steps}-batch{batch}"))
         print(json.dumps({"shape": chosen.shape, "profile": True, "steps": steps, "batch": batch} | found))
 

@@ -41,6 +41,8 @@ class Workload:
     block: int | None = None
     steps: int | None = None
     """Denoising steps per block; None: autoregressive."""
+    candidates: int | None = None
+    """``row_candidates`` of elastic rows; None: exact rows."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,11 @@ def parameters(work: Workload) -> Any:
     extra = None
     if work.steps is not None:
         extra = DiffusionParams(
-            algorithm="low_confidence_static", block_length=work.block, steps=work.steps
+            algorithm="low_confidence_static",
+            block_length=work.block,
+            steps=work.steps,
+            rows=None if work.candidates is None else "elastic",
+            row_candidates=work.candidates,
         ).to_extra_args()
     return SamplingParams(
         temperature=0.0,

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/eight_bits.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
 
@@ -18,12 +19,24 @@ __device__ __forceinline__ uint32_t rounded(float2 pair) {
   return pack<kDtype>(pair.x, pair.y);
 }
 
+// Eight numbers of a row as float8_e4m3fn, and by the first thread the row's scale.
 template <Dtype kDtype>
-__global__ void __launch_bounds__(kMostWarps * 32) add_rms_norm_kernel(AddRmsNormArgs args) {
+__device__ __forceinline__ void quantize(const AddRmsNormArgs& args, const uint32_t (&row)[4],
+                                         bool mine, int64_t at, float* scratch) {
+  const float scale = row_scale(block_largest(mine ? largest_of<kDtype>(row) : 0.0f, scratch));
+  if (threadIdx.x == 0) args.scale[blockIdx.x] = scale;
+  if (mine) static_cast<uint2*>(args.out)[at] = quantized<kDtype>(row, Quotient(scale));
+}
+
+// Several blocks of rows of up to 4096 entries fit a multiprocessor, so that some of them read while
+// others reduce.
+template <Dtype kDtype, bool kQuantize, int kThreads>
+__global__ void __launch_bounds__(kThreads, kThreads > 512 ? 1 : 3)
+    add_rms_norm_kernel(AddRmsNormArgs args) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
-  __shared__ float squares[kMostWarps];
+  __shared__ float squares[kMostWarps], scratch[kMostWarps];
   const int pieces = static_cast<int>(args.columns) / kPiece;
   const int thread = static_cast<int>(threadIdx.x);
   const bool mine = thread < pieces;
@@ -51,13 +64,14 @@ __global__ void __launch_bounds__(kMostWarps * 32) add_rms_norm_kernel(AddRmsNor
     square += sum[i].x * sum[i].x + sum[i].y * sum[i].y;
     b[i] = rounded<kDtype>(sum[i]);
   }
+  if (mine) *residual = make_uint4(b[0], b[1], b[2], b[3]);
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) square += __shfl_xor_sync(0xffffffffu, square, lanes);
   if (thread % 32 == 0) squares[thread / 32] = square;
   __syncthreads();
   square = 0.0f;
   for (int warp = 0; warp < static_cast<int>(blockDim.x) / 32; ++warp) square += squares[warp];
-  if (!mine) return;
+  if (!kQuantize && !mine) return;
   const float scale = rsqrtf(square / static_cast<float>(args.columns) + args.epsilon);
   uint32_t out[4];
 #pragma unroll
@@ -67,15 +81,27 @@ __global__ void __launch_bounds__(kMostWarps * 32) add_rms_norm_kernel(AddRmsNor
     const float2 by = unpack<kDtype>(w[i]);
     out[i] = rounded<kDtype>(make_float2(x.x * by.x, x.y * by.y));
   }
-  *residual = make_uint4(b[0], b[1], b[2], b[3]);
-  *input = make_uint4(out[0], out[1], out[2], out[3]);
+  if (mine) *input = make_uint4(out[0], out[1], out[2], out[3]);
+  if constexpr (kQuantize) quantize<kDtype>(args, out, mine, at, scratch);
+}
+
+template <Dtype kDtype, int kThreads>
+auto kernel_for(const AddRmsNormArgs& args) {
+  return args.out == nullptr ? add_rms_norm_kernel<kDtype, false, kThreads>
+                             : add_rms_norm_kernel<kDtype, true, kThreads>;
+}
+
+template <Dtype kDtype>
+auto kernel_for(const AddRmsNormArgs& args) {
+  return args.columns > 512 * kPiece ? kernel_for<kDtype, kMostWarps * 32>(args)
+                                     : kernel_for<kDtype, 512>(args);
 }
 
 }  // namespace
 
 int add_rms_norm_cuda(const AddRmsNormArgs& args, void* stream) {
-  const auto kernel = args.dtype == Dtype::kBFloat16 ? add_rms_norm_kernel<Dtype::kBFloat16>
-                                                     : add_rms_norm_kernel<Dtype::kFloat16>;
+  const auto kernel = args.dtype == Dtype::kBFloat16 ? kernel_for<Dtype::kBFloat16>(args)
+                                                     : kernel_for<Dtype::kFloat16>(args);
   const auto threads = static_cast<unsigned>((args.columns / kPiece + 31) / 32 * 32);
   return launch_close_behind(kernel, dim3(static_cast<unsigned>(args.rows)), threads, 0,
                              static_cast<cudaStream_t>(stream), args);

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/eight_bits.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
 
@@ -25,11 +26,20 @@ __device__ __forceinline__ void put(void* to, int64_t element, float2 pair) {
   static_cast<uint32_t*>(to)[element / 2] = pack<kDtype>(pair.x, pair.y);
 }
 
+// Two numbers as float8_e4m3fn: rounded to 16 bits first, as they are where they are kept in those.
+template <Dtype kDtype>
+__device__ __forceinline__ void put_eight(void* to, int64_t element, float2 pair,
+                                          const Quotient& quotient) {
+  const float2 x = unpack<kDtype>(pack<kDtype>(pair.x, pair.y));
+  static_cast<uint16_t*>(to)[element / 2] = pack_e4m3(quotient.of(x.x), quotient.of(x.y));
+}
+
 __device__ __forceinline__ float2 times(float2 a, float2 b) {
   return make_float2(a.x * b.x, a.y * b.y);
 }
 
-template <Dtype kDtype>
+// kEight: whether the cache holds 8 bits.
+template <Dtype kDtype, bool kEight>
 __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormRopeCacheArgs args) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / 32;
@@ -60,6 +70,8 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
     low[i] = pair_at<kDtype>(weight, low_of(at));
     high[i] = pair_at<kDtype>(weight, high_of(at));
   }
+  const float* kept_scale = is_query ? args.query_scale : is_value ? args.value_scale : args.key_scale;
+  const Quotient kept(kEight && kept_scale != nullptr ? *kept_scale : 1.0f);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
 #endif
@@ -87,6 +99,7 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
   const int page = stores ? static_cast<int>(slot) / args.page_size : 0;
   const int64_t in_page = stores ? static_cast<int>(slot) - page * args.page_size : 0;
   const int kv_head = head - args.heads - (is_value ? args.kv_heads : 0);
+  const int64_t query = (row * args.heads + head) * args.head_size;
   const int64_t stored = page * pages.page_stride + in_page * pages.slot_stride +
                          static_cast<int64_t>(kv_head) * pages.head_stride;
 #pragma unroll
@@ -106,17 +119,31 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
       put<kDtype>(args.qkv, begin + low_of(at), low[i]);
       put<kDtype>(args.qkv, begin + high_of(at), high[i]);
     }
-    if (!stores) continue;
-    put<kDtype>(pages.data, stored + low_of(at), low[i]);
-    put<kDtype>(pages.data, stored + high_of(at), high[i]);
+    if constexpr (kEight) {
+      if (is_query ? args.queries == nullptr : !stores) continue;
+      void* to = is_query ? args.queries : pages.data;
+      const int64_t from = is_query ? query : stored;
+      put_eight<kDtype>(to, from + low_of(at), low[i], kept);
+      put_eight<kDtype>(to, from + high_of(at), high[i], kept);
+    } else {
+      if (!stores) continue;
+      put<kDtype>(pages.data, stored + low_of(at), low[i]);
+      put<kDtype>(pages.data, stored + high_of(at), high[i]);
+    }
   }
+}
+
+template <Dtype kDtype>
+auto kernel_for(const QkNormRopeCacheArgs& args) {
+  return args.key_scale == nullptr ? qk_norm_rope_cache_kernel<kDtype, false>
+                                   : qk_norm_rope_cache_kernel<kDtype, true>;
 }
 
 }  // namespace
 
 int qk_norm_rope_cache_cuda(const QkNormRopeCacheArgs& args, void* stream) {
-  const auto kernel = args.dtype == Dtype::kBFloat16 ? qk_norm_rope_cache_kernel<Dtype::kBFloat16>
-                                                     : qk_norm_rope_cache_kernel<Dtype::kFloat16>;
+  const auto kernel = args.dtype == Dtype::kBFloat16 ? kernel_for<Dtype::kBFloat16>(args)
+                                                     : kernel_for<Dtype::kFloat16>(args);
   const unsigned heads = static_cast<unsigned>(args.heads + 2 * args.kv_heads);
   const dim3 blocks(static_cast<unsigned>(args.rows), (heads + kWarps - 1) / kWarps);
   return launch_close_behind(kernel, blocks, kWarps * 32, 0, static_cast<cudaStream_t>(stream),

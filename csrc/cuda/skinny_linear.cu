@@ -24,22 +24,31 @@ EncodeTiled encode_tiled() {
   return found;
 }
 
-// A matrix of 16-bit numbers as panels of 64 columns, copied in boxes of `box_rows` by
-// `box_panels`.
-cudaError_t describe(CUtensorMap& map, Dtype dtype, const void* matrix, int64_t rows,
-                     int64_t columns, int64_t stride, int box_rows, int box_panels) {
+// What a copy reads; it changes no bits.
+CUtensorMapDataType copied_type(const SkinnyLinearArgs& args) {
+  if (args.eight) return CU_TENSOR_MAP_DATA_TYPE_UINT8;
+  return args.dtype == Dtype::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                        : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+}
+
+// Of a panel: as many as fill 128 bytes.
+int64_t panel_columns(const SkinnyLinearArgs& args) {
+  return args.eight ? 128 : 64;
+}
+
+// A matrix as panels of 128 bytes of a row, copied in boxes of `box_rows` by `box_panels`.
+cudaError_t describe(CUtensorMap& map, const SkinnyLinearArgs& args, const void* matrix,
+                     int64_t rows, int64_t stride, int box_rows, int box_panels) {
   if (encode_tiled() == nullptr) return cudaErrorNotSupported;
-  const cuuint64_t sizes[3] = {64, static_cast<cuuint64_t>(rows),
-                               static_cast<cuuint64_t>(columns / 64)};
-  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(stride) * 2, 128};
-  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows),
+  const int64_t panel = panel_columns(args);
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(panel), static_cast<cuuint64_t>(rows),
+                               static_cast<cuuint64_t>(args.columns / panel)};
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(stride * 128 / panel), 128};
+  const cuuint32_t box[3] = {static_cast<cuuint32_t>(panel), static_cast<cuuint32_t>(box_rows),
                              static_cast<cuuint32_t>(box_panels)};
   const cuuint32_t every[3] = {1, 1, 1};
   const CUresult result =
-      encode_tiled()(&map,
-                     dtype == Dtype::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                     3, const_cast<void*>(matrix), sizes, strides, box, every,
+      encode_tiled()(&map, copied_type(args), 3, const_cast<void*>(matrix), sizes, strides, box, every,
                      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
@@ -54,26 +63,29 @@ int padded_tokens(int64_t tokens) {
   return tokens <= 8 ? 8 : tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64;
 }
 
-template <Dtype kDtype, int kTokens, int kDepth, bool kGated>
+template <Dtype kDtype, bool kEight, int kTokens, int kDepth, bool kGated>
 cudaError_t launch(const SkinnyLinearArgs& args, float* partials, int blocks, cudaStream_t stream) {
   using S = SkinnyShape<kTokens, kDepth, kGated>;
-  const auto kernel = skinny_kernel<kDtype, kTokens, kDepth, kGated>;
+  const auto kernel = skinny_kernel<kDtype, kEight, kTokens, kDepth, kGated>;
   SkinnyParams params = {};
-  cudaError_t error = describe(params.weight, kDtype, args.weight, args.rows, args.columns,
-                               args.columns, kBlockRows, kDepth);
+  cudaError_t error =
+      describe(params.weight, args, args.weight, args.rows, args.columns, kBlockRows, kDepth);
   if (error == cudaSuccess)
-    error = describe(params.input, kDtype, args.input, args.tokens, args.columns, args.input_stride,
-                     kTokens, kDepth);
+    error = describe(params.input, args, args.input, args.tokens, args.input_stride, kTokens, kDepth);
   if (error == cudaSuccess)
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes);
   if (error != cudaSuccess) return error;
   params.out = args.out;
   params.bias = args.bias;
+  params.input_scale = args.input_scale;
+  params.weight_scale = args.weight_scale;
+  params.input_scale_step = args.input_scale_step;
+  params.weight_scale_step = args.weight_scale_step;
   params.partials = partials;
   params.arrived = args.arrived;
   params.tokens = static_cast<int32_t>(args.tokens);
   params.rows = static_cast<int32_t>(args.rows);
-  params.steps = static_cast<int32_t>((args.columns / 64 + kDepth - 1) / kDepth);
+  params.steps = static_cast<int32_t>((args.columns / panel_columns(args) + kDepth - 1) / kDepth);
   params.tiles = static_cast<int32_t>(tiles_of(args));
   const int64_t units = static_cast<int64_t>(params.tiles) * params.steps;
   if (units > INT32_MAX) return cudaErrorInvalidConfiguration;
@@ -83,19 +95,28 @@ cudaError_t launch(const SkinnyLinearArgs& args, float* partials, int blocks, cu
 }
 
 // Longer pieces of a row of W suit the memory; they leave less room for x.
-template <Dtype kDtype, bool kGated>
+template <Dtype kDtype, bool kEight, bool kGated>
 cudaError_t launch(const SkinnyLinearArgs& args, float* partials, int blocks, cudaStream_t stream) {
   constexpr int kDeep = kGated ? 2 : 4;
   switch (padded_tokens(args.tokens)) {
     case 8:
-      return launch<kDtype, 8, kDeep, kGated>(args, partials, blocks, stream);
+      return launch<kDtype, kEight, 8, kDeep, kGated>(args, partials, blocks, stream);
     case 16:
-      return launch<kDtype, 16, kDeep, kGated>(args, partials, blocks, stream);
+      return launch<kDtype, kEight, 16, kDeep, kGated>(args, partials, blocks, stream);
     case 32:
-      return launch<kDtype, 32, 2, kGated>(args, partials, blocks, stream);
+      return launch<kDtype, kEight, 32, 2, kGated>(args, partials, blocks, stream);
     default:
-      return launch<kDtype, 64, 2, kGated>(args, partials, blocks, stream);
+      return launch<kDtype, kEight, 64, 2, kGated>(args, partials, blocks, stream);
   }
+}
+
+template <Dtype kDtype>
+cudaError_t launch(const SkinnyLinearArgs& args, float* partials, int blocks, cudaStream_t stream) {
+  if (args.eight)
+    return args.gated ? launch<kDtype, true, true>(args, partials, blocks, stream)
+                      : launch<kDtype, true, false>(args, partials, blocks, stream);
+  return args.gated ? launch<kDtype, false, true>(args, partials, blocks, stream)
+                    : launch<kDtype, false, false>(args, partials, blocks, stream);
 }
 
 }  // namespace
@@ -120,11 +141,9 @@ int skinny_linear_cuda(const SkinnyLinearArgs& args, void* scratch, void* stream
   if (major != 9) return cudaErrorNotSupported;
   const auto on = static_cast<cudaStream_t>(stream);
   auto* partials = static_cast<float*>(scratch);
-  if (args.dtype == Dtype::kBFloat16)
-    return args.gated ? launch<Dtype::kBFloat16, true>(args, partials, blocks, on)
-                      : launch<Dtype::kBFloat16, false>(args, partials, blocks, on);
-  return args.gated ? launch<Dtype::kFloat16, true>(args, partials, blocks, on)
-                    : launch<Dtype::kFloat16, false>(args, partials, blocks, on);
+  return args.dtype == Dtype::kBFloat16
+             ? launch<Dtype::kBFloat16>(args, partials, blocks, on)
+             : launch<Dtype::kFloat16>(args, partials, blocks, on);
 }
 
 }  // namespace vllm_diffusion

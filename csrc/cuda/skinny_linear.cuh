@@ -5,6 +5,9 @@
 // rows of W times steps along its columns, is cut into as many equal pieces as there are thread
 // blocks (stream-K: Osama et al., arXiv 2301.03598). Where blocks share a tile, each leaves its
 // sums, and the last to arrive adds them, in the order of the columns: the same bits every time.
+//
+// W and x of 8 bits (e4m3) differ in the instruction alone: a row of a panel is 128 bytes, whatever
+// they hold. Their sums are multiplied with the scales of the row of W and of the token at the end.
 #pragma once
 
 #include "cuda/tensor_copy.cuh"
@@ -13,13 +16,16 @@
 namespace vllm_diffusion {
 
 constexpr int kBlockRows = 64;  // rows of W of one instruction, and of the output's tile
-constexpr int kPanelBytes = kBlockRows * 128;  // 64 columns of them
+constexpr int kPanelBytes = kBlockRows * 128;  // 64 columns of them, of 8 bits 128
 constexpr int kMultipliers = 128;              // threads; a warp that fetches comes after them
 
 struct SkinnyParams {
   CUtensorMap weight, input;
   void* out;
   const void* bias;
+  const float* input_scale;  // these two of 8 bits only: of a token, of a row of W, or of all
+  const float* weight_scale;
+  int32_t input_scale_step, weight_scale_step;  // 1, or 0 where there is one for all
   float* partials;
   int32_t* arrived;      // a tile each, 0 before and after
   int32_t tokens, rows;  // rows of W
@@ -58,7 +64,8 @@ struct Cut {
   }
 };
 
-template <Dtype kDtype, int kTokens, int kDepth, bool kGated>
+// kDtype: of the output, and of W and x unless they have 8 bits.
+template <Dtype kDtype, bool kEight, int kTokens, int kDepth, bool kGated>
 class Skinny {
  public:
   using S = SkinnyShape<kTokens, kDepth, kGated>;
@@ -93,9 +100,16 @@ class Skinny {
 
   __device__ void multiply() {
     wait_for_kernels_before();
+    // Scales are on their way while the products are summed.
+    if constexpr (kEight) {
+#pragma unroll
+      for (int j = 0; j < kTokens / 8; ++j)
+        token_scales_[j] = input_scales_of(j * 8 + static_cast<int>(threadIdx.x) % 4 * 2);
+    }
     for (int32_t unit = begin_; unit < end_;) {
       const int32_t tile = unit / p_.steps, first = tile * p_.steps;
       const int32_t stop = min(end_, first + p_.steps);
+      if constexpr (kEight) find_row_scales(tile);
       float sum[S::kSets][kTokens / 2];
       add_up(sum, stop - unit);
       if ((unit == first && stop == first + p_.steps) || join(sum, tile, first)) write(sum, tile);
@@ -147,10 +161,16 @@ class Skinny {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
-          for (int s = 0; s < S::kSets; ++s)
-            warpgroup_mma<kDtype>(
-                sum[s], weight + ((s * kDepth + panel) * kPanelBytes + k * 32) / 16,
-                input + (panel * kTokens * 128 + k * 32) / 16, i > 0 || panel > 0 || k > 0);
+          for (int s = 0; s < S::kSets; ++s) {
+            const uint64_t a = weight + ((s * kDepth + panel) * kPanelBytes + k * 32) / 16;
+            const uint64_t b = input + (panel * kTokens * 128 + k * 32) / 16;
+            const bool add = i > 0 || panel > 0 || k > 0;
+            if constexpr (kEight) {
+              warpgroup_mma_e4m3(sum[s], a, b, add);
+            } else {
+              warpgroup_mma<kDtype>(sum[s], a, b, add);
+            }
+          }
         }
       }
       warpgroup_commit();
@@ -217,6 +237,27 @@ class Skinny {
     return unpack<kDtype>(static_cast<const uint16_t*>(p_.bias)[row]).x;
   }
 
+  // Of the rows of W that a lane has of a tile, of each half; see `write`.
+  __device__ void find_row_scales(int32_t tile) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int s = 0; s < S::kSets; ++s) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int32_t row = s * (p_.rows / 2) + tile * kBlockRows + warp * 16 + h * 8 + lane / 4;
+        row_scales_[s][h] = __ldg(p_.weight_scale + min(row, p_.rows - 1) * p_.weight_scale_step);
+      }
+    }
+  }
+
+  // Of tokens `token` and the one after it; any number behind the last one, which is not written.
+  __device__ float2 input_scales_of(int token) const {
+    const auto of = [this](int at) {
+      return __ldcg(p_.input_scale + min(at, p_.tokens - 1) * p_.input_scale_step);
+    };
+    return make_float2(of(token), of(token + 1));
+  }
+
   // A lane has rows g and g + 8 of 16, of tokens 2t and 2t + 1; it writes two rows of token g.
   __device__ void write(const Sums& sum, int32_t tile) const {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -227,15 +268,24 @@ class Skinny {
       if (row >= width) continue;
       const float bias = bias_of(row + lane / 4);
       const float second = kGated ? bias_of(width + row + lane / 4) : 0.0f;
+      // 16-bit numbers have no scales, and what they add up to is not multiplied.
+      const auto both = [&](int set, int j, float add) {
+        const float* of = &sum[set][4 * j + 2 * h];
+        if constexpr (kEight) {
+          const float by = row_scales_[set][h];
+          const float2 tokens = token_scales_[j];
+          return pack<kDtype>(tokens.x * (by * of[0]) + add, tokens.y * (by * of[1]) + add);
+        } else {
+          return pack<kDtype>(of[0] + add, of[1] + add);
+        }
+      };
       auto* out = static_cast<uint16_t*>(p_.out) + row + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < kTokens / 8; ++j) {
-        const int at = 4 * j + 2 * h;
-        uint32_t pair = pack<kDtype>(sum[0][at] + bias, sum[0][at + 1] + bias);
+        uint32_t pair = both(0, j, bias);
         if constexpr (kGated) {
           const float2 gate = unpack<kDtype>(pair);
-          const float2 up =
-              unpack<kDtype>(pack<kDtype>(sum[1][at] + second, sum[1][at + 1] + second));
+          const float2 up = unpack<kDtype>(both(1, j, second));
           const float2 act = unpack<kDtype>(
               pack<kDtype>(gate.x / (1.0f + __expf(-gate.x)), gate.y / (1.0f + __expf(-gate.y))));
           pair = pack<kDtype>(act.x * up.x, act.y * up.y);
@@ -254,11 +304,13 @@ class Skinny {
   const Cut cut_;
   const int32_t begin_, end_;
   int stage_ = 0, parity_ = 0;
+  float2 token_scales_[kTokens / 8];
+  float row_scales_[S::kSets][2];
 };
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-template <Dtype kDtype, int kTokens, int kDepth, bool kGated>
+template <Dtype kDtype, bool kEight, int kTokens, int kDepth, bool kGated>
 __global__ void __launch_bounds__(kMultipliers + 32)
     skinny_kernel(const __grid_constant__ SkinnyParams params) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -279,7 +331,7 @@ __global__ void __launch_bounds__(kMultipliers + 32)
   }
   __syncthreads();
   let_next_kernel_start();
-  Skinny<kDtype, kTokens, kDepth, kGated> work(params, stages, bars, &last);
+  Skinny<kDtype, kEight, kTokens, kDepth, kGated> work(params, stages, bars, &last);
   if (threadIdx.x >= kMultipliers) {
     if (threadIdx.x == kMultipliers) work.fetch();
   } else {

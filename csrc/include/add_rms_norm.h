@@ -15,6 +15,8 @@ struct AddRmsNormArgs {
   int64_t rows;
   int64_t columns;  // a multiple of 8, at most kNormMaxColumns
   float epsilon;
+  void* out;     // [rows, columns] float8_e4m3fn, what input becomes as multiples of `scale`;
+  float* scale;  // [rows]; both null: not wanted
 };
 
 // All begin at multiples of 16 bytes. `weight` is read before the kernels before this one have

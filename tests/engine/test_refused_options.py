@@ -90,6 +90,12 @@ def test_a_scheduler_that_plans_no_canvas_is_refused() -> None:
             {"algorithm": "d3llm", "early_stop": 1, "end_token_id": -1},
             "end_token_id=-1 must be an integer from 0",
         ),
+        (
+            "sdar",
+            {"head_quantization": "fp8"},
+            "head_quantization='fp8' needs a GPU of compute capability 9.0; this is 'cpu'",
+        ),
+        ("sdar", {"head_quantization": "int8"}, r"head_quantization\n.*Input should be 'fp8'"),
         ("sdar", {"steps": 300, "steps_limit": 256}, "steps=300 .* must be at most steps_limit=256"),
         ("sdar", {"max_post_steps": 20, "post_steps_limit": 8}, "max_post_steps=20 .* must be at most post_"),
     ],

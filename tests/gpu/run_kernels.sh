@@ -36,7 +36,7 @@ PY
 if [[ " $parts " == *" tests "* ]]; then
   # The others are of the layers, which need the installed fork.
   tests=()
-  for name in row_stats row_stats_draw merge_row_stats unmask block_causal skinny_linear rope noise timetable cuda_only opcheck; do
+  for name in row_stats row_stats_draw merge_row_stats unmask block_causal skinny_linear eight_bits rope noise timetable cuda_only opcheck; do
     tests+=("tests/kernels/test_$name.py")
   done
   "$python" -m pytest "${tests[@]}" -q -p no:cacheprovider -k "cuda" --durations=5

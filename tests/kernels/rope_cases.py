@@ -105,3 +105,40 @@ def check_rope(
             values[slot // PAGE, slot % PAGE] = v[row]
     assert torch.equal(case.key_cache, keys)
     assert torch.equal(case.value_cache, values)
+
+
+def eight_bit_cache(case: RopeCase, kept: torch.dtype) -> RopeCase:
+    """The case with a cache of 8 bits, as upstream lays it out."""
+    assert case.key_cache is not None
+    head = case.key_cache.shape[3]
+    cache = torch.zeros(PAGES, case.kv_heads, PAGE, 2 * head, dtype=torch.uint8, device=case.qkv.device)
+    keys, values = torch.split(cache.view(kept).transpose(1, 2), head, dim=-1)
+    return case._replace(key_cache=keys, value_cache=values)
+
+
+def check_eight_bit_cache(
+    rows: int, heads: int, kv_heads: int, head: int, dtype: torch.dtype, kept: torch.dtype, rotary: int
+) -> None:
+    """Runs a case with a cache of 16 and one of 8 bits; the numbers of the second follow from the first's."""
+    wide = make_rope_case(rows, heads, kv_heads, head, dtype, rotary=rotary)
+    narrow = eight_bit_cache(wide._replace(qkv=wide.qkv.clone()), kept)
+    assert narrow.key_cache is not None and narrow.value_cache is not None and narrow.slots is not None
+    # Of one head's numbers, the largest are too large for their scale.
+    scales = [torch.tensor(scale, device=wide.qkv.device) for scale in (0.02, 0.003, 0.01)]
+    names = ("key_scale", "value_scale", "query_scale")
+    queries = rope_ops.qk_norm_rope_cache(*narrow, **dict(zip(names, scales, strict=True)))
+    assert rope_ops.qk_norm_rope_cache(*wide) is None
+    assert torch.equal(narrow.qkv, wide.qkv)
+    q, k, v = torch.split(wide.qkv.view(rows, -1, head), [heads, kv_heads, kv_heads], dim=1)
+    assert queries is not None and same_bits(queries, reference.to_e4m3(q, scales[2]))
+    keys, values = (torch.zeros(PAGES, PAGE, kv_heads, head).to(torch.float8_e4m3fn) for _ in range(2))
+    for row, slot in enumerate(narrow.slots.tolist()):
+        if slot >= 0:
+            for cache, x, scale in ((keys, k, scales[0]), (values, v, scales[1])):
+                cache[slot // PAGE, slot % PAGE] = reference.to_e4m3(x[row], scale).cpu()
+    assert same_bits(narrow.key_cache.cpu(), keys)
+    assert same_bits(narrow.value_cache.cpu(), values)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))

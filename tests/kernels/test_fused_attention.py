@@ -17,6 +17,7 @@ from vllm.config.compilation import CompilationMode
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm
 from vllm.model_executor.layers.linear import QKVParallelLinear
+from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape
 from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import LinearScalingRotaryEmbedding
 from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 from vllm.model_executor.models.qwen3 import Qwen3Attention
@@ -88,16 +89,26 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def computed(
         qkv: Any, heads: int, kv_heads: int, q_weight: Any, k_weight: Any, epsilon: float, table: Any,
         positions: Any, keys: Any = None, values: Any = None, slots: Any = None,
-    ) -> None:  # fmt: skip
+        key_scale: Any = None, value_scale: Any = None, query_scale: Any = None,
+    ) -> Any:  # fmt: skip
+        def kept(x: torch.Tensor, scale: Any, cache: torch.Tensor) -> torch.Tensor:
+            return x if scale is None else reference.to_e4m3(x, scale).view(cache.dtype)
+
         q, k, v = qkv.unflatten(-1, (heads + 2 * kv_heads, -1)).split((heads, kv_heads, kv_heads), dim=1)
         q.copy_(reference.qk_norm_rope(q, q_weight, epsilon, table, positions))
         k.copy_(reference.qk_norm_rope(k, k_weight, epsilon, table, positions))
         for row, slot in enumerate([] if slots is None else slots.tolist()):
             if slot >= 0:
-                keys[slot // keys.shape[1], slot % keys.shape[1]] = k[row]
-                values[slot // keys.shape[1], slot % keys.shape[1]] = v[row]
+                keys[slot // keys.shape[1], slot % keys.shape[1]] = kept(k[row], key_scale, keys)
+                values[slot // keys.shape[1], slot % keys.shape[1]] = kept(v[row], value_scale, values)
+        return None if query_scale is None else reference.to_e4m3(q, query_scale)
 
     monkeypatch.setattr(fused_attention, "qk_norm_rope_cache", computed)
+
+
+def query_quantiser(shape: GroupShape) -> Any:
+    """What is read of upstream's, which holds no tensors."""
+    return SimpleNamespace(static=True, group_shape=shape)
 
 
 def run(layer: Any, rows: int = 6) -> torch.Tensor:
@@ -114,9 +125,9 @@ def run(layer: Any, rows: int = 6) -> torch.Tensor:
     return output
 
 
-def assert_near(got: torch.Tensor, expected: torch.Tensor) -> None:
+def assert_near(got: torch.Tensor, expected: torch.Tensor, error: float = 0.02) -> None:
     """But for bfloat16: upstream rounds the norm's quotient, the norm and the rotation, the kernel once."""
-    assert (got - expected).norm() < 0.02 * expected.norm()
+    assert (got - expected).norm() < error * expected.norm()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -178,6 +189,40 @@ def test_keys_and_values_are_stored(name: str, built: Builder, monkeypatch: pyte
     torch.testing.assert_close(keys[1, 1], k[0].view(kv_heads, size), rtol=2e-2, atol=2e-2)
     assert torch.equal(values[1, 1], v[0].view(kv_heads, size))
     assert pages.count_nonzero() == 2 * kv_heads * size
+
+
+@pytest.mark.parametrize("quantises", [False, True])
+def test_a_cache_of_eight_bits(quantises: bool, sdar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values by their scales, as upstream's bytes; queries where attention takes them so."""
+    attn = sdar.attn
+    size, heads, kv_heads = attn.head_size, attn.num_heads, attn.num_kv_heads
+    attn.impl.kv_cache_dtype = "fp8"
+    for name, scale in (("_k_scale", 0.05), ("_v_scale", 0.01), ("_q_scale", 0.02)):
+        setattr(attn, name, torch.tensor(scale))
+    attn.query_quant = query_quantiser(GroupShape.PER_TENSOR) if quantises else None
+    seen: list[tuple[torch.Tensor, ...]] = []
+    attn.forward = lambda *qkv: seen.append(qkv) or qkv[0].contiguous()
+    run(sdar, rows=3)
+    del attn.forward
+    (taken,) = fuse_attention(sdar)
+    assert str(taken) == "qk_norm_rope_cache: 1 of 1 attention layers"
+    assert sdar.stores and sdar.eight
+    pages = torch.zeros(2, kv_heads, PAGE, 2 * size, dtype=torch.uint8)
+    context = (None, None, pages, torch.tensor([17, -1]))
+    monkeypatch.setattr(fused_attention, "get_attention_context", lambda name: context)
+    queries: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        fused_attention, "unified_attention_with_output", lambda q, k, v, out, name: queries.append(q)
+    )
+    run(sdar, rows=3)
+    (q, k, v), (got,) = seen[0], queries
+    assert got.shape == (3, heads, size)
+    assert got.dtype == (torch.float8_e4m3fn if quantises else torch.bfloat16)
+    assert_near(got.float() * (0.02 if quantises else 1.0), q.view(3, heads, size).float(), 0.05)
+    keys, values = torch.split(pages.view(torch.float8_e4m3fn).transpose(1, 2).float(), size, dim=-1)
+    assert_near(keys[1, 1] * 0.05, k[0].view(kv_heads, size).float(), 0.05)
+    assert_near(values[1, 1] * 0.01, v[0].view(kv_heads, size).float(), 0.05)
+    assert not keys[0].any() and not keys[1, 2:].any()
 
 
 class Renamed(nn.Module):
@@ -308,12 +353,20 @@ def test_a_rotation_of_other_angles_is_the_same_rotation(sdar: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda attn: setattr(attn.impl, "kv_cache_dtype", "fp8"),
+        lambda attn: setattr(attn.impl, "kv_cache_dtype", "fp8_e5m2"),
+        lambda attn: (
+            setattr(attn.impl, "kv_cache_dtype", "fp8"),
+            setattr(attn, "_k_scale", torch.ones(2)),
+        ),
+        lambda attn: (
+            setattr(attn.impl, "kv_cache_dtype", "fp8"),
+            setattr(attn, "query_quant", query_quantiser(GroupShape(-1, 64))),
+        ),
         lambda attn: setattr(attn.impl, "attn_type", AttentionType.ENCODER_ONLY),
         lambda attn: setattr(attn, "impl", object()),
         lambda attn: setattr(attn, "kv_sharing_target_layer_name", "another"),
     ],
-    ids=["fp8", "encoder", "another backend", "shared"],
+    ids=["e5m2", "scales of heads", "queries' scales of heads", "encoder", "another backend", "shared"],
 )
 def test_another_cache_is_left_to_upstream(change: Any, sdar: Any) -> None:
     change(sdar.attn)

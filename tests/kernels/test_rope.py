@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kernels.rope_cases import EPSILON, POSITIONS, check_rope, make_rope_case
+from tests.kernels.rope_cases import (
+    EPSILON,
+    POSITIONS,
+    check_eight_bit_cache,
+    check_rope,
+    eight_bit_cache,
+    make_rope_case,
+)
 from vllm.v1.diffusion.kernels import qk_norm_rope_cache as rope_ops
 from vllm.v1.diffusion.kernels import reference
 
@@ -84,7 +91,45 @@ def test_cuda_leaves_rows_of_unknown_positions_and_slots_beyond_the_cache() -> N
 @cuda_only
 def test_cuda_schema_and_fake() -> None:
     case = make_rope_case(5, 4, 2, 64, torch.float16)
-    torch.library.opcheck(torch.ops.vllm_diffusion.qk_norm_rope_cache.default, tuple(case))
+    torch.library.opcheck(torch.ops.vllm_diffusion.qk_norm_rope_cache.default, (*case, *[None] * 4))
+
+
+@cuda_only
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kept", [torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize(("head", "rotary"), [(4, 4), (20, 12), (64, 64), (128, 128), (128, 64), (256, 256)])
+def test_cuda_stores_eight_bits(dtype: torch.dtype, kept: torch.dtype, head: int, rotary: int) -> None:
+    """What is stored is what the 16-bit kernel gives, divided by the scale and rounded: bit for bit."""
+    for rows, heads, kv_heads in ((1, 1, 1), (4, 32, 8), (33, 7, 1), (60, 5, 5)):
+        check_eight_bit_cache(rows, heads, kv_heads, head, dtype, kept, rotary)
+
+
+@cuda_only
+def test_cuda_schema_and_fake_of_eight_bits() -> None:
+    case = eight_bit_cache(make_rope_case(5, 4, 2, 64, torch.float16), torch.uint8)
+    scale = torch.tensor(0.5, device="cuda")
+    queries = torch.empty(5, 4, 64, dtype=torch.float8_e4m3fn, device="cuda")
+    arguments = (*case, scale, scale, queries, scale)
+    # The other checks compare arguments, which torch does not do for float8_e4m3fn.
+    checks = ("test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.vllm_diffusion.qk_norm_rope_cache.default, arguments, test_utils=checks)
+
+
+@cuda_only
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ({"key_scale": 1}, "key_scale and value_scale come together"),
+        ({"key_scale": 1, "value_scale": 2}, "value_scale must be one float32"),
+        ({"query_scale": 1}, "queries and query_scale come together, with key_scale"),
+        ({"key_scale": 1, "value_scale": 1}, "key_cache must be float8_e4m3fn or uint8"),
+    ],
+)
+def test_cuda_refuses_scales(scales: dict[str, int], message: str) -> None:
+    case = make_rope_case(4, 4, 2, 64, torch.bfloat16)
+    given = {name: torch.ones(count, device="cuda") for name, count in scales.items()}
+    with pytest.raises(RuntimeError, match=message):
+        rope_ops.qk_norm_rope_cache(*case, **given)
 
 
 @hopper_only
@@ -154,4 +199,4 @@ def test_cuda_refuses(change: dict[str, Any], message: str) -> None:
 def test_fake_takes_a_call_without_a_cache() -> None:
     case = make_rope_case(3, 2, 1, 64, torch.bfloat16, device="cpu")
     meta = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in case[:8]]
-    torch.ops.vllm_diffusion.qk_norm_rope_cache(*meta, None, None, None)
+    torch.ops.vllm_diffusion.qk_norm_rope_cache(*meta, *[None] * 7)

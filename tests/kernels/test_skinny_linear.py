@@ -66,7 +66,9 @@ def test_cuda_norm_matches_float64(dtype: torch.dtype, columns: int) -> None:
 def test_cuda_norm_schema() -> None:
     x, residual = (torch.randn(3, 64, device="cuda").bfloat16() for _ in range(2))
     weight = torch.ones(64, device="cuda").bfloat16()
-    torch.library.opcheck(torch.ops.vllm_diffusion.add_rms_norm.default, (x, residual, weight, 1e-6))
+    torch.library.opcheck(
+        torch.ops.vllm_diffusion.add_rms_norm.default, (x, residual, weight, 1e-6, None, None)
+    )
 
 
 @cuda_only

@@ -29,6 +29,7 @@ OBJECTS = {
     ("new_req_data", "vllm"): "vllm.v1.core.sched.output:NewRequestData",
     ("runner_output", "vllm"): "vllm.v1.outputs:ModelRunnerOutput",
     ("input_batch", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.input_batch:InputBatch",
+    ("_block_tables", "vllm.v1.diffusion.worker.model_state"): ("vllm.v1.worker.gpu.block_table:BlockTables"),
     ("req_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.states:RequestState",
     ("sampling_states", "vllm.v1.diffusion"): "vllm.v1.worker.gpu.sample.states:SamplingStates",
     (
@@ -48,6 +49,12 @@ OBJECTS = {
     ): "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
     ("output", "vllm.v1.diffusion.frontend.report"): "vllm.outputs:CompletionOutput",
     ("cache_manager", "vllm.v1.diffusion"): "vllm.v1.core.kv_cache_manager:KVCacheManager",
+    ("upstream", "vllm.v1.diffusion.layers.skinny_fp8"): (
+        "vllm.model_executor.kernels.linear.scaled_mm.cutlass:CutlassFP8ScaledMMLinearKernel"
+    ),
+    ("given", "vllm.v1.diffusion.layers.skinny_fp8"): (
+        "vllm.model_executor.layers.fusion.quant_activation:QuantizedActivation"
+    ),
     ("stats", "vllm.v1.diffusion.frontend.metrics"): "vllm.v1.spec_decode.metrics:SpecDecodingStats",
 }
 
@@ -63,6 +70,12 @@ def test_upstreams_object_has_what_we_read(name: str, below: str) -> None:
 def test_the_table_is_in_use() -> None:
     unused = [key for key in OBJECTS if not uses(*key)]
     assert not unused, f"the overlay uses no {unused}: remove them from OBJECTS"
+
+
+def test_attention_has_the_scales_of_an_eight_bit_cache() -> None:
+    source = inspect.getsource(inspect.getmodule(load("vllm.model_executor.layers.attention:Attention")))  # type: ignore[arg-type]
+    assert all(f'register_buffer("{name}"' in source for name in ("_k_scale", "_v_scale", "_q_scale"))
+    assert "self.query_quant" in source and "self.query_quant(query, self._q_scale)" in source
 
 
 @pytest.mark.parametrize(
@@ -92,6 +105,7 @@ def test_what_we_construct_takes_what_we_give(dotted: str, given: set[str]) -> N
 
 
 FUNCTIONS = (
+    "vllm.model_executor.kernels.linear.scaled_mm.cutlass:CutlassFP8ScaledMMLinearKernel.apply_scaled_mm",
     "vllm.model_executor.layers.attention.attention:get_attention_context",
     "vllm.model_executor.layers.attention.attention:unified_attention_with_output",
     "vllm.utils.torch_utils:async_tensor_h2d",
@@ -101,6 +115,7 @@ FUNCTIONS = (
     "vllm.v1.metrics.utils:create_metric_per_engine",
     "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p",
     "vllm.v1.worker.gpu.attn_utils:build_attn_metadata",
+    "vllm.v1.worker.gpu.block_table:BlockTables.compute_slot_mappings",
     "vllm.v1.worker.gpu.sample.logprob:compute_token_logprobs",
     "vllm.v1.worker.gpu.sample.logprob:compute_topk_scores",
     "vllm.v1.worker.gpu.sample.penalties:apply_penalties",

@@ -313,6 +313,9 @@ BIDIRECTIONAL = tuple(f.name for f in FAMILIES if f.loop == "full_diffusion")
 ELASTIC = tuple(f.name for f in FAMILIES if f.loop == "elastic_diffusion")
 """Names of the families whose answers grow and shrink."""
 
+ELASTIC_ROWS = tuple(f.name for f in FAMILIES if f.loop == "block_diffusion")
+"""Names of the families whose steps may compute a part of their block."""
+
 WITHOUT_TIMETABLE = {
     "entropy": "least_entropy",
     "maskgit_plus": "low_confidence_static",

@@ -128,6 +128,8 @@ class CanvasStates:
         """0, 1, 2 and so on: the requests of a step in which all denoise."""
         self.always = torch.ones(num_slots, dtype=torch.bool, device=device)
         self.flags = SlotFlags(num_slots)
+        self.elastic = np.zeros(num_slots, dtype=bool)
+        """Slots whose requests compute a part of their block in most steps, on the host."""
         self.speculation: Drafts | None = None
         """Drafts that wait, in a mode that verifies them."""
         self._added: list[int] = []
@@ -158,6 +160,7 @@ class CanvasStates:
         self.floating.np[slot] = decoding.verifies
         self.cached.np[slot] = decoding.cache in CACHED
         self.decoding[slot] = decoding
+        self.elastic[slot] = decoding.row_candidates is not None
         self.exiting.discard(slot)
         if decoding.exits:
             self.exiting.add(slot)
@@ -182,6 +185,7 @@ class CanvasStates:
         self.exiting.discard(slot)
         self.policies.pop(slot, None)
         self.flags.remove(slot)
+        self.elastic[slot] = False
         if slot in self._added:
             self._added.remove(slot)
         self._removed.append(slot)

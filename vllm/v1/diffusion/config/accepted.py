@@ -13,7 +13,14 @@ from pydantic_core import ArgsKwargs
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
 from vllm.v1.diffusion.policies import get_policy
-from vllm.v1.diffusion.policies.parameter import BlockLength, CacheMode, Estimator, PositiveCount, Seed
+from vllm.v1.diffusion.policies.parameter import (
+    BlockLength,
+    CacheMode,
+    Estimator,
+    PositiveCount,
+    Rows,
+    Seed,
+)
 from vllm.v1.diffusion.policies.registry import built_in_numbers
 
 _Limit = Annotated[int, Field(gt=0, le=2**31 - 1)]
@@ -48,6 +55,12 @@ class MaskedDiffusionConfig(DiffusionConfig):
     """What bidirectional families reuse between the steps of a block: nothing, the
     keys and values before it, or those before and after it (Fast-dLLM's names)."""
 
+    rows: Rows | None = None
+    """Block-causal families: which positions of its block a step computes, unless a request says."""
+
+    row_candidates: PositiveCount | None = None
+    """Block-causal families, with elastic rows: masked positions that a step computes."""
+
     likelihood: Estimator | None = None
     """How a prompt's log probabilities are estimated for a request that does not say."""
 
@@ -56,6 +69,10 @@ class MaskedDiffusionConfig(DiffusionConfig):
 
     score_seed: Seed | None = None
     """Bidirectional families: seed of its draws for a request that does not say."""
+
+    head_quantization: Literal["fp8"] | None = None
+    """In what the LM head's weights are read, on GPUs of compute capability 9.0; unset: as upstream has
+    them, which leaves the head alone when it quantises the layers."""
 
     mask_token_id: int | None = Field(default=None, ge=0)
     """Id of the mask token; none where an open position holds a random token."""

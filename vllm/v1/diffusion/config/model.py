@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.config.diffusion import DiffusionConfig
 from vllm.config.utils import config
+from vllm.platforms import current_platform
 from vllm.v1.diffusion.config.accepted import MaskedDiffusionConfig
 from vllm.v1.diffusion.config.limits import CAUSAL, MONTE_CARLO, SAMPLES, work_limits
 from vllm.v1.diffusion.config.published import published_defaults, published_renoising
@@ -21,7 +22,7 @@ from vllm.v1.diffusion.config.special_ids import (
     mask_token_id,
     of_model,
 )
-from vllm.v1.diffusion.families import SEEDED, Family, is_scored
+from vllm.v1.diffusion.families import ELASTIC_ROWS, SEEDED, Family, is_scored
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies import get_policy
 from vllm.v1.diffusion.policies.registry import built_in_numbers
@@ -133,9 +134,11 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         },
         "cache": cache,
         "attention": _kind(family, given.attention, "bidirectional"),
+        **_rows(family, given),
         "likelihood": _likelihood(family, given, cache),
         **_sampled(family, given, cache),
         "right_shift_logits": _kind(family, given.right_shift_logits, False),
+        "head_quantization": _head_quantization(given),
         "mask_token_id": mask_token_id(model_config, family, given, masked.get("mask_token_id")),
         "delete_token_id": delete_token_id(hf_config, given, family),
         "expand_token_id": of_model(hf_config, given, "expand_token_id"),
@@ -151,6 +154,34 @@ def settings(model_config: ModelConfig, config: DiffusionConfig | None) -> dict[
         "end_token_ids": end_token_ids(model_config, family, given),
     }
     return {**found, **work_limits(given, found)}
+
+
+def _rows(family: Family, given: MaskedDiffusionConfig) -> dict[str, Setting]:
+    """Which rows of a block steps compute, of a family whose steps may leave some out."""
+    values = {"rows": given.rows, "row_candidates": given.row_candidates}
+    if family.name in ELASTIC_ROWS:
+        return {
+            "rows": first((given.rows, GIVEN), ("exact", DEFAULT)),
+            "row_candidates": first((given.row_candidates, GIVEN), (None, "12, with elastic rows")),
+        }
+    for name, value in values.items():
+        if value is not None:
+            raise ValueError(
+                f"diffusion_config: {name}={value!r} has no effect on {family.name} models, but on "
+                f"{', '.join(ELASTIC_ROWS)}."
+            )
+    return {name: Setting(None, "the family has no such setting") for name in values}
+
+
+def _head_quantization(given: MaskedDiffusionConfig) -> Setting:
+    """In what the head's weights are read."""
+    value = given.head_quantization
+    if value is not None and not current_platform.is_cuda():
+        raise ValueError(
+            f"diffusion_config: head_quantization={value!r} needs a GPU of compute capability 9.0; this is "
+            f"{current_platform.device_type!r}."
+        )
+    return first((value, GIVEN), (None, "upstream's"))
 
 
 def _likelihood(family: Family, given: MaskedDiffusionConfig, cache: Setting) -> Setting:

@@ -17,6 +17,7 @@ from vllm.platforms import current_platform
 from vllm.v1.diffusion.core.plan import RequestPlan
 from vllm.v1.diffusion.core.planner import Share, Window, WindowPlanner
 from vllm.v1.diffusion.request.decoding import Decoding
+from vllm.v1.diffusion.request.row_budget import step_rows
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -66,7 +67,13 @@ class BlockPlanner(WindowPlanner):
         if known != now_known and not self._goes_on(request, known):
             return None
         end = plan.grid.reach(known)
-        if self._plans_two_blocks and plan.may_have_finished and self._wants_more(request, plan, end):
+        whole = plan.decoding.row_candidates is None
+        if (
+            whole
+            and self._plans_two_blocks
+            and plan.may_have_finished
+            and self._wants_more(request, plan, end)
+        ):
             # The worker denoises whichever of the two blocks is open.
             end = plan.grid.reach(end)
         return Window(request.num_computed_tokens, end)
@@ -85,7 +92,12 @@ class BlockPlanner(WindowPlanner):
         if end <= known or not (grid.starts_block(end) or end == grid.limit):
             return Share(end, 0)
         known = plan.next_known(known)
-        return Share(end, grid.reach(known) - grid.begin(known))
+        begin, block_end = grid.begin(known), grid.reach(known)
+        if plan.decoding.row_candidates is not None and start == begin == plan.block:
+            # Not the block's first step, which also commits the block before.
+            computed = step_rows(plan.decoding, plan.step, block_end - known, block_end - begin)
+            return Share(end, computed.candidates, computed.rows)
+        return Share(end, block_end - begin)
 
     def _goes_on(self, request: Request, known: int) -> bool:
         """Whether a request wants tokens behind ``known`` ones."""

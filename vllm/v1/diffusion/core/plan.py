@@ -126,13 +126,14 @@ class RequestPlan:
             return 1
         return (grid.begin(known + emitted) - grid.begin(known)) // grid.block_length
 
-    def push(self, end: int, known: int, denoises: bool) -> None:
+    def push(self, end: int, known: int, denoises: bool, computed: int | None = None) -> None:
         """Records a window that was scheduled.
 
         Args:
             end: End of the window.
             known: Tokens known by the outputs processed so far.
             denoises: Whether the window covers a whole block of the canvas.
+            computed: End of what it computes without a gap, where that is not the whole window.
         """
         outcome = Outcome.NOTHING
         if denoises:
@@ -143,7 +144,7 @@ class RequestPlan:
                     self.block, self.step, self.steps = start, 0, self._foreseen(known)
                 self.step += 1
                 outcome = self._outcome()
-        self.windows.append(InFlight(end, outcome, self.block))
+        self.windows.append(InFlight(end if computed is None else computed, outcome, self.block))
 
     def pop(self, known: int) -> int | None:
         """Forgets the oldest window, whose output has just been processed.

@@ -37,10 +37,12 @@ class Share(NamedTuple):
         end: Position behind the window.
         rows: Rows of logits, one for each canvas position from the first on; 0 if the step does
             not denoise the request.
+        tokens: Positions that the step computes of the window; None for all.
     """
 
     end: int
     rows: int
+    tokens: int | None = None
 
 
 class WindowPlanner:

@@ -261,23 +261,28 @@ class DiffusionScheduler(Scheduler):
         ]
         super()._update_after_schedule(scheduler_output)
         denoising = scheduler_output.scheduled_spec_decode_tokens
-        for request, end in ends:
+        for request, (end, computed) in ends:
             request_id, known = request.request_id, request.num_tokens
             plan, denoises = self._plans[request_id], request_id in denoising
-            plan.push(end, known, denoises)
-            request.num_computed_tokens = plan.grid.computed(end, known)
+            plan.push(end, known, denoises, computed)
+            request.num_computed_tokens = plan.grid.computed(computed, known)
             if self._stages > 1 and (denoises or request.num_computed_tokens != end):
                 # The stages receive so many steps later what the step made of the request.
                 request.next_decode_eligible_step = self.current_step + self._stages
 
-    def _round_window(self, request_id: str, output: SchedulerOutput) -> int:
-        """Sets one request's share of a step; its end."""
+    def _round_window(self, request_id: str, output: SchedulerOutput) -> tuple[int, int]:
+        """Sets one request's share of a step.
+
+        Returns:
+            Where its window ends, and what it computes without a gap.
+        """
         request, plan = self.requests[request_id], self._plans[request_id]
         start = request.num_computed_tokens
         scheduled = start + output.num_scheduled_tokens[request_id]
-        end, rows = self.planner.round(request, plan, scheduled, output)
-        set_window(output, request_id, end - start, rows)
-        return end
+        end, rows, tokens = self.planner.round(request, plan, scheduled, output)
+        tokens = end - start if tokens is None else tokens
+        set_window(output, request_id, tokens, rows)
+        return end, start + tokens
 
     def extend(self, request: Request, end: int, output: SchedulerOutput) -> bool:
         """Extends a new request's window from position 0 to ``end``, in budget and KV blocks.

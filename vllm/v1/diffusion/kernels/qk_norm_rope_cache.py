@@ -24,14 +24,18 @@ def qk_norm_rope_cache(
     key_cache: Tensor | None = None,
     value_cache: Tensor | None = None,
     slots: Tensor | None = None,
-) -> None:
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
+    query_scale: Tensor | None = None,
+) -> Tensor | None:
     """Norms queries and keys, rotates them, and stores keys and values, in one kernel on a GPU.
 
     The root-mean-square norm is that of every head by itself; the rotation is of the neox style, of a
     head's first F elements: element ``i`` with element ``i + F / 2``. All is computed in float32 and
-    rounded once.
-    ``q_weight``, ``k_weight``, ``cos_sin``, ``positions`` and ``slots`` are read before the kernels before
-    this one have ended: none of them may write these.
+    rounded once. A cache of 8 bits gets what was rounded, divided by its scale and rounded again; what is
+    too large becomes 448, the largest number, as upstream has it.
+    ``q_weight``, ``k_weight``, ``cos_sin``, ``positions``, ``slots`` and scales are read before the kernels
+    before this one have ended: none of them may write these.
 
     T rows, H heads, K KV heads, D the head size, F at most D and a multiple of 4.
 
@@ -50,14 +54,41 @@ def qk_norm_rope_cache(
         value_cache: likewise.
         slots: ``[S]`` int64, S at most T: where a row goes, ``page * page_size + slot in the page``.
             Rows without a slot of the cache, and those behind S, are not stored.
+        key_scale: one positive float32, of a cache of float8_e4m3fn, or of uint8 with the bytes of such
+            numbers; None, for both, for a cache of the dtype.
+        value_scale: likewise.
+        query_scale: one positive float32, if queries are wanted in 8 bits too; with ``key_scale`` only.
+
+    Returns:
+        Queries divided by ``query_scale``, ``[T, H, D]`` float8_e4m3fn, if wanted. Rows that are left
+        alone have no numbers.
 
     Raises:
         RuntimeError: for a wrong shape, dtype, device, stride or address, a head larger than
             ``MAX_HEAD_SIZE`` or no multiple of 4.
     """
+    queries = None
+    if query_scale is not None:
+        size = qkv.shape[1] // (heads + 2 * kv_heads)
+        queries = qkv.new_empty(len(qkv), heads, size, dtype=torch.float8_e4m3fn)
     torch.ops.vllm_diffusion.qk_norm_rope_cache(
-        qkv, heads, kv_heads, q_weight, k_weight, epsilon, cos_sin, positions, key_cache, value_cache, slots
+        qkv,
+        heads,
+        kv_heads,
+        q_weight,
+        k_weight,
+        epsilon,
+        cos_sin,
+        positions,
+        key_cache,
+        value_cache,
+        slots,
+        key_scale,
+        value_scale,
+        queries,
+        query_scale,
     )
+    return queries
 
 
 @torch.library.register_fake("vllm_diffusion::qk_norm_rope_cache")  # type: ignore[untyped-decorator]
@@ -73,5 +104,9 @@ def _qk_norm_rope_cache_fake(
     key_cache: Tensor | None,
     value_cache: Tensor | None,
     slots: Tensor | None,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
+    queries: Tensor | None,
+    query_scale: Tensor | None,
 ) -> None:
     return None

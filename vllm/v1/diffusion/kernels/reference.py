@@ -16,6 +16,8 @@ GROUP_IDS = 2048
 
 _MASK32 = 0xFFFFFFFF
 
+_E4M3_LARGEST = 448.0
+
 
 def philox_words(seed: Tensor, offset: Tensor, count: int, stream: int = 0) -> Tensor:
     """Random words of ids or groups: Philox4x32-10 (Salmon et al., SC'11).
@@ -261,6 +263,41 @@ def skinny_linear(input: Tensor, weight: Tensor, bias: Tensor | None, gated: boo
         return out
     gate, up = out.to(input.dtype).double().chunk(2, dim=-1)
     return torch.nn.functional.silu(gate).to(input.dtype).double() * up
+
+
+def skinny_linear_fp8(
+    input: Tensor,
+    input_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    gated: bool = False,
+) -> Tensor:
+    """``[M, N]`` float64, before it is rounded; see ``skinny_linear.py``."""
+    out = input.double() @ weight.double().T
+    out = out * input_scale.double().reshape(-1, 1) * weight_scale.double().reshape(1, -1)
+    if bias is not None:
+        out = out + bias.double()
+    if not gated:
+        return out
+    gate, up = out.to(dtype).double().chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate).to(dtype).double() * up
+
+
+def quantize_rows(input: Tensor, gated: bool = False) -> tuple[Tensor, Tensor]:
+    """The rows in float8_e4m3fn and their scales, ``[M, 1]`` float32; see ``skinny_linear.py``."""
+    if gated:
+        gate, up = input.double().chunk(2, dim=-1)
+        input = (torch.nn.functional.silu(gate).to(input.dtype).double() * up).to(input.dtype)
+    largest = input.float().abs().amax(dim=-1, keepdim=True)
+    scale = (largest / torch.full_like(largest, _E4M3_LARGEST)).clamp_min(1.0 / (_E4M3_LARGEST * 512))
+    return to_e4m3(input, scale), scale
+
+
+def to_e4m3(x: Tensor, scale: Tensor) -> Tensor:
+    """``x / scale`` rounded to float8_e4m3fn; what is too large becomes the largest number."""
+    return (x.float() / scale).clamp(-_E4M3_LARGEST, _E4M3_LARGEST).to(torch.float8_e4m3fn)
 
 
 def add_rms_norm(input: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -25,12 +25,18 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.platforms import current_platform
 from vllm.v1.diffusion.layers.classes import become, remade, retype
 from vllm.v1.diffusion.layers.forms import AttentionForm, attention_form, gated_form
-from vllm.v1.diffusion.layers.fused_attention import FusedAttention, fits, stores
+from vllm.v1.diffusion.layers.fused_attention import FusedAttention, eight_bits, fits, stores
 from vllm.v1.diffusion.layers.local_experts import use_local_experts
 from vllm.v1.diffusion.layers.prefill_attention import (
     BlockCausalAttentionImpl,
     PrefillAttention,
     computes,
+)
+from vllm.v1.diffusion.layers.skinny_fp8 import (
+    EightBitHead,
+    product_of,
+    suits_eight_bits,
+    use_skinny_fp8,
 )
 from vllm.v1.diffusion.layers.skinny_layers import (
     SkinnyMethod,
@@ -39,6 +45,7 @@ from vllm.v1.diffusion.layers.skinny_layers import (
     gates,
     norms,
     suits,
+    widths,
 )
 
 logger = init_logger(__name__)
@@ -66,7 +73,11 @@ class KernelUse:
 
 
 def apply_kernels(
-    vllm_config: VllmConfig, model: nn.Module, device: torch.device, block_causal: bool
+    vllm_config: VllmConfig,
+    model: nn.Module,
+    device: torch.device,
+    block_causal: bool,
+    eight_bit_head: bool = False,
 ) -> PrefillAttention | None:
     """Lets every layer that a kernel computes use it; the others stay as they are.
 
@@ -75,9 +86,13 @@ def apply_kernels(
         model: A model whose weights are loaded.
         device: Where it runs.
         block_causal: Whether the model's attention is block-causal.
+        eight_bit_head: Whether the LM head is wanted in float8_e4m3fn.
 
     Returns:
         Which steps of a block-causal model go to our attention kernel; None for other models.
+
+    Raises:
+        ValueError: The head is wanted in 8 bits, and cannot have them.
     """
     on_cuda = current_platform.is_cuda()
     compiled = vllm_config.compilation_config.mode not in (None, CompilationMode.NONE)
@@ -87,7 +102,12 @@ def apply_kernels(
         said.append("qk_norm_rope_cache: none, the model is compiled")
     elif on_cuda:
         said += fuse_attention(model)
-    if (why := _no_skinny_layers(vllm_config, device)) is None:
+    why = _no_skinny_layers(vllm_config, device)
+    if eight_bit_head:
+        if why is not None:
+            raise ValueError(f"diffusion_config: head_quantization='fp8' has no kernel: {why}.")
+        said.append(use_eight_bit_head(model))
+    if why is None:
         said += use_skinny_layers(model)
     else:
         said.append(f"skinny_linear: none, {why}")
@@ -126,9 +146,10 @@ def fuse_attention(model: nn.Module) -> list[KernelUse]:
     fused = storing = 0
     for layer, form in _attention(model):
         if fits(form):
-            become(layer, FusedAttention, form=form, stores=stores(form))
+            kept = stores(form)
+            become(layer, FusedAttention, form=form, stores=kept, eight=kept and eight_bits(form))
             fused += 1
-            storing += stores(form)
+            storing += kept
     all_layers = sum(isinstance(module, Attention) for module in model.modules())
     what = "attention layers" if storing == fused else f"attention layers, {storing} of them with the cache"
     return [KernelUse("qk_norm_rope_cache", fused, all_layers, what)]
@@ -159,13 +180,14 @@ def use_skinny_layers(model: nn.Module) -> list[KernelUse]:
         model: A model whose weights are loaded, on a GPU that has the kernels.
     """
     modules: list[Any] = list(model.modules())
-    # An embedding that no head stands beside is the head too.
-    tied = not any(isinstance(module, ParallelLMHead) for module in modules)
-    head = VocabParallelEmbedding if tied else ParallelLMHead
-    linear = [module for module in modules if isinstance(module, LinearBase | head)]
+    heads = {id(head) for head in _heads(model)}
+    linear = [module for module in modules if isinstance(module, LinearBase) or id(module) in heads]
     suited = [layer for layer in linear if suits(layer)]
     for layer in suited:
-        layer.quant_method = _skinny(layer.quant_method, layer.weight)  # type: ignore[arg-type]
+        if product_of(layer) is None:
+            layer.quant_method = _skinny(layer.quant_method, layer.weight)  # type: ignore[arg-type]
+        else:
+            use_skinny_fp8(layer)
     of_heads = {id(norm) for _, form in _attention(model) for norm in (form.q_norm, form.k_norm)}
     between = [m for m in modules if isinstance(m, RMSNorm) and id(m) not in of_heads]
     networks = [(module, form) for module in modules if (form := gated_form(module)) is not None]
@@ -174,13 +196,46 @@ def use_skinny_layers(model: nn.Module) -> list[KernelUse]:
         become(network, SkinnyNetwork, form=form)
     # Without products that start early a norm gains nothing.
     normed = [norm for norm in between if suited and norms(norm)]
+    in_eight_bits = widths(suited)
     for norm in normed:
-        become(norm, SkinnyNorm)
+        become(norm, SkinnyNorm, quantises=norm.weight.shape[0] in in_eight_bits)
     return [
         KernelUse("skinny_linear", len(suited), len(linear), "layers"),
         KernelUse("with its activation", len(gated), len(networks), "networks"),
         KernelUse("add_rms_norm", len(normed), len(between), "norms"),
     ]
+
+
+def use_eight_bit_head(model: nn.Module) -> KernelUse:
+    """Lets a model's head read its weights in 8 bits; they stay in 16, too.
+
+    Args:
+        model: A model whose weights are loaded, on a GPU that has the kernels.
+
+    Raises:
+        ValueError: The head is none that the kernels compute.
+    """
+    heads = _heads(model)
+    taken = [head for head in heads if suits_eight_bits(head)]
+    if len(taken) != len(heads):
+        raise ValueError(
+            "diffusion_config: head_quantization='fp8' is for a head of bfloat16 or float16 with a multiple "
+            f"of 16 tokens and of 128 columns; this model's is {type(heads[0].quant_method).__name__}, "
+            f"{list(heads[0].weight.shape)}, {heads[0].weight.dtype}."
+        )
+    for head in taken:
+        method: Any = remade(head.quant_method, EightBitHead)
+        method.start(head)
+        head.quant_method = method
+    # A stage of a pipeline may have none.
+    return KernelUse("skinny_linear_fp8", len(taken), len(heads), "heads")
+
+
+def _heads(model: nn.Module) -> list[Any]:
+    """What gives logits: an embedding that no head stands beside is the head too."""
+    modules = list(model.modules())
+    heads = [module for module in modules if isinstance(module, ParallelLMHead)]
+    return heads or [module for module in modules if isinstance(module, VocabParallelEmbedding)]
 
 
 def _skinny(method: Any, weight: torch.Tensor) -> Any:

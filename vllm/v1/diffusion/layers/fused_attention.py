@@ -19,6 +19,7 @@ from vllm.model_executor.layers.attention.attention import (
     unified_attention_with_output,
 )
 from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
@@ -34,6 +35,8 @@ class FusedAttention(nn.Module):
     """The layer's parts."""
     stores: bool
     """Whether the cache is one that the kernel can write to."""
+    eight: bool
+    """Whether it holds 8 bits."""
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Attention output, ``[rows, hidden]``; of the arguments of the layer's class."""
@@ -41,7 +44,7 @@ class FusedAttention(nn.Module):
         hidden_states, positions = form.bind(args, kwargs)
         qkv, _ = form.qkv(hidden_states)
         cache = self._cache() if self.stores else ()
-        qk_norm_rope_cache(
+        queries = qk_norm_rope_cache(
             qkv,
             attn.num_heads,
             attn.num_kv_heads,
@@ -51,13 +54,14 @@ class FusedAttention(nn.Module):
             form.rotary.cos_sin_cache,
             positions,
             *cache,
+            **(self._scales() if cache and self.eight else {}),
         )
         q, k, v = qkv.unflatten(-1, (-1, attn.head_size)).split(
             [attn.num_heads, attn.num_kv_heads, attn.num_kv_heads], dim=1
         )
         if cache:
             attended = qkv.new_empty(len(qkv), attn.num_heads, attn.head_size)
-            unified_attention_with_output(q, k, v, attended, attn.layer_name)
+            unified_attention_with_output(q if queries is None else queries, k, v, attended, attn.layer_name)
             attended = attended.flatten(1)
         else:
             attended = attn(q.flatten(1), k.flatten(1), v.flatten(1))
@@ -71,6 +75,12 @@ class FusedAttention(nn.Module):
         if slots is None:
             return ()
         return *torch.split(pages.transpose(1, 2), attn.head_size, dim=-1), slots
+
+    def _scales(self) -> dict[str, torch.Tensor]:
+        """Of an 8-bit cache: what keys and values are multiples of, and queries where they have 8 bits."""
+        attn = self.form.attn
+        scales = {"key_scale": attn._k_scale, "value_scale": attn._v_scale}
+        return scales if attn.query_quant is None else scales | {"query_scale": attn._q_scale}
 
 
 def fits(form: AttentionForm) -> bool:
@@ -108,6 +118,21 @@ def _norms(form: AttentionForm, size: int, dtype: torch.dtype) -> bool:
     )
 
 
+def eight_bits(form: AttentionForm) -> bool:
+    """Whether the layer's cache holds float8_e4m3fn, keys and values with a scale each.
+
+    Args:
+        form: The layer's parts.
+    """
+    attn = form.attn
+    quantises = attn.query_quant
+    return bool(
+        attn.impl.kv_cache_dtype in ("fp8", "fp8_e4m3")
+        and all(scale.numel() == 1 for scale in (attn._k_scale, attn._v_scale, attn._q_scale))
+        and (quantises is None or (quantises.static and quantises.group_shape == GroupShape.PER_TENSOR))
+    )
+
+
 def stores(form: AttentionForm) -> bool:
     """Whether the layer's cache holds plain keys and values side by side, as FlashAttention's does.
 
@@ -119,6 +144,6 @@ def stores(form: AttentionForm) -> bool:
         plain(attn, Attention, "forward")
         and plain(attn.impl, FlashAttentionImpl, "do_kv_cache_update")
         and attn.impl.attn_type == AttentionType.DECODER
-        and attn.impl.kv_cache_dtype in ("auto", str(dtype).removeprefix("torch."))
+        and (attn.impl.kv_cache_dtype in ("auto", str(dtype).removeprefix("torch.")) or eight_bits(form))
         and attn.kv_sharing_target_layer_name is None
     )

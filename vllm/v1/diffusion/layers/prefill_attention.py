@@ -123,16 +123,24 @@ class PrefillAttention:
         """
         return int(block_lengths.min()) <= self._longest
 
-    def attach(self, attention: StepAttention, input_batch: InputBatch, block_lengths: np.ndarray) -> None:
+    def attach(
+        self,
+        attention: StepAttention,
+        input_batch: InputBatch,
+        block_lengths: np.ndarray,
+        ends: np.ndarray | None = None,
+    ) -> None:
         """Puts the step's windows beside what upstream's builders made of its blocks.
 
         Args:
             attention: The step's, whose metadata is changed.
             input_batch: The step's R requests.
             block_lengths: Tokens per block of each, ``[R]``, on the host.
+            ends: Keys that the last row of each sees, likewise; None where its window ends with them.
         """
         requests = input_batch.num_reqs
-        ends = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
+        if ends is None:
+            ends = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
         staged = np.concatenate((ends, block_lengths)).astype(np.int32)
         seq_lens, block_length = torch.split(async_tensor_h2d(staged, device=self._device), requests)
         for table, layers in attention.tables():

@@ -15,7 +15,11 @@ from torch import nn
 
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.layers.linear import MergedColumnParallelLinear, UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import (
+    MergedColumnParallelLinear,
+    RowParallelLinear,
+    UnquantizedLinearMethod,
+)
 from vllm.model_executor.layers.utils import default_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.v1.diffusion.kernels.skinny_linear import (
@@ -24,9 +28,11 @@ from vllm.v1.diffusion.kernels.skinny_linear import (
     MAX_ROWS,
     TILE_ROWS,
     add_rms_norm,
+    quantize_rows,
     skinny_linear,
 )
 from vllm.v1.diffusion.layers.forms import GatedForm, plain
+from vllm.v1.diffusion.layers.skinny_fp8 import leave, quantised, skinny_product, suits_fp8, takes
 
 _LEAST = 1 << 24
 """Entries of the smallest weight that was measured to gain."""
@@ -65,13 +71,26 @@ class SkinnyNetwork(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The network's output, ``[rows, hidden]``; of the argument of the network's class."""
         (x,) = (*args, *kwargs.values())
-        if not _few(x):
+        hidden = self._hidden(x)
+        if hidden is None:
             upstream: torch.Tensor = super().forward(*args, **kwargs)
             return upstream
-        layer = self.form.gate_up
-        hidden = skinny_linear(x, layer.weight, layer.bias, layer.quant_method.arrived, gated=True)
         output: torch.Tensor = self.form.down(hidden)[0]
         return output
+
+    def _hidden(self, x: torch.Tensor) -> Any:
+        """What the second product takes; None where upstream computes it."""
+        layer = self.form.gate_up
+        product = skinny_product(layer)
+        if product is None:
+            if not _few(x):
+                return None
+            return skinny_linear(x, layer.weight, layer.bias, layer.quant_method.arrived, gated=True)
+        hidden = product.gated(layer, x)
+        if hidden is not None or x.dim() != 2 or not _takes_rows(self.form.down):
+            return hidden
+        both = layer(x)[0]
+        return quantised(*quantize_rows(both, gated=True), both.dtype)
 
 
 class SkinnyNorm(nn.Module):
@@ -80,15 +99,23 @@ class SkinnyNorm(nn.Module):
     prefix = "Skinny"
     weight: Any
     variance_epsilon: float
+    quantises: bool
+    """Whether a product takes what it gives in 8 bits."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The norm, and the residual where there is one; see upstream."""
         if len(args) == 2 and not kwargs:
             x, residual = args
-            if residual is not None and _few(x) and x.is_contiguous() and residual.is_contiguous():
-                add_rms_norm(x, residual, self.weight.data, self.variance_epsilon)
+            if residual is not None and self._takes(x) and x.is_contiguous() and residual.is_contiguous():
+                rows = add_rms_norm(x, residual, self.weight.data, self.variance_epsilon, self.quantises)
+                if rows is not None:
+                    leave(x, rows)
                 return x, residual
         return super().forward(*args, **kwargs)
+
+    def _takes(self, x: torch.Tensor) -> bool:
+        """Whether the kernel norms these rows. Many gain only by what is quantised with them."""
+        return takes(x) if self.quantises else _few(x)
 
 
 def suits(layer: Any) -> bool:
@@ -97,6 +124,8 @@ def suits(layer: Any) -> bool:
     Args:
         layer: Its weights loaded.
     """
+    if suits_fp8(layer, _LEAST):
+        return True
     method = getattr(layer, "quant_method", None)
     if not any(
         plain(method, kind, "apply") for kind in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
@@ -120,15 +149,16 @@ def gates(form: GatedForm) -> bool:
     """Whether a network's first product can take the activation along.
 
     Args:
-        form: The network's parts, the first product's method a ``SkinnyMethod`` already.
+        form: The network's parts, the first product with the kernel already.
     """
     layer = form.gate_up
+    eight = skinny_product(layer) is not None
     return bool(
         plain(layer, MergedColumnParallelLinear, "forward")
-        and isinstance(layer.quant_method, SkinnyMethod)
+        and (eight or isinstance(layer.quant_method, SkinnyMethod))
         and not layer.gather_output
         and (layer.bias is None or not layer.skip_bias_add)
-        and layer.weight.shape[0] % 16 == 0
+        and layer.weight.shape[1 if eight else 0] % 16 == 0
         and plain(form.act, SiluAndMul, "forward", "forward_cuda", "forward_native")
     )
 
@@ -150,6 +180,27 @@ def norms(norm: Any) -> bool:
         and weight.shape[0] % 8 == 0
         and weight.shape[0] <= MAX_COLUMNS
         and weight.data_ptr() % 16 == 0
+    )
+
+
+def widths(layers: list[Any]) -> set[int]:
+    """How wide the rows are that products take in 8 bits.
+
+    Args:
+        layers: Linear layers, with their kernels.
+    """
+    products = [(layer, skinny_product(layer)) for layer in layers]
+    return {layer.weight.shape[0] for layer, product in products if product is not None and product.dynamic}
+
+
+def _takes_rows(layer: Any) -> bool:
+    """Whether a network's second product takes rows in 8 bits, as it gets them."""
+    product = skinny_product(layer)
+    return bool(
+        product is not None
+        and product.dynamic
+        and plain(layer, RowParallelLinear, "forward")
+        and layer.input_is_parallel
     )
 
 

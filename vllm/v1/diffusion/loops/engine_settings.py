@@ -235,6 +235,13 @@ def check_mode(decoding: Decoding, mode: Mode) -> None:
     Raises:
         ParameterError: Names ``diffusion_algorithm``.
     """
+    if decoding.row_candidates is not None and not mode.elastic_rows:
+        raise ParameterError(
+            "diffusion_rows='elastic' is not supported by an engine with another generation loop than "
+            "block_diffusion; leave --generation-loop unset.",
+            parameter="diffusion_rows",
+            value="elastic",
+        )
     for needs, what, loop in (
         (decoding.speculates and not mode.verifies, "verifies drafts", "verified_block_diffusion"),
         (

@@ -103,6 +103,18 @@ class BlockSettings(Settings):
         fit_cache_blocks(vllm_config, served)
         fit_warm_up(vllm_config, width)
 
+    @override
+    def check_params(self, params: SamplingParams, vllm_config: VllmConfig) -> None:
+        parallel = vllm_config.parallel_config
+        options = {
+            "pipeline_parallel_size": (parallel.pipeline_parallel_size, 1),
+            "enable_batch_sharded_sampling": (parallel.enable_batch_sharded_sampling, False),
+        }
+        given = {name: value for name, (value, only) in options.items() if value != only}
+        if given and resolve_decoding(params, resolve_diffusion_config(vllm_config)).row_candidates:
+            name, value = next(iter(given.items()))
+            require(False, "rows", "elastic", f"is not supported with {name}={value!r}")
+
 
 class PromptBlockSettings(BlockSettings):
     """Blocks counted from each prompt's end."""

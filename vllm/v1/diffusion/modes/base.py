@@ -49,6 +49,7 @@ class Mode:
         unscored: Why the tokens of a text have no log probabilities, in words that end a sentence; None
             where they have: then ``request/likelihood.py`` denoises them as targets.
         verifies: Whether policies may have their drafts verified.
+        elastic_rows: Whether a request may have steps compute a part of its block.
 
     What a new kind of decoding changes, and where:
 
@@ -76,8 +77,10 @@ class Mode:
                                                 leave, the others stay (``multi_block``)
     rows of a block are not computed            ``WindowPlanner.window`` and ``round`` (positions
                                                 of the window, rows of logits),
+                                                ``RowLayout.place`` (which positions),
                                                 ``RowLayout.point_logits`` (which rows),
-                                                ``RowLayout.active`` (rows that count)
+                                                ``RowLayout.active`` (rows that count) and
+                                                ``RowLayout.spread`` (statistics of all rows)
     tokens are inserted or deleted              ``RowLayout.after_steps``: may move what a canvas
                                                 holds, before the block's end is decided
     a step verifies                             ``WindowPlanner.window`` and ``round``;
@@ -95,6 +98,7 @@ class Mode:
     noise: Part = Part("vllm.v1.diffusion.canvas.noise.MaskNoise")
     unscored: str | None = "this kind of decoding gives no log probabilities of a prompt"
     verifies: bool = False
+    elastic_rows: bool = False
 
 
 def mode_of(vllm_config: VllmConfig) -> Mode:

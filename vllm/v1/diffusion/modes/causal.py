@@ -8,8 +8,9 @@ from vllm.v1.diffusion.modes.base import Mode, Part
 CAUSAL = Mode(
     name="causal",
     planner=Part("vllm.v1.diffusion.core.causal.BlockPlanner"),
-    rows=Part("vllm.v1.diffusion.sampling.rows.RowLayout"),
+    rows=Part("vllm.v1.diffusion.worker.causal.BlockRows"),
     attention=Part("vllm.v1.diffusion.worker.causal.BlockAttention"),
     settings=Part("vllm.v1.diffusion.loops.settings.BlockSettings"),
     unscored=None,
+    elastic_rows=True,
 )

@@ -47,6 +47,8 @@ class Decoding:
         guidance: Scale of classifier-free guidance; 0 for none.
         watched: Whether every step says how it leaves the open block.
         expand_budget: How often an answer may grow, of models that insert masks; None for their default.
+        row_candidates: Masked positions that a step computes, if it unmasks no more; None where it computes
+            the whole block.
     """
 
     algorithm: str
@@ -76,6 +78,7 @@ class Decoding:
     hidden: tuple[int, ...] | None = None
     guidance: float = 0.0
     watched: bool = False
+    row_candidates: int | None = None
 
     @property
     def foreseeable(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, END_OF_TURN, SCORED, SEEDED
+from vllm.v1.diffusion.families import BIDIRECTIONAL, ELASTIC, ELASTIC_ROWS, END_OF_TURN, SCORED, SEEDED
 from vllm.v1.diffusion.policies.parameter import (
     PREFIX,
     BlockLength,
@@ -20,6 +20,7 @@ from vllm.v1.diffusion.policies.parameter import (
     Flag,
     Parameter,
     PositiveCount,
+    Rows,
     Seed,
     Share,
     Watched,
@@ -104,6 +105,27 @@ class DiffusionParams(BaseModel):
             "those before and after it.",
             otherwise="`--diffusion-config`, else `none`",
             families=BIDIRECTIONAL,
+        ),
+    ] = None
+    rows: Annotated[
+        Rows | None,
+        Parameter(
+            "Which positions of its block a step computes: all of them, or, after the first step, those that "
+            "the step before unmasked and the masked ones that are likely to be unmasked now. The others "
+            "keep the keys and values that they have. `elastic` is faster where many requests run, and "
+            "approximate; it is for `low_confidence_static`, `sequential`, `low_confidence_dynamic` and "
+            "`threshold`.",
+            otherwise="`--diffusion-config`, else `exact`",
+            families=ELASTIC_ROWS,
+        ),
+    ] = None
+    row_candidates: Annotated[
+        PositiveCount | None,
+        Parameter(
+            "With `diffusion_rows` `elastic`: masked positions that a step computes, those that were most "
+            "confident when they were computed last. A step that unmasks more computes as many as these.",
+            otherwise="`--diffusion-config`, else 12",
+            families=ELASTIC_ROWS,
         ),
     ] = None
     cfg_scale: Annotated[
@@ -319,6 +341,8 @@ class DiffusionParams(BaseModel):
             steps: int | None = None,
             block_length: int | None = None,
             cache: CacheMode | None = None,
+            rows: Rows | None = None,
+            row_candidates: int | None = None,
             cfg_scale: float | None = None,
             max_steps: int | None = None,
             mode: Literal["diffusion", "autoregressive", "self_speculation"] | None = None,

@@ -17,6 +17,7 @@ from vllm.v1.diffusion.request.causal import causal_decoding
 from vllm.v1.diffusion.request.decoding import Decoding
 from vllm.v1.diffusion.request.fields import ParameterError, naming, require
 from vllm.v1.diffusion.request.params import DiffusionParams, parameters
+from vllm.v1.diffusion.request.row_budget import check_elastic_rows, row_candidates
 from vllm.v1.diffusion.request.template import template_of
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
             getattr(given, name),
             "and structured_outputs (response_format, tool_choice) exclude each other",
         )
-    return Decoding(
+    decoding = Decoding(
         algorithm=algorithm,
         steps=steps or block_length,
         stepwise=steps is None,
@@ -116,7 +117,10 @@ def resolve_decoding(params: SamplingParams | None, config: MaskedDiffusionConfi
         guidance=in_float32(given.cfg_scale or 0.0),
         # A template is the whole answer, and seen as a whole.
         canvas=config.max_canvas_length if template is None else None,
+        row_candidates=row_candidates(given, config),
     )
+    check_elastic_rows(given, params, decoding, config)
+    return decoding
 
 
 def _policy(algorithm: Any) -> UnmaskingPolicy:

@@ -199,6 +199,14 @@ class PolicySelection:
                 active = _marked(step.active, group.rows, self._unmasked(step, group))
                 step.active.copy_(step.active | active)
 
+    def renumber(self, step: DenoisingStep) -> None:
+        """Finds the rows of each policy's requests again, in a step of which there are other rows now.
+
+        Args:
+            step: The step, of the same requests.
+        """
+        self._groups = [self._group(step, group.policy, group.members) for group in self._groups]
+
     def propose(self, logits: StepLogits, step: DenoisingStep, statistics: StepStatistics) -> None:
         """Reads what policies that redraw their blocks want to know; nothing where there is none.
 

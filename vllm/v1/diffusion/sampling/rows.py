@@ -158,6 +158,17 @@ class RowLayout:
             beyond = (input_batch.positions[rows] - wanted).clamp_(min=0)
             input_batch.logits_indices = rows - beyond.to(rows.dtype)
 
+    def place(self, input_batch: InputBatch) -> bool:
+        """Changes which positions a step's rows have, before anything reads them.
+
+        Args:
+            input_batch: The step's batch; ``positions`` is changed.
+
+        Returns:
+            Whether it changed any.
+        """
+        return False
+
     def row_requests(self, input_batch: InputBatch) -> np.ndarray:
         """Which request of the batch each row of the head's output belongs to, int64, on the host."""
         return np.repeat(np.arange(input_batch.num_reqs), row_counts(input_batch))
@@ -173,6 +184,15 @@ class RowLayout:
             step: The step.
         """
         return logits
+
+    def spread(self, stats: RowStats, step: DenoisingStep) -> tuple[RowStats, DenoisingStep]:
+        """A step's statistics, and the step, with a row for every column of each canvas.
+
+        Args:
+            stats: Of the rows of logits.
+            step: The step, of the same rows.
+        """
+        return stats, step
 
     def change_logits(self, logits: torch.Tensor, step: DenoisingStep) -> None:
         """Changes a step's logits, in place.

@@ -267,12 +267,15 @@ class DenoisingSampler:
         self.policies.propose(processed, step, cast(StepStatistics, self.statistics))
         self.policies.speculate(stats, processed, step)
         before = self.logprobs.snapshot(step)
-        done = self.unmasking(stats, step, overlaps)
-        self._unwritable = self.grammars.revise(done, stats, step, overlaps) or {}
+        stats, blocks = self.rows.spread(stats, step)
+        if blocks is not step:
+            self.policies.renumber(blocks)
+        done = self.unmasking(stats, blocks, overlaps)
+        self._unwritable = self.grammars.revise(done, stats, blocks, overlaps) or {}
         self.logprobs.record(processed, step, before)
         self._blank_targets(step)
         outputs = StepOutputs.of(canvases, step, first, num_reqs, self.rows.begins_open)
         outputs = self.rows.outputs(outputs, step)
         logprobs = self.logprobs.read(step, first, num_reqs)
-        canvases.next_block(self.req_states, step.slots, done, step.for_requests(block_end), step.whole)
+        canvases.next_block(self.req_states, step.slots, done, step.for_requests(block_end), blocks.whole)
         return done, outputs, logprobs

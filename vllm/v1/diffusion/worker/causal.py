@@ -16,6 +16,7 @@ import torch
 from typing_extensions import override
 
 from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.diffusion.canvas.row_budget import PartialWindows, RowBudget
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.families import Family
@@ -24,6 +25,7 @@ from vllm.v1.diffusion.layers.prefill_attention import StepAttention
 from vllm.v1.diffusion.sampling.rows import DenoisedBatch, RowLayout, row_counts
 from vllm.v1.diffusion.worker.sequences import Attention, Sequences
 from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class BlockAttention(Attention):
     def sequences(self, input_batch: InputBatch, captured: bool) -> Sequences:
         slots = input_batch.idx_mapping_np
         return split_at_blocks(
-            input_batch.num_computed_tokens_np,
+            self._starts(input_batch),
             input_batch.num_scheduled_tokens,
             self.canvases.block_length.np[slots],
             self.canvases.origin.np[slots],
@@ -65,7 +67,53 @@ class BlockAttention(Attention):
         multiples = not (self.canvases.origin.np[slots] % block_lengths).any()
         prefill = self.prefill_attention
         if multiples and prefill is not None and prefill.wants(block_lengths):
-            prefill.attach(attention, input_batch, block_lengths)
+            ends = self._starts(input_batch) + input_batch.num_scheduled_tokens
+            prefill.attach(attention, input_batch, block_lengths, ends)
+
+    def _starts(self, input_batch: InputBatch) -> np.ndarray:
+        """First positions of the windows, int64 ``[R]``.
+
+        A part of a block sees all of it: to a backend it is as many rows at the block's end.
+        """
+        starts: np.ndarray = input_batch.num_computed_tokens_np
+        windows = PartialWindows.of(input_batch, self.canvases)
+        if windows is None:
+            return starts
+        moved = starts.copy()
+        lengths = self.canvases.block_length.np[input_batch.idx_mapping_np[windows.requests]]
+        moved[windows.requests] += lengths - windows.rows
+        return moved
+
+
+class BlockRows(RowLayout):
+    """Rows of one open block, of which a request may compute a part."""
+
+    def __init__(self, canvases: CanvasStates, family: Family) -> None:
+        super().__init__(canvases, family)
+        self._budget = RowBudget(canvases)
+
+    @override
+    def place(self, input_batch: InputBatch) -> bool:
+        windows = PartialWindows.of(input_batch, self.canvases)
+        if windows is not None:
+            self._budget.place(input_batch, windows)
+        return windows is not None
+
+    @override
+    def spread(self, stats: RowStats, step: DenoisingStep) -> tuple[RowStats, DenoisingStep]:
+        return self._budget.spread(stats, step)
+
+    @override
+    def covers(
+        self, request_states: RequestState, slots: torch.Tensor, window_end: torch.Tensor
+    ) -> torch.Tensor:
+        covered = super().covers(request_states, slots, window_end)
+        if not self.canvases.elastic.any():
+            return covered
+        # A part of a block begins with it, where the block has not finished in the step before.
+        elastic = async_tensor_h2d(self.canvases.elastic, device=covered.device)[slots]
+        begins = request_states.num_computed_tokens.gpu[slots] == self.canvases.start[slots]
+        return covered | (elastic & begins)
 
 
 class OpenBlocksRows(RowLayout):

@@ -88,7 +88,11 @@ class DiffusionModelState(DefaultModelState):
         self.adapters = RowAdapters(model, self.max_num_reqs) if vllm_config.lora_config else None
         self.reloads = Reloads(model, vllm_config.model_config)
         self.attention.prefill_attention = apply_kernels(
-            vllm_config, model, device, self.attention.block_causal
+            vllm_config,
+            model,
+            device,
+            self.attention.block_causal,
+            eight_bit_head=self.diffusion_config.head_quantization is not None,
         )
 
     def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
@@ -202,6 +206,7 @@ class DiffusionModelState(DefaultModelState):
             self._sampler.profiled = False
         self._attention_begun = False
         self.attention.block_sizes = tuple(block_tables.block_sizes)
+        self._block_tables = block_tables
         self.graph_sequences = GraphSequences(
             self.vllm_config.compilation_config.max_cudagraph_capture_size or 0,
             tuple(block_tables.input_block_tables),
@@ -227,6 +232,14 @@ class DiffusionModelState(DefaultModelState):
             attention.begin(attn_groups)
             self._attention_begun = True
         captured = for_capture or cudagraph_mode == CUDAGraphMode.FULL
+        if self.rows.place(input_batch):
+            # In place: upstream has made them, for rows that follow each other.
+            self._block_tables.compute_slot_mappings(
+                input_batch.idx_mapping,
+                input_batch.query_start_loc,
+                input_batch.positions,
+                num_tokens_padded=input_batch.num_tokens_after_padding,
+            )
         sequences = attention.sequences(input_batch, captured)
         if captured:
             num_tokens, max_seq_len = input_batch.num_tokens_after_padding, self.max_model_len
