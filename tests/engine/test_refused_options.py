@@ -22,16 +22,39 @@ from vllm.v1.diffusion import families
         {"ec_transfer_config": {"ec_connector": "ECExampleConnector", "ec_role": "ec_both"}},
         {"logits_processors": ["vllm.v1.sample.logits_processor:MinPLogitsProcessor"]},
         {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
+        # An engine that passed the start, and answered no request.
+        {"runner": "pooling"},
+        {"convert": "embed"},
+        # What has no effect on a canvas.
+        {"return_sampling_mask": True, "logprobs_mode": "processed_logprobs"},
+        {"enable_trace_replay": True},
+        {"use_fp64_gumbel": True},
+        {"enable_batch_sharded_sampling": True},
+        {"enable_dbo": True},
+        {"ubatch_size": 2},
     ],
     ids=lambda option: next(iter(option)),
 )
-def test_an_option_is_refused_by_its_name(option: dict[str, Any]) -> None:
+@pytest.mark.parametrize("model", ["sdar", "llada"])
+def test_an_option_is_refused_by_its_name(option: dict[str, Any], model: str) -> None:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.diffusion import bundled_path
 
-    (name,) = option
-    with pytest.raises(ValueError, match=f"{name} is not supported with diffusion models"):
-        EngineArgs(model=bundled_path(), **option).create_engine_config()
+    name = next(iter(option))
+    with pytest.raises(ValueError, match=rf"{name}\S*( > 1)? is not supported with diffusion models"):
+        EngineArgs(model=bundled_path(model), **option).create_engine_config()
+
+
+def test_experts_are_not_returned() -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    with pytest.raises(ValueError, match="enable_return_routed_experts is not supported with diffusion"):
+        EngineArgs(
+            model=str(GOLDEN / "llada2"),
+            skip_tokenizer_init=True,
+            max_model_len=256,
+            enable_return_routed_experts=True,
+        ).create_engine_config()
 
 
 def test_a_scheduler_that_plans_no_canvas_is_refused() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.engine.admission import admitted, configured
+from tests.engine.conftest import GOLDEN
 from vllm import SamplingParams
 from vllm.v1.diffusion.config import LIMITS
 from vllm.v1.diffusion.loops.block import BlockDiffusionLoop
@@ -73,7 +74,8 @@ def test_work_is_bounded_by_default(given: dict[str, Any], message: str) -> None
         ("regex", "(a?){1,3}", 3),
         ("regex", "((a?){1,3}){1,4}", 12),
         ("regex", "(?:(?:\\p{L}*){1,5}){1,5}", 25),
-        ("regex", "(a{1,3}|b{1,4}){1,5}", 5),
+        ("regex", "(a{1,3}|b{1,4}){1,5}", 20),
+        ("regex", "([a-z]{1,20} ?){1,50}", 1000),
         ("regex", "(a?){30,}", 30),
         ("regex", "(()?){1,20}", 20),
         # What stands between the rounds leaves one count.
@@ -132,7 +134,23 @@ def test_the_server_refuses_a_grammar_by_the_client_s_field(given: dict[str, Any
         BlockDiffusionLoop().validate_request(asked, configured())
 
 
-@pytest.mark.parametrize("name", LIMITS)
+def test_repetitions_by_vocabulary_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask tries every token from every count, and each answer has masks of its own."""
+    from vllm.v1.diffusion.frontend import admission
+
+    admitted("sdar", SamplingParams(n=16, structured_outputs=_regex("(a?){1,64}")))
+    with pytest.raises(ParameterError, match=r"65 counts in all in each of n=16 answers.* may nest 1024"):
+        admitted("sdar", SamplingParams(n=16, structured_outputs=_regex("(a?){1,65}")))
+    monkeypatch.setattr(admission, "MOST_READINGS", 20 * 512 + 1)
+    admitted("sdar", SamplingParams(structured_outputs=_regex("(a?){1,20}")))
+    admitted("sdar", SamplingParams(structured_outputs=_regex("([a-z]{1,20},){1,500}")))
+    with pytest.raises(ParameterError, match=r"21 counts in all, between .* may nest 20 .repetition_limit"):
+        admitted("sdar", SamplingParams(structured_outputs=_regex("(a?){1,21}")))
+    given = configured(diffusion_config={"repetition_limit": 21})
+    BlockDiffusionLoop().validate_params(SamplingParams(structured_outputs=_regex("(a?){1,21}")), given)
+
+
+@pytest.mark.parametrize("name", LIMITS.keys() - {"grammar_time_limit"})
 def test_the_operator_sets_the_bounds(name: str) -> None:
     """In both directions."""
     ask: dict[str, Any] = {
@@ -170,6 +188,38 @@ def test_the_operator_sets_the_bounds(name: str) -> None:
         loop.validate_params(SamplingParams(**{"max_tokens": None} | ask[name](limit)), config)
         with pytest.raises(ParameterError, match=name):
             loop.validate_params(SamplingParams(**{"max_tokens": None} | ask[name](limit + 1)), config)
+
+
+MASK = json.loads((GOLDEN / "sdar" / "config.json").read_text())["mask_token_id"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"stop_token_ids": [5, MASK]},
+        {"allowed_token_ids": [MASK, 5]},
+        {"logprobs": 1, "logprob_token_ids": [MASK]},
+        {"bad_words": ["<|MASK|>"]},
+        {"bad_words": ["t1", "t2 <|MASK|> t3"]},
+        {"logit_bias": {MASK: 1.0}},
+        {"extra_args": {"diffusion_infill_ids": [5, MASK, -1]}},
+    ],
+    ids=str,
+)
+def test_lists_of_tokens_do_not_name_the_mask(given: dict[str, Any]) -> None:
+    """It is never generated, so it has no effect in any of them."""
+    (*_, name) = given.get("extra_args", given)
+    with pytest.raises(ParameterError, match=rf"{name}=.* mask token|{name}.*{MASK}") as refused:
+        admitted("sdar", SamplingParams(max_tokens=8, **given))
+    assert refused.value.parameter == name
+
+
+def test_all_log_probabilities_are_admitted() -> None:
+    """Their list leaves the mask token out, as ``tests/sampling/test_logprobs.py`` sees."""
+    config = configured(max_logprobs=-1)
+    BlockDiffusionLoop().validate_params(SamplingParams(logprobs=-1), config)
+    # What asks for what happens anyway.
+    admitted("sdar", SamplingParams(logit_bias={MASK: -100.0}))
 
 
 def _regex(regex: str) -> Any:

@@ -10,6 +10,8 @@ import torch
 
 from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
 from vllm.engine.arg_utils import EngineArgs
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -41,6 +43,10 @@ class Engine:
             structured_output_manager=StructuredOutputManager(config),
             block_size=kv_block,
         )
+        self._hasher: Any = None
+        if config.cache_config.enable_prefix_caching:
+            init_none_hash(sha256)
+            self._hasher = get_request_block_hasher(kv_block, sha256)
         self.steps = 0
         self.preempted: list[str] = []
         self._done: dict[str, int] = {}
@@ -53,7 +59,8 @@ class Engine:
             ignore_eos=True,
             extra_args=DiffusionParams(**diffusion).to_extra_args(),
         )
-        request = Request(name, list(range(prompt)), params, None, arrival_time=arrival, block_hasher=None)
+        ids, hasher = list(range(prompt)), self._hasher
+        request = Request(name, ids, params, None, arrival_time=arrival, block_hasher=hasher)
         self.scheduler.add_request(request)
         return request
 

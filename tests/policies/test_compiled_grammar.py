@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from concurrent.futures import Future
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from tests.policies.grammars import BACKENDS, END, VOCABULARY
+from vllm.v1.diffusion.message import compiled_grammar
 from vllm.v1.diffusion.message.compiled_grammar import CompiledGrammar, form_of, matching, serialised
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
@@ -77,3 +79,24 @@ def test_what_cannot_be_compiled_stays_an_error() -> None:
     with pytest.raises(ValueError, match="no grammar"):
         waited_for.result(timeout=0)
     assert serialised(None, elsewhere=False) is None
+
+
+def test_a_form_that_grows_with_the_square_is_not_made(
+    backend_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """xgrammar writes the automaton of all rules once for each rule; a worker compiles such a grammar."""
+    forms = []
+    backend = backend_of("xgrammar")
+    properties = {f"p{i}": {"type": "string", "maxLength": 1000} for i in range(12)}
+    schema = json.dumps({"type": "object", "properties": properties})
+    for most in (None, 10**6):
+        if most is not None:
+            monkeypatch.setattr(compiled_grammar, "_MOST_CHARACTERS", most)
+        compiling: Future[Any] = Future()
+        ready = serialised(compiling, elsewhere=True)
+        made = backend.compile_grammar(StructuredOutputOptions.JSON, schema, stop_token_ids={END})
+        compiling.set_result(made)
+        forms.append(form_of(ready.result()))
+    assert isinstance(forms[0], str) and forms[1] is None
+    # The estimate is about right, of what that automaton is most of.
+    assert 0.4 < compiled_grammar._form_size(made.ctx) / len(forms[0]) < 2.5

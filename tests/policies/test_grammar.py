@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,23 @@ RECORD = r'\{"name": ?"[a-z]{0,7}", "age": (0|[1-9][0-9]?)\}'
 REGEXES = [SUDOKU, "yes|no|perhaps not", "[a-f]{5,20}x?", RECORD, ".{9}"]
 
 
-def cursor_of(backend: Any, regex: str, reasoning: Any = None) -> GrammarCursor:
+def cursor_of(backend: Any, regex: str, reasoning: Any = None, **more: Any) -> GrammarCursor:
     grammar = backend.compile_grammar(StructuredOutputOptions.REGEX, regex, stop_token_ids={END})
     text = bits_of(np.arange(VOCABULARY) != MASK)
-    return GrammarCursor(grammar, backend.allocate_token_bitmask(1), text, reasoning)
+    return GrammarCursor(grammar, backend.allocate_token_bitmask(1), text, reasoning, **more)
+
+
+def test_a_grammar_that_takes_too_long(backend_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a second, and the limit for each token that was read, the block is read no further."""
+    took = iter(range(10**6))
+    monkeypatch.setattr(time, "thread_time", lambda: 0.5 * next(took))  # Half a second each call.
+    backend = backend_of("xgrammar")
+    quick, slow = (cursor_of(backend, "[a-z]{40}", time_limit=limit) for limit in (2.0, 0.1))
+    for one in (quick, slow):
+        canvas = CanvasGrammar(one, 16, 0)
+        assert canvas.revise([97] * 16, [False] * 16, 97) is (one is quick)
+    assert (quick.slow, quick.tokens, quick.seconds) == (False, 16, 16.0)
+    assert (slow.slow, slow.tokens, slow.seconds) == (True, 2, 2.0)
 
 
 def denoise(

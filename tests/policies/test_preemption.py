@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from tests.policies.scheduling import Engine
+from vllm.v1.outputs import ModelRunnerOutput
 
 
 def alone(family: str, num_blocks: int, prompt: int, max_tokens: int, diffusion: Any, **options: Any) -> int:
@@ -77,6 +79,66 @@ def test_turns_are_fair_where_a_step_has_room_for_one() -> None:
         written = [request.num_output_tokens for request in requests]
         assert max(written) - min(written) <= 8, written
     assert min(written) >= 24, written
+
+
+class Adaptive(Engine):
+    """The same with a worker that decides how many of the open tokens are finished."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.rng = random.Random(3)
+
+    def step(self) -> dict[str, int]:
+        scheduler = self.scheduler
+        output = scheduler.schedule()
+        self.steps += 1
+        self.preempted += output.preempted_req_ids or ()
+        emitted = dict.fromkeys(output.num_scheduled_tokens, 0)
+        for name in output.scheduled_spec_decode_tokens:
+            grid, known = scheduler._plans[name].grid, scheduler.requests[name].num_tokens
+            ends = range(known, grid.reach(known) + 1)
+            emitted[name] = (
+                self.rng.choice([e for e in ends if grid.slides or grid.starts_block(e) or e == known])
+                - known
+            )
+        names = list(emitted)
+        index = {name: i for i, name in enumerate(names)}
+        sampled = [[7] * emitted[name] for name in names]
+        scheduler.update_from_output(output, ModelRunnerOutput(names, index, sampled_token_ids=sampled))
+        return emitted
+
+
+@pytest.mark.parametrize(
+    ("family", "how", "options"),
+    [
+        ("wedlm", {}, {"block_length": 16}),
+        (
+            "sdar",
+            {"algorithm": "multi_block"},
+            {"generation_loop": "multi_block_diffusion", "block_length": 8},
+        ),
+        ("sdar", {}, {"generation_loop": "multi_block_diffusion", "block_length": 8}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cached", [False, True])
+def test_open_tokens_that_a_preemption_would_change(
+    family: str, how: dict[str, Any], options: dict[str, Any], cached: bool
+) -> None:
+    """A window slides on, or a block behind the first is open: such a request is never preempted."""
+    options = {"max_model_len": 128, "max_num_batched_tokens": 64, "max_num_seqs": 8, **options}
+    engine = Adaptive(family, 9, enable_prefix_caching=cached, **options)
+    rng = random.Random(5)
+    for i in range(12):
+        engine.add(str(i), rng.randint(1, 60), rng.randint(1, 68), float(i), **how)
+    running = 0
+    while engine.scheduler.requests:
+        assert engine.steps < 2000
+        engine.step()
+        running = max(running, len(engine.scheduler.running))
+    assert engine.preempted == []
+    assert running > 1
+    assert engine.scheduler.reset_prefix_cache(), "KV blocks are held"
 
 
 def test_a_cache_that_cannot_hold_one_request_is_refused() -> None:

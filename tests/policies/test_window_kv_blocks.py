@@ -25,15 +25,31 @@ NOTHING = object()
 class Manager:
     """Upstream's, as far as it is asked; it notes what it is asked."""
 
+    ahead = 0
+
     empty_kv_cache_blocks = NOTHING
 
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.full = False
 
-    def allocate_slots(self, request: Any, num_new_tokens: int, **_: Any) -> object:
+    def allocate_slots(self, request: Any, num_new_tokens: int, **more: Any) -> object:
         self.asked.append(request.num_computed_tokens + num_new_tokens)
+        self.ahead = more["num_lookahead_tokens"]
         return None if self.full else [len(self.asked)]
+
+
+def test_a_request_is_admitted_with_what_it_reserves() -> None:
+    """Behind the first chunk of its prompt, also where a cached prefix was found."""
+    plan = RequestPlan(SimpleNamespace(), BlockGrid(4), reserved=100)  # type: ignore[arg-type]
+    manager = Manager()
+    slots = WindowKVBlocks(manager, {"a": plan}, block_size=16)  # type: ignore[arg-type]
+    request: Any = SimpleNamespace(request_id="a", num_computed_tokens=0, num_tokens=60)
+    for found, ahead in ((0, 80), (32, 48)):
+        slots(request, 20, num_lookahead_tokens=4, num_new_computed_tokens=found)
+        assert manager.ahead == ahead
+    slots(request, 98, num_lookahead_tokens=4, num_new_computed_tokens=0)
+    assert manager.ahead == 4
 
 
 def test_a_request_asks_for_what_it_does_not_hold() -> None:

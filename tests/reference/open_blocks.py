@@ -47,7 +47,6 @@ def decode(
     way: Way,
     template: Sequence[int] = (),
     stop_ids: Collection[int] = (),
-    restarts: Collection[int] = (),
     context: int = 2**62,
 ) -> OpenDecoded:
     """Whole blocks, cut to the length asked for, and behind the first stop id.
@@ -59,7 +58,6 @@ def decode(
         way: How.
         template: The answer's tokens that are given, -1 for the others.
         stop_ids: Ids that end the answer with the blocks that leave.
-        restarts: Where the request is preempted: numbers of tokens that have left.
         context: Tokens of prompt and answer, at most.
     """
     length = way.block_length
@@ -69,7 +67,7 @@ def decode(
     tokens = [model.mask_id if token < 0 else token for token in given]
     masked = [token < 0 for token in given]
     at, front, step = [-1] * len(tokens), len(prompt) // length, 0
-    emitted, opened_in, left, made, since = [], [], list(restarts), [], 0
+    emitted, opened_in, made, since = [], [], [], 0
     while front < blocks:
         opened = [front]
         while (
@@ -104,11 +102,6 @@ def decode(
         emitted.append(count)
         if set(tokens[len(prompt) : len(prompt) + count]) & set(stop_ids):
             break
-        if count in left:
-            left.remove(count)
-            for i in range(front * length, len(tokens)):
-                if given[i] < 0:
-                    tokens[i], masked[i], at[i] = model.mask_id, True, -1
     output = tokens[len(prompt) :][:max_tokens]
     for i, token in enumerate(output):
         if token in stop_ids:

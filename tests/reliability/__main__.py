@@ -92,12 +92,16 @@ def run_neighbours(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from vllm.v1.diffusion.config import LIMITS
 
     choices = [f"{i:012d}" for i in range(3000)]
+    names = {f"name_{i}": {"type": "string", "maxLength": 1000} for i in range(250)}
     steps = {"diffusion_algorithm": "maskgit_plus", "diffusion_steps": LIMITS["steps_limit"]}
     costly: dict[str, dict[str, Any]] = {
         "steps": {"vllm_xargs": steps, "ignore_eos": True, "max_tokens": 200},
         "steps_and_n": {"vllm_xargs": steps, "ignore_eos": True, "max_tokens": 200, "n": 16},
         "bad_words": {"bad_words": ["1" * 60 + str(i) for i in range(10, 18)], "max_tokens": 200, "n": 8},
         "grammar": {"structured_outputs": {"choice": choices}},
+        "schema": {"structured_outputs": {"json": {"type": "object", "properties": names}}, "n": 16},
+        # As many counts as all answers of a request may have.
+        "counts": {"structured_outputs": {"regex": "((a?){1,8}){1,8}"}, "n": 16, "max_tokens": 200},
     }
     small = [ask(PUZZLES[n % len(PUZZLES)], n, temperature=0.0, max_tokens=24) for n in range(20)]
     figures: dict[str, Any] = {}

@@ -24,7 +24,10 @@ LONGEST_HONEST = 30.0
 """Seconds beyond which an answer is looked into."""
 
 UNWRITABLE = "the grammar cannot be written in this model's vocabulary"
-"""The end, with a reason, of a request whose grammar no token goes on with: the one error that may be."""
+"""The end, with a reason, of a request whose grammar no token goes on with."""
+
+TOO_SLOW = "grammar_time_limit"
+"""Named in the end of one whose grammar takes too long; these two errors may be."""
 
 SHORT_OF_BLOCKS = ("--block-size", "32", "--num-gpu-blocks-override", "10")
 """Options of a server on which all of a burst's requests do not fit at a time."""
@@ -91,7 +94,7 @@ def judge(number: int, case: Case, status: int, text: str, seconds: float, findi
     shown = f"case {number} {case.path} {json.dumps(case.body)[:600]}: {status} {text[:300]}"
     if seconds > LONGEST_HONEST:
         findings.faults.append(f"{seconds:.0f} seconds: {shown}")
-    if status in (200, 500) and UNWRITABLE in text:
+    if status in (200, 500) and (UNWRITABLE in text or TOO_SLOW in text):
         findings.unwritable += 1
     elif status == 200:
         # A stream whose request is refused or fails after its beginning says so inside.

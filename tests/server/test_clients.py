@@ -72,6 +72,14 @@ def test_rloo_sends_null_for_no_log_probabilities(server: Server) -> None:
     assert body["choices"][0]["text"] == SOLVED
 
 
+def test_editors_send_an_empty_suffix(server: Server) -> None:
+    status, body = post(server, "/v1/completions", {"prompt": SUDOKU, "max_tokens": 32, "suffix": ""})
+    assert status == 200, body
+    assert body["choices"][0]["text"] == SOLVED
+    status, body = post(server, "/v1/completions", {"prompt": SUDOKU, "max_tokens": 32, "suffix": "4"})
+    assert status == 400 and "suffix" in body["error"]["message"]
+
+
 CHAT_FIELDS: dict[str, Any] = {
     "verbosity": "medium",
     "prompt_cache_key": "k",
@@ -95,6 +103,25 @@ def test_openai_fields_that_ask_for_nothing(server: Server) -> None:
     assert answer["choices"][0]["message"]["content"] == SOLVED
 
 
+def test_an_answer_is_accepted_as_it_was_sent(server: Server) -> None:
+    """Clients append the message, or the items, that they were sent."""
+    _, first = post(server, "/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 32})
+    said = first["choices"][0]["message"]
+    status, answer = post(server, "/v1/chat/completions", {"messages": [*MESSAGES, said, *MESSAGES]})
+    assert status == 200, answer
+    assert answer["choices"][0]["message"]["content"] == SOLVED
+    _, first = post(server, "/v1/responses", {"input": SUDOKU, "max_output_tokens": 32})
+    status, answer = post(server, "/v1/responses", {"input": [*MESSAGES, *first["output"], *MESSAGES]})
+    assert status == 200, answer
+    assert answer["output"][-1]["content"][0]["text"] == SOLVED
+    _, first = post(server, "/v1/messages", {"messages": MESSAGES, "max_tokens": 32})
+    said = {"role": "assistant", "content": first["content"]}
+    body = {"messages": [*MESSAGES, said, *MESSAGES], "max_tokens": 32}
+    status, answer = post(server, "/v1/messages", body)
+    assert status == 200, answer
+    assert answer["content"] == [{"type": "text", "text": SOLVED}]
+
+
 def test_stream_options_of_the_official_client(server: Server) -> None:
     body = {
         "messages": MESSAGES,
@@ -114,6 +141,7 @@ def test_stream_options_of_the_official_client(server: Server) -> None:
 
 def test_responses_accept_what_asks_for_nothing(server: Server) -> None:
     fields = {"n": 1, "stream_options": {}, "store": True, "text": {"verbosity": "medium"}, **CHAT_FIELDS}
+    fields |= {"background": None, "truncation": None}  # Status 400 when the answer had been made.
     del fields["modalities"], fields["functions"], fields["function_call"]
     body = {"input": SUDOKU, "max_output_tokens": 32, **fields}
     status, answer = post(server, "/v1/responses", body)

@@ -126,7 +126,11 @@ class MaskedDiffusionConfig(DiffusionConfig):
     """Most characters of a grammar: of a JSON schema, a regular expression or a list of choices."""
 
     repetition_limit: _Limit | None = None
-    """Greatest product of the counts of a grammar's nested repetitions between which nothing has to stand."""
+    """Greatest product of the counts of a grammar's nested repetitions between which nothing has to stand,
+    times the answers that the request asks for (``n``)."""
+
+    grammar_time_limit: _Limit | None = None
+    """Milliseconds of a processor that a grammar may take for each token of an answer, on average."""
 
     n_limit: _Limit | None = None
     """Most answers that a request may ask for at a time (``n``)."""

@@ -13,6 +13,7 @@ LIMITS = {
     "bad_words_limit": 1024,
     "grammar_limit": 65536,
     "repetition_limit": 1024,
+    "grammar_time_limit": 100,
     "n_limit": 128,
     "score_samples_limit": 1024,
     "candidates_limit": 262144,
@@ -29,6 +30,9 @@ CAUSAL = (
 )
 """Why models whose blocks follow each other have no ``monte_carlo``; reads after a colon."""
 
+MOST_READINGS = 2**22
+"""Tokens of a vocabulary, times counts of a grammar, that may be tried for one mask by default."""
+
 FEW_ANSWERS = 16
 """Answers that a request may always ask for at a time, however few requests run at a time."""
 
@@ -42,6 +46,9 @@ def limit_of(config: MaskedDiffusionConfig, name: str) -> int:
 def work_limits(given: MaskedDiffusionConfig, found: dict[str, Setting]) -> dict[str, Setting]:
     """What bounds a request's work. What holds for all requests is within the bounds."""
     limits = {name: first((getattr(given, name), GIVEN), (most, DEFAULT)) for name, most in LIMITS.items()}
+    if given.repetition_limit is None:
+        most = f"{LIMITS['repetition_limit']}, and {MOST_READINGS} divided by the vocabulary's size, at most"
+        limits["repetition_limit"] = Setting(None, most)
     if given.n_limit is None:
         limits["n_limit"] = Setting(None, f"half of max_num_seqs, {LIMITS['n_limit']} at most")
     for name, limit in (

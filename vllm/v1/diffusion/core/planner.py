@@ -84,10 +84,17 @@ class WindowPlanner:
 
     def plan(self, request: Request, decoding: Decoding) -> RequestPlan:
         """Begins a request's books."""
-        scheduler, prompt_len = self.scheduler, request.num_prompt_tokens
-        return RequestPlan(
-            *placed(decoding, scheduler.mode.blocks, prompt_len, request.max_tokens, scheduler.max_model_len)
+        rule, longest, prompt_len = (
+            self.scheduler.mode.blocks,
+            self.scheduler.max_model_len,
+            request.num_prompt_tokens,
         )
+        plan = RequestPlan(*placed(decoding, rule, prompt_len, request.max_tokens, longest))
+        if rule.slides or rule.open_blocks > 1:
+            # Preempted, it would begin again where no request begins, and write other tokens.
+            last = min(prompt_len + request.max_tokens, longest) - 1
+            plan.reserved = min(plan.grid.reach(last) + self.lookahead, longest)
+        return plan
 
     def begin_step(self, num_requests: int) -> None:
         """Begins a step, before any window is planned.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """KV blocks are asked for once, not at every step that computes the same positions.
 
-A request whose windows all reach to the end of its canvas is admitted with the KV blocks of all of it. So it
-is never preempted for them, and its canvas is never denoised twice.
+Some requests are admitted with the KV blocks of their whole answer, so they are never preempted for them:
+those whose windows all reach to the end of the canvas, which is never denoised twice, and those that would
+write other tokens after a preemption.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class WindowKVBlocks:
         """See upstream; with arguments beside these, which only requests that begin have, it is asked."""
         plan, size = self._plans[request.request_id], self._block_size
         if more or size is None:
-            ahead = max(num_lookahead_tokens, plan.reserved - request.num_computed_tokens - num_new_tokens)
+            found = more.get("num_new_computed_tokens", 0)
+            end = request.num_computed_tokens + found + num_new_tokens
+            ahead = max(num_lookahead_tokens, plan.reserved - end)
             return self._allocate(request, num_new_tokens, num_lookahead_tokens=ahead, **more)
         end = request.num_computed_tokens + num_new_tokens
         known = min(end, request.num_tokens)

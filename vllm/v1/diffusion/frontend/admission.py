@@ -12,7 +12,14 @@ from pydantic import BaseModel
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.tokenizers import cached_tokenizer_from_config
-from vllm.v1.diffusion.config import FEW_ANSWERS, end_tokens, family_of, limit_of, resolve_diffusion_config
+from vllm.v1.diffusion.config import (
+    FEW_ANSWERS,
+    MOST_READINGS,
+    end_tokens,
+    family_of,
+    limit_of,
+    resolve_diffusion_config,
+)
 from vllm.v1.diffusion.frontend.values import check_values
 from vllm.v1.diffusion.kernels.rules import MAX_CANVAS
 from vllm.v1.diffusion.policies.memory import check_memory
@@ -239,15 +246,27 @@ def _check_work(params: SamplingParams, vllm_config: VllmConfig) -> None:
         return
     for name in ("json", "regex", "choice", "grammar", "structural_tag"):
         check_grammar_size(f"structured_outputs: {name}", getattr(grammar, name), config)
-        counts = nested_counts(name, getattr(grammar, name))
-        if counts > (most := limit_of(config, "repetition_limit")):
-            raise ParameterError(
-                f"structured_outputs: {name} nests repetitions of {counts} counts in all, between which "
-                f"nothing has to stand, and may nest {most} (repetition_limit of --diffusion-config).",
-                parameter="structured_outputs",
-                value=f"({counts} counts)",
-            )
+        _check_repetitions(name, nested_counts(name, getattr(grammar, name)), params.n, vllm_config)
     _check_backend(params)
+
+
+def _check_repetitions(name: str, counts: int, answers: int, vllm_config: VllmConfig) -> None:
+    """Refuses a grammar whose every mask would take more work than the operator allows a request.
+
+    A mask tries each token of the vocabulary from each count, and each answer has masks of its own.
+    """
+    config, size = resolve_diffusion_config(vllm_config), vllm_config.model_config.get_vocab_size()
+    most = limit_of(config, "repetition_limit")
+    if config.repetition_limit is None:
+        most = min(most, max(1, MOST_READINGS // size))
+    if counts > 1 and counts * answers > most:
+        each = f" in each of n={answers} answers" if answers > 1 else ""
+        raise ParameterError(
+            f"structured_outputs: {name} nests repetitions of {counts} counts in all{each}, between which "
+            f"nothing has to stand, and may nest {most} (repetition_limit of --diffusion-config).",
+            parameter="structured_outputs",
+            value=f"({counts} counts)",
+        )
 
 
 def _check_backend(params: SamplingParams) -> None:

@@ -49,6 +49,9 @@ ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
 }
 """OpenAI's fields that vLLM does not have, and values that ask for what happens anyway."""
 
+_EMPTY_IS_NONE = ("suffix",)
+"""Fields in which an empty text asks for nothing, and which upstream refuses like any other text."""
+
 _HINTS = {
     **dict.fromkeys(("enable_thinking", "thinking", "reasoning"), "Use chat_template_kwargs."),
     "functions": "Use tools.",
@@ -129,6 +132,9 @@ def check_request(request: OpenAIBaseModel, config: VllmConfig, server: Any = No
     """
     check_values(request, "")
     known = type(request).model_fields
+    for name in _EMPTY_IS_NONE:
+        if name in known and getattr(request, name) == "":
+            setattr(request, name, None)
     for name, rule in RULES.items():
         value = getattr(request, name, None) if name in known else None
         if value is not None and value not in rule.neutral and not rule.has_effect(request, config):

@@ -8,6 +8,9 @@ from typing import Any
 from vllm.v1.diffusion.request.fields import ParameterError
 
 _LOGPROBS = "message.output_text.logprobs"
+_ITS_DEFAULT = {"background": False, "truncation": "disabled"}
+"""Fields in which null stands for the default: upstream accepts it, and refuses its own answer with it."""
+
 _HOSTED = {"web_search_preview": "browser", "code_interpreter": "python", "container": "container"}
 """Types of tools that OpenAI runs, and what a ``--tool-server`` calls them."""
 
@@ -16,12 +19,15 @@ def check_response(request: Any, server: Any) -> None:
     """Refuses tools that would not be called and limits that would not be kept.
 
     Args:
-        request: Upstream's ``ResponsesRequest``.
+        request: Upstream's ``ResponsesRequest``; fields that are null are set to their defaults.
         server: Upstream's ``OpenAIServingResponses``; None where the endpoint has no server.
 
     Raises:
         ParameterError: Names the first such field.
     """
+    for name, default in _ITS_DEFAULT.items():
+        if getattr(request, name) is None:
+            setattr(request, name, default)
     if request.max_tool_calls is not None:
         raise _error("max_tool_calls", request.max_tool_calls, "is not supported: the client makes the calls")
     if request.top_logprobs and _LOGPROBS not in (request.include or ()):

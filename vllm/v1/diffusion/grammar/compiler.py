@@ -14,7 +14,7 @@ from vllm.config import VllmConfig
 from vllm.parser.engine.adapters import ParserEngineReasoningAdapter
 from vllm.reasoning import ReasoningParser
 from vllm.v1.core.sched.output import NewRequestData
-from vllm.v1.diffusion.config import resolve_diffusion_config
+from vllm.v1.diffusion.config import limit_of, resolve_diffusion_config
 from vllm.v1.diffusion.grammar.cursor import GrammarCursor, bits_of
 from vllm.v1.diffusion.message.compiled_grammar import matching
 from vllm.v1.diffusion.message.request_data import DiffusionRequestData
@@ -35,7 +35,10 @@ class GrammarCompiler:
     def __init__(self, vllm_config: VllmConfig) -> None:
         """Makes the compiler; the tokenizer is loaded with the first grammar."""
         self.vllm_config = vllm_config
-        self._mask_token_id = resolve_diffusion_config(vllm_config).mask_token_id
+        config = resolve_diffusion_config(vllm_config)
+        self._mask_token_id = config.mask_token_id
+        self.time_limit = limit_of(config, "grammar_time_limit")
+        """Milliseconds of a processor that a grammar may take for each token."""
         self._control: set[int] | None = None
 
     def start(self, data: NewRequestData) -> Callable[[], GrammarCursor] | None:
@@ -110,7 +113,9 @@ class GrammarCompiler:
         size = getattr(getattr(grammar, "ll_tokenizer", grammar), "vocab_size", None)
         size = size or self.vllm_config.model_config.get_vocab_size()
         bitmask = torch.full((1, -(-size // 32)), -1, dtype=torch.int32)
-        cursor = GrammarCursor(grammar, bitmask, permitted, self._reasoning(request))
+        cursor = GrammarCursor(
+            grammar, bitmask, permitted, self._reasoning(request), time_limit=self.time_limit / 1000
+        )
         for token in written:
             cursor.accept(token)
         return cursor

@@ -9,6 +9,7 @@ that agrees with its grammar is therefore denoised exactly as without one.
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 
 _WORD = 32
 """Tokens in a word of a bitmask."""
+
+_AT_FIRST = 1.0
+"""Seconds of a processor that a grammar may take beside those for each token."""
 
 
 class ReasoningEnd(Protocol):
@@ -36,6 +40,8 @@ class GrammarCursor:
 
     Attributes:
         end_token: The token that ended the text, once it is read.
+        seconds: Of a processor, that the grammar has taken.
+        tokens: That it has read.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class GrammarCursor:
         bitmask: torch.Tensor,
         permitted: np.ndarray,
         reasoning: ReasoningEnd | None = None,
+        time_limit: float = float("inf"),
     ) -> None:
         """Makes a cursor at the beginning of the text.
 
@@ -54,8 +61,12 @@ class GrammarCursor:
                 whatever the grammar, int32 ``[words]``.
             reasoning: Finds the end of the reasoning that the text begins with;
                 None if there is none.
+            time_limit: Seconds of a processor that it may take for each token, on average.
         """
         self.end_token: int | None = None
+        self.seconds = 0.0
+        self.tokens = 0
+        self._time_limit = time_limit
         self._grammar = grammar
         self._bitmask = bitmask
         self._permitted = permitted
@@ -69,12 +80,19 @@ class GrammarCursor:
         return self._dead
 
     @property
+    def slow(self) -> bool:
+        """Whether the grammar has taken more time than it may; the request has failed then."""
+        return self.seconds > _AT_FIRST + self._time_limit * (self.tokens + 1)
+
+    @property
     def allowed(self) -> np.ndarray | None:
         """Bits of the tokens that may come next, int32 ``[words]``; None for any."""
         if self._reasoning is not None or self._dead or self.end_token is not None:
             return None
         if self._allowed is None:
+            begun = time.thread_time()
             self._grammar.fill_bitmask(self._bitmask, 0)
+            self.seconds += time.thread_time() - begun
             self._allowed = np.zeros_like(self._permitted)
             filled = self._bitmask[0].numpy()[: len(self._allowed)]
             self._allowed[: len(filled)] = filled
@@ -125,13 +143,17 @@ class GrammarCursor:
                 return True
         if not self.permits(token):
             return False
-        if not self._grammar.accept_tokens("", [token]):
+        begun = time.thread_time()
+        accepted = self._grammar.accept_tokens("", [token])
+        self.seconds += time.thread_time() - begun
+        if not accepted:
             # Backends' bitmasks are upper bounds: what cannot be finished is found late.
             if self._allowed is not None:
                 self._allowed[token // _WORD] &= ~np.array(1 << token % _WORD, np.uint32).view(np.int32)
                 self._dead = not self._allowed.any()
             return False
         self._allowed = None
+        self.tokens += 1
         if self._grammar.is_terminated():
             self.end_token = token
         return True
@@ -186,7 +208,7 @@ class CanvasGrammar:
         first = column - len(self._read)
         tokens[first:column] = self._read
         masked[first:column] = [False] * len(self._read)
-        while column < len(tokens) and cursor.end_token is None:
+        while column < len(tokens) and cursor.end_token is None and not cursor.slow:
             token = cursor.only()
             if token is None:
                 due = self._left_to_right and column == self.column

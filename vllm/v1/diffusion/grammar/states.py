@@ -15,7 +15,7 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.diffusion.canvas.states import CanvasStates
 from vllm.v1.diffusion.canvas.step import DenoisingStep
 from vllm.v1.diffusion.grammar.compiler import GrammarCompiler
-from vllm.v1.diffusion.grammar.cursor import CanvasGrammar
+from vllm.v1.diffusion.grammar.cursor import CanvasGrammar, GrammarCursor
 from vllm.v1.diffusion.kernels.row_stats import RowStats
 from vllm.v1.diffusion.modes.grid import BlockGrid
 
@@ -103,7 +103,8 @@ class GrammarStates:
             overlaps: Whether a window may not cover its block; see ``DenoisingStep``.
 
         Returns:
-            Why requests cannot go on, by their number in the step's R: no token continues their text.
+            Why requests cannot go on, by their number in the step's R: no token continues their text, or
+            their grammar takes too long.
         """
         if not (members := self._members(step)):
             return None
@@ -140,7 +141,19 @@ class GrammarStates:
         canvases.tokens[slots] = torch.where(still_masked, canvases.noise.again(tokens), new_tokens)
         canvases.masked[slots] = still_masked
         finished[which] = revised[:, -1] != 0
-        return {i: _UNWRITABLE for i, grammar in members if grammar.cursor.dead}
+        return {i: why for i, grammar in members if (why := self._failure(grammar.cursor)) is not None}
+
+    def _failure(self, cursor: GrammarCursor) -> str | None:
+        """Why a request cannot go on; None if it can."""
+        if cursor.dead:
+            return _UNWRITABLE
+        if not cursor.slow:
+            return None
+        return (
+            f"structured_outputs: the grammar took {cursor.seconds:.1f} seconds of a processor for "
+            f"{cursor.tokens} tokens, and may take {self._compiler.time_limit} milliseconds for each "
+            "(grammar_time_limit of --diffusion-config)"
+        )
 
     def _members(self, step: DenoisingStep) -> list[tuple[int, CanvasGrammar]]:
         """The requests with a grammar: their number in the step's R, and the grammar."""

@@ -126,8 +126,11 @@ def fit_warm_up(vllm_config: VllmConfig, block_length: int) -> None:
 
 def refuse_unsupported(vllm_config: VllmConfig) -> None:
     """Raises ValueError for an option of the engine that diffusion models do not support."""
-    parallel = vllm_config.parallel_config
+    parallel, model_config = vllm_config.parallel_config, vllm_config.model_config
     unsupported = {
+        # An engine of another task would hold the model and answer no completion.
+        f"convert={model_config.convert!r}": model_config.convert not in ("auto", "none"),
+        "runner='pooling'": model_config.runner_type != "generate",
         "speculative_config": vllm_config.speculative_config is not None,
         "decode_context_parallel_size > 1": parallel.decode_context_parallel_size > 1,
         "prefill_context_parallel_size > 1": parallel.prefill_context_parallel_size > 1,
@@ -135,14 +138,24 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
         "kv_offloading_size": vllm_config.cache_config.kv_offloading_size is not None,
         "ec_transfer_config": vllm_config.ec_transfer_config is not None,
         "watermark_config": vllm_config.watermark_config is not None,
-        "logits_processors": bool(vllm_config.model_config.logits_processors),
-        "enable_prompt_embeds": vllm_config.model_config.enable_prompt_embeds,
+        "logits_processors": bool(model_config.logits_processors),
+        "enable_prompt_embeds": model_config.enable_prompt_embeds,
+        # What these ask for is upstream's sampler's, which no canvas is sampled by.
+        "return_sampling_mask": model_config.return_sampling_mask,
+        "enable_trace_replay": model_config.enable_trace_replay,
+        "use_fp64_gumbel": model_config.use_fp64_gumbel,
+        "enable_batch_sharded_sampling": parallel.enable_batch_sharded_sampling,
+        # A step computes a position many times, with other experts each.
+        "enable_return_routed_experts": vllm_config.aux_output_config.enable_return_routed_experts,
+        # A window's sequences are not those that a batch is divided by.
+        "enable_dbo": parallel.enable_dbo,
+        "ubatch_size > 1": parallel.ubatch_size > 1,
     }
     for name, given in unsupported.items():
         if given:
             raise ValueError(f"{name} is not supported with diffusion models.")
     _check_scheduler(vllm_config)
-    capacity = getattr(vllm_config.model_config.hf_config, "expert_capacity", None)
+    capacity = getattr(model_config.hf_config, "expert_capacity", None)
     spread = {
         "enable_expert_parallel": parallel.enable_expert_parallel,
         "data_parallel_size > 1": parallel.data_parallel_size > 1,
@@ -153,7 +166,7 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 f"{name} is not supported with expert_capacity={capacity}: a rank must have all tokens of a "
                 "block to pool its experts."
             )
-    if current_platform.is_cpu() and parallel.data_parallel_size > 1 and vllm_config.model_config.is_moe:
+    if current_platform.is_cpu() and parallel.data_parallel_size > 1 and model_config.is_moe:
         raise ValueError(
             f"data_parallel_size={parallel.data_parallel_size} is not supported on a CPU with a mixture of "
             "experts: its engines make each layer together, and upstream has no way to do so there. Start a "

@@ -4,7 +4,8 @@
 Compiling a grammar of a large vocabulary takes seconds, for which a step must not wait. The engine core
 compiles it off the step, while the request waits. A worker in the core's process takes the compiled grammar
 as it is. A worker in another process receives a serialised form, where the backend has one (xgrammar,
-outlines). Otherwise it compiles the grammar itself: guidance takes milliseconds.
+outlines). Otherwise it compiles the grammar itself: guidance takes milliseconds. So it does where xgrammar's
+form would be too large: that holds the automaton of all rules once for each rule.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ from vllm.v1.structured_output.backend_lm_format_enforcer import LMFormatEnforce
 from vllm.v1.structured_output.backend_outlines import OutlinesGrammar
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
+
+_MOST_CHARACTERS = 2**26
+"""Of a form that is worth its reading."""
+
+_AUTOMATON = 14
+"""Characters of an automaton in such a form, for each of the grammar's text."""
 
 _FORM = "serialised_form"
 """The attribute of a grammar that holds it."""
@@ -99,7 +106,11 @@ def serialised(compiling: Any, elsewhere: bool) -> Any:
                 # Nothing of outlines' makes a second guide of an index, in whatever process.
                 parts = (grammar.vocab_size, grammar.eos_token_id, grammar.guide)
                 vars(grammar)[_FORM] = pickle.dumps(parts)
-            elif isinstance(grammar, XgrammarGrammar) and elsewhere:
+            elif (
+                isinstance(grammar, XgrammarGrammar)
+                and elsewhere
+                and _form_size(grammar.ctx) <= _MOST_CHARACTERS
+            ):
                 vars(grammar)[_FORM] = grammar.ctx.serialize_json()
             ready.set_result(grammar)
         except BaseException as error:
@@ -107,6 +118,12 @@ def serialised(compiling: Any, elsewhere: bool) -> Any:
 
     compiling.add_done_callback(finish)
     return ready
+
+
+def _form_size(compiled: Any) -> int:
+    """About how many characters the automata of xgrammar's serialised form have."""
+    text = str(compiled.grammar)
+    return _AUTOMATON * len(text) * (text.count("\n") + 1)
 
 
 def form_of(grammar: StructuredOutputGrammar) -> str | bytes | None:

@@ -3,8 +3,9 @@
 
 A matcher keeps every count that a text may have. Where repetitions are nested and nothing has to stand
 between their rounds, as in ``((a?){1,6}){1,6}``, these are as many as the product of the bounds. Each token
-then takes longer than the one before it, soon seconds, and so may compiling. A part that has to stand there
-once, as the comma in ``([a-z]{1,20},){1,500}``, leaves one count.
+then takes longer than the one before it, soon seconds, and so may compiling. In a large vocabulary each mask
+does, which tries every token from every count. A part that has to stand there once, as the comma in
+``([a-z]{1,20},){1,500}``, leaves one count.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ class _Part(NamedTuple):
     Attributes:
         counts: The product of the nested repetitions.
         fixed: Whether something in it stands there exactly as often as it says.
+        places: Counts of its longest repetition, all of which a text may be at once where the part is
+            repeated and its rounds cannot be told apart.
     """
 
     counts: int
     fixed: bool
+    places: int = 1
 
 
 _ONE, _NOTHING = _Part(1, True), _Part(1, False)
@@ -61,18 +65,20 @@ class _Group:
         if not self._sequence:
             return
         part, count = self._sequence.pop(), max(1, least if most is None else most)
-        counts = part.counts if part.fixed else part.counts * count
-        self.add(_Part(counts, part.fixed and least == most and least > 0))
+        counts = part.counts if part.fixed else max(part.counts, part.places) * count
+        self.add(_Part(counts, part.fixed and least == most and least > 0, max(part.places, count)))
 
     def alternative(self) -> None:
         parts = self._sequence or [_NOTHING]
-        self._alternatives.append(_Part(max(p.counts for p in parts), any(p.fixed for p in parts)))
+        counts, places = max(p.counts for p in parts), max(p.places for p in parts)
+        self._alternatives.append(_Part(counts, any(p.fixed for p in parts), places))
         self._sequence = []
 
     def whole(self) -> _Part:
         self.alternative()
         parts = self._alternatives
-        return _Part(max(p.counts for p in parts), all(p.fixed for p in parts))
+        counts, places = max(p.counts for p in parts), max(p.places for p in parts)
+        return _Part(counts, all(p.fixed for p in parts), places)
 
 
 def nested_counts(kind: str, grammar: Any) -> int:
