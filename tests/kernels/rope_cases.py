@@ -125,8 +125,10 @@ def check_eight_bit_cache(
     assert narrow.key_cache is not None and narrow.value_cache is not None and narrow.slots is not None
     # Of one head's numbers, the largest are too large for their scale.
     scales = [torch.tensor(scale, device=wide.qkv.device) for scale in (0.02, 0.003, 0.01)]
-    names = ("key_scale", "value_scale", "query_scale")
-    queries = rope_ops.qk_norm_rope_cache(*narrow, **dict(zip(names, scales, strict=True)))
+    of_keys, of_values, of_queries = scales
+    queries = rope_ops.qk_norm_rope_cache(
+        *narrow, key_scale=of_keys, value_scale=of_values, query_scale=of_queries
+    )
     assert rope_ops.qk_norm_rope_cache(*wide) is None
     assert torch.equal(narrow.qkv, wide.qkv)
     q, k, v = torch.split(wide.qkv.view(rows, -1, head), [heads, kv_heads, kv_heads], dim=1)

@@ -24,8 +24,9 @@ class RouterWeights(CompleteWeights):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", **own: Any) -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, **own)
         if vllm_config.load_config.load_format == "dummy":
+            dtype: Any = vllm_config.model_config.dtype
             for gate in self._routers().values():
-                keep_as(gate, vllm_config.model_config.dtype)
+                keep_as(gate, dtype)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads a checkpoint, or any part of it later; see ``CompleteWeights``."""
