@@ -35,7 +35,7 @@ def elastic(
     **more: Any,
 ) -> Case:
     """A request with elastic rows, whose prompt has ``prompt`` tokens."""
-    own = (("diffusion_rows", "elastic"), ("diffusion_row_candidates", candidates))
+    own: Any = (("diffusion_rows", "elastic"), ("diffusion_row_candidates", candidates))
     return Case(
         random_prompt(prompt, 40 + (steps or 0)),
         max_tokens,

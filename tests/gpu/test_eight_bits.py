@@ -59,6 +59,7 @@ def test_a_cache_is_upstreams_bit_for_bit() -> None:
     q, k, v = torch.split(case.qkv.view(33, -1, 128), [8, 2, 2], dim=1)
     pages = torch.zeros(PAGES, 2, PAGE, 256, dtype=torch.uint8, device="cuda")
     keys, values = torch.split(pages.transpose(1, 2), 128, dim=-1)
+    assert case.slots is not None
     ops.reshape_and_cache_flash(k, v, keys, values, case.slots, "fp8", k_scale, v_scale)
     assert case.key_cache is not None and case.value_cache is not None
     assert same_bits(case.key_cache, keys) and same_bits(case.value_cache, values)

@@ -113,5 +113,5 @@ def test_self_speculation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"diffusion_config": {"block_length": 16}, **self_speculation.LOOP}
     with engine(name, **own, **EAGER) as llm:
         results = run(llm, [self_speculation.as_request(case) for case in cases])
-        for result, want in zip(results, self_speculation.told(name, cases), strict=True):
+        for result, want in zip(results, self_speculation.reported(name, cases), strict=True):
             self_speculation.check(result, want)

@@ -211,7 +211,10 @@ def test_shapes_of_the_fakes(gated: bool) -> None:
     case = make_eight_bit_case(3, 64, 128, gated=gated, bias=True, device="cpu")
     meta: Any = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in case[:5]]
     arrived = torch.zeros(1, dtype=torch.int32, device="meta")
-    got = linear_ops.skinny_linear_fp8(*meta, arrived, torch.bfloat16, gated)
+    x, row_scale, weight, weight_scale, bias = meta
+    got = linear_ops.skinny_linear_fp8(
+        x, row_scale, weight, weight_scale, bias, arrived, torch.bfloat16, gated
+    )
     assert got.shape == reference.skinny_linear_fp8(*case).shape and got.dtype == torch.bfloat16
     x = torch.zeros(3, 64, dtype=torch.bfloat16)
     data, scale = linear_ops.quantize_rows(x.to("meta"), gated)

@@ -201,7 +201,12 @@ def test_a_cache_of_eight_bits(quantises: bool, sdar: Any, monkeypatch: pytest.M
         setattr(attn, name, torch.tensor(scale))
     attn.query_quant = query_quantiser(GroupShape.PER_TENSOR) if quantises else None
     seen: list[tuple[torch.Tensor, ...]] = []
-    attn.forward = lambda *qkv: seen.append(qkv) or qkv[0].contiguous()
+
+    def attend(*qkv: torch.Tensor) -> torch.Tensor:
+        seen.append(qkv)
+        return qkv[0].contiguous()
+
+    attn.forward = attend
     run(sdar, rows=3)
     del attn.forward
     (taken,) = fuse_attention(sdar)
@@ -350,18 +355,18 @@ def test_a_rotation_of_other_angles_is_the_same_rotation(sdar: Any) -> None:
     assert isinstance(sdar, FusedAttention)
 
 
+def with_eight_bits(attn: Any, name: str, value: Any) -> None:
+    """Gives a layer an FP8 cache, and something that does not go with it."""
+    attn.impl.kv_cache_dtype = "fp8"
+    setattr(attn, name, value)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda attn: setattr(attn.impl, "kv_cache_dtype", "fp8_e5m2"),
-        lambda attn: (
-            setattr(attn.impl, "kv_cache_dtype", "fp8"),
-            setattr(attn, "_k_scale", torch.ones(2)),
-        ),
-        lambda attn: (
-            setattr(attn.impl, "kv_cache_dtype", "fp8"),
-            setattr(attn, "query_quant", query_quantiser(GroupShape(-1, 64))),
-        ),
+        lambda attn: with_eight_bits(attn, "_k_scale", torch.ones(2)),
+        lambda attn: with_eight_bits(attn, "query_quant", query_quantiser(GroupShape(-1, 64))),
         lambda attn: setattr(attn.impl, "attn_type", AttentionType.ENCODER_ONLY),
         lambda attn: setattr(attn, "impl", object()),
         lambda attn: setattr(attn, "kv_sharing_target_layer_name", "another"),

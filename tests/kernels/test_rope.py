@@ -127,7 +127,7 @@ def test_cuda_schema_and_fake_of_eight_bits() -> None:
 )
 def test_cuda_refuses_scales(scales: dict[str, int], message: str) -> None:
     case = make_rope_case(4, 4, 2, 64, torch.bfloat16)
-    given = {name: torch.ones(count, device="cuda") for name, count in scales.items()}
+    given: Any = {name: torch.ones(count, device="cuda") for name, count in scales.items()}
     with pytest.raises(RuntimeError, match=message):
         rope_ops.qk_norm_rope_cache(*case, **given)
 

@@ -48,7 +48,7 @@ def made(capable: bool = True, load_format: str = "auto") -> tuple[Any, Any]:
     )
     with set_current_vllm_config(VllmConfig()):
         model = Model(vllm_config=config)
-    return model, model.model["mlp"]["gate"]
+    return model, model.get_submodule("model.mlp.gate")
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def test_dummy_weights() -> None:
 def test_scores_on_cuda(rows: int) -> None:
     """Those of a product in float64, as exact as float32 adds up."""
     with set_current_vllm_config(VllmConfig()), torch.device("cuda"):
-        gate = GateLinear(2048, 256, out_dtype=torch.float32, params_dtype=torch.bfloat16)
+        gate: Any = GateLinear(2048, 256, out_dtype=torch.float32, params_dtype=torch.bfloat16)
         gate.weight.data.normal_()
         x = torch.randn(rows, 2048, dtype=torch.bfloat16)
         scores = gate(x)[0]

@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.kernels.real_models import one_process
 from tests.kernels.upstream_layers import INNER, WIDTH, linear, make
+from vllm import _custom_ops
 from vllm.config import VllmConfig, set_current_vllm_config
-from vllm.model_executor.kernels.linear.scaled_mm import cutlass
 from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
 from vllm.model_executor.kernels.linear.scaled_mm.ScaledMMLinearKernel import FP8ScaledMMLinearLayerConfig
 from vllm.model_executor.layers.fusion.quant_activation import QuantizedActivation
@@ -94,7 +94,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(skinny_fp8, "quantize_rows", rows)
     monkeypatch.setattr(skinny_layers, "quantize_rows", rows)
     monkeypatch.setattr(skinny_layers, "add_rms_norm", norm)
-    monkeypatch.setattr(cutlass.ops, "cutlass_scaled_mm", upstream)
+    monkeypatch.setattr(_custom_ops, "cutlass_scaled_mm", upstream)
     monkeypatch.setattr(skinny_layers, "_LEAST", 1)
     return seen
 
@@ -136,7 +136,7 @@ def eight_bits(
         owner = layer.scheme = CompressedTensorsW8A8Fp8.__new__(CompressedTensorsW8A8Fp8)
         layer.quant_method = CompressedTensorsLinearMethod(COMPRESSED)
     else:
-        owner = layer.quant_method = kind.__new__(kind)
+        owner = layer.quant_method = object.__new__(kind)
     owner.fp8_linear = product
     return layer
 

@@ -251,7 +251,8 @@ def test_windows_where_the_model_decides() -> None:
     rig = Rig(True)
     how = {"algorithm": "low_confidence_dynamic", "threshold": 0.9, "rows": "elastic", "row_candidates": 5}
     request = rig.add("a", 16, 32, **how)
-    steps, found = [], []
+    steps: list[Any] = []
+    found: list[Any] = []
     # The second step finishes the block, which is known when the third has been planned.
     for tokens in (None, 0, 16, 0, 0, 16, 0):
         if tokens is not None:

@@ -75,7 +75,7 @@ def test_chat_tells_the_same(client: Any) -> None:
 
 
 def test_candidates_come_with_the_trace(client: Any) -> None:
-    asked = {"vllm_xargs": {**HOW, "diffusion_trace": True, "diffusion_trace_top_k": 2}}
+    asked: Any = {"vllm_xargs": {**HOW, "diffusion_trace": True, "diffusion_trace_top_k": 2}}
     answer = complete(client, logprobs=2, **asked).choices[0]
     said = answer.diffusion
     assert set(said) == {"trace", "entropies", "candidates"}
