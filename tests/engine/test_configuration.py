@@ -107,6 +107,8 @@ def test_a_server_s_rank_on_a_cpu(
     monkeypatch.setenv(
         "VLLM_CPU_OMP_THREADS_BIND", "0" if given.get("tensor_parallel_size") is None else "0|1"
     )
+    for name in ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND"):
+        monkeypatch.delenv(name, raising=False)  # Engines of other tests set them.
     monkeypatch.setattr(sys, "argv", ["vllm", command])
     monkeypatch.setitem(sys.modules, "vllm.entrypoints.cli.serve", ModuleType("serve"))
     with mock.patch.dict(os.environ):
