@@ -8,9 +8,8 @@ namespace vllm_diffusion {
 #ifdef USE_CUDA
 namespace {
 
-void add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& weight,
-                  double epsilon, const std::optional<Tensor>& out,
-                  const std::optional<Tensor>& scale) {
+void add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& weight, double epsilon,
+                  const std::optional<Tensor>& out, const std::optional<Tensor>& scale) {
   const CudaScope scope(input);
   STD_TORCH_CHECK(input.dim() == 2 && input.is_contiguous(),
                   "input must have two dimensions and be contiguous");
@@ -34,7 +33,8 @@ void add_rms_norm(const Tensor& input, const Tensor& residual, const Tensor& wei
   args.epsilon = static_cast<float>(epsilon);
   STD_TORCH_CHECK(begins_at(input, 16) && begins_at(residual, 16) && begins_at(weight, 16),
                   "input, residual and weight must begin at multiples of 16 bytes");
-  STD_TORCH_CHECK(out.has_value() == scale.has_value(), "out and scale come together or not at all");
+  STD_TORCH_CHECK(out.has_value() == scale.has_value(),
+                  "out and scale come together or not at all");
   if (out) {
     check_eight_bits(*out, "out", args.rows, args.columns, input);
     check_vector(*scale, "scale", ScalarType::Float, args.rows, input);

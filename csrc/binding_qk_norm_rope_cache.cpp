@@ -14,18 +14,19 @@ RopePages pages_of(const Tensor& cache, const char* name, const Tensor& qkv,
   const bool eight = args.key_scale != nullptr;
   if (eight) {
     // Upstream keeps such a cache as bytes.
-    STD_TORCH_CHECK(cache.scalar_type() == ScalarType::Float8_e4m3fn ||
-                        cache.scalar_type() == ScalarType::Byte,
-                    name, " must be float8_e4m3fn or uint8 where it has a scale");
+    STD_TORCH_CHECK(
+        cache.scalar_type() == ScalarType::Float8_e4m3fn || cache.scalar_type() == ScalarType::Byte,
+        name, " must be float8_e4m3fn or uint8 where it has a scale");
   } else {
     STD_TORCH_CHECK(cache.scalar_type() == qkv.scalar_type(), name, " must have qkv's dtype");
   }
   STD_TORCH_CHECK(
       cache.dim() == 4 && cache.size(2) == args.kv_heads && cache.size(3) == args.head_size, name,
       " must be [pages, page size, ", args.kv_heads, ", ", args.head_size, "]");
-  STD_TORCH_CHECK(begins_at(cache, eight ? 2 : 4) && cache.stride(3) == 1 && cache.stride(0) % 2 == 0 &&
-                      cache.stride(1) % 2 == 0 && cache.stride(2) % 2 == 0,
-                  name, "'s heads must be contiguous and begin at multiples of ", eight ? 2 : 4, " bytes");
+  STD_TORCH_CHECK(
+      begins_at(cache, eight ? 2 : 4) && cache.stride(3) == 1 && cache.stride(0) % 2 == 0 &&
+          cache.stride(1) % 2 == 0 && cache.stride(2) % 2 == 0,
+      name, "'s heads must be contiguous and begin at multiples of ", eight ? 2 : 4, " bytes");
   return {cache.data_ptr(), cache.stride(0), cache.stride(1), cache.stride(2)};
 }
 
@@ -36,17 +37,13 @@ const float* scale_of(const Tensor& scale, const char* name, const Tensor& qkv) 
   return data<float>(scale);
 }
 
-void qk_norm_rope_cache(const Tensor& qkv, int64_t heads, int64_t kv_heads,
-                        const std::optional<Tensor>& q_weight,
-                        const std::optional<Tensor>& k_weight, double epsilon,
-                        const Tensor& cos_sin, const Tensor& positions,
-                        const std::optional<Tensor>& key_cache,
-                        const std::optional<Tensor>& value_cache,
-                        const std::optional<Tensor>& slots,
-                        const std::optional<Tensor>& key_scale,
-                        const std::optional<Tensor>& value_scale,
-                        const std::optional<Tensor>& queries,
-                        const std::optional<Tensor>& query_scale) {
+void qk_norm_rope_cache(
+    const Tensor& qkv, int64_t heads, int64_t kv_heads, const std::optional<Tensor>& q_weight,
+    const std::optional<Tensor>& k_weight, double epsilon, const Tensor& cos_sin,
+    const Tensor& positions, const std::optional<Tensor>& key_cache,
+    const std::optional<Tensor>& value_cache, const std::optional<Tensor>& slots,
+    const std::optional<Tensor>& key_scale, const std::optional<Tensor>& value_scale,
+    const std::optional<Tensor>& queries, const std::optional<Tensor>& query_scale) {
   const CudaScope scope(qkv);
   const ScalarType type = qkv.scalar_type();
   QkNormRopeCacheArgs args = {};

@@ -94,13 +94,13 @@ void skinny_linear_fp8(const Tensor& input, const Tensor& input_scale, const Ten
                        const Tensor& weight_scale, const std::optional<Tensor>& bias,
                        const Tensor& arrived, bool gated, const Tensor& out) {
   const CudaScope scope(input);
-  STD_TORCH_CHECK(input.scalar_type() == ScalarType::Float8_e4m3fn,
-                  "input must be float8_e4m3fn");
+  STD_TORCH_CHECK(input.scalar_type() == ScalarType::Float8_e4m3fn, "input must be float8_e4m3fn");
   const Dtype dtype = half_dtype(out, "out");
   SkinnyLinearArgs args = arguments(input, weight, bias, arrived, gated, true, out.scalar_type());
   args.dtype = dtype;
   args.input_scale = scales(input_scale, "input_scale", args.tokens, input, args.input_scale_step);
-  args.weight_scale = scales(weight_scale, "weight_scale", args.rows, input, args.weight_scale_step);
+  args.weight_scale =
+      scales(weight_scale, "weight_scale", args.rows, input, args.weight_scale_step);
   check_device(out, "out", input, "input");
   STD_TORCH_CHECK(out.dim() == 2 && out.size(0) == args.tokens && out.size(1) == outputs(args) &&
                       out.is_contiguous() && begins_at(out, 4),

@@ -28,8 +28,8 @@ __device__ __forceinline__ void quantize(const AddRmsNormArgs& args, const uint3
   if (mine) static_cast<uint2*>(args.out)[at] = quantized<kDtype>(row, Quotient(scale));
 }
 
-// Several blocks of rows of up to 4096 entries fit a multiprocessor, so that some of them read while
-// others reduce.
+// Several blocks of rows of up to 4096 entries fit a multiprocessor, so that some of them read
+// while others reduce.
 template <Dtype kDtype, bool kQuantize, int kThreads>
 __global__ void __launch_bounds__(kThreads, kThreads > 512 ? 1 : 3)
     add_rms_norm_kernel(AddRmsNormArgs args) {

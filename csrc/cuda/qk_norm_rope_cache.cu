@@ -70,7 +70,9 @@ __global__ void __launch_bounds__(kWarps * 32) qk_norm_rope_cache_kernel(QkNormR
     low[i] = pair_at<kDtype>(weight, low_of(at));
     high[i] = pair_at<kDtype>(weight, high_of(at));
   }
-  const float* kept_scale = is_query ? args.query_scale : is_value ? args.value_scale : args.key_scale;
+  const float* kept_scale = is_query   ? args.query_scale
+                            : is_value ? args.value_scale
+                                       : args.key_scale;
   const Quotient kept(kEight && kept_scale != nullptr ? *kept_scale : 1.0f);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();

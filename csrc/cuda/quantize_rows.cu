@@ -1,5 +1,6 @@
-// quantize_rows on CUDA: a block a row, which it keeps in registers. It stands between two products:
-// its block is in place before the first one ends, and lets the second one start to read its weights.
+// quantize_rows on CUDA: a block a row, which it keeps in registers. It stands between two
+// products: its block is in place before the first one ends, and lets the second one start to read
+// its weights.
 #include "quantize_rows.h"
 
 #include <cuda_runtime.h>
@@ -16,8 +17,8 @@ constexpr int kMostThreads = 512;
 template <Dtype kDtype>
 __device__ __forceinline__ uint32_t gate(uint32_t gates, uint32_t ups) {
   const float2 x = unpack<kDtype>(gates), up = unpack<kDtype>(ups);
-  const float2 act = unpack<kDtype>(pack<kDtype>(__fdividef(x.x, 1.0f + __expf(-x.x)),
-                                                 __fdividef(x.y, 1.0f + __expf(-x.y))));
+  const float2 act = unpack<kDtype>(
+      pack<kDtype>(__fdividef(x.x, 1.0f + __expf(-x.x)), __fdividef(x.y, 1.0f + __expf(-x.y))));
   return pack<kDtype>(act.x * up.x, act.y * up.y);
 }
 

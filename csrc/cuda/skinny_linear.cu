@@ -48,8 +48,8 @@ cudaError_t describe(CUtensorMap& map, const SkinnyLinearArgs& args, const void*
                              static_cast<cuuint32_t>(box_panels)};
   const cuuint32_t every[3] = {1, 1, 1};
   const CUresult result =
-      encode_tiled()(&map, copied_type(args), 3, const_cast<void*>(matrix), sizes, strides, box, every,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      encode_tiled()(&map, copied_type(args), 3, const_cast<void*>(matrix), sizes, strides, box,
+                     every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -71,7 +71,8 @@ cudaError_t launch(const SkinnyLinearArgs& args, float* partials, int blocks, cu
   cudaError_t error =
       describe(params.weight, args, args.weight, args.rows, args.columns, kBlockRows, kDepth);
   if (error == cudaSuccess)
-    error = describe(params.input, args, args.input, args.tokens, args.input_stride, kTokens, kDepth);
+    error =
+        describe(params.input, args, args.input, args.tokens, args.input_stride, kTokens, kDepth);
   if (error == cudaSuccess)
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes);
   if (error != cudaSuccess) return error;
@@ -141,9 +142,8 @@ int skinny_linear_cuda(const SkinnyLinearArgs& args, void* scratch, void* stream
   if (major != 9) return cudaErrorNotSupported;
   const auto on = static_cast<cudaStream_t>(stream);
   auto* partials = static_cast<float*>(scratch);
-  return args.dtype == Dtype::kBFloat16
-             ? launch<Dtype::kBFloat16>(args, partials, blocks, on)
-             : launch<Dtype::kFloat16>(args, partials, blocks, on);
+  return args.dtype == Dtype::kBFloat16 ? launch<Dtype::kBFloat16>(args, partials, blocks, on)
+                                        : launch<Dtype::kFloat16>(args, partials, blocks, on);
 }
 
 }  // namespace vllm_diffusion

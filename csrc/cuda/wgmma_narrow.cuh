@@ -35,12 +35,12 @@ namespace vllm_diffusion {
                "}, " inputs ", keep, 1, 1, 0, 0;\n}\n"                                             \
                : __VA_ARGS__                                                                       \
                : "l"(a), "l"(b), "r"(static_cast<int32_t>(add)))
-#define VLLM_DIFFUSION_WGMMA_E4M3(columns, registers, inputs, keep, ...)                    \
-  asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, " keep                                \
-               ", 0;\n"                                                                       \
-               "wgmma.mma_async.sync.aligned.m64n" columns "k32.f32.e4m3.e4m3 {" registers    \
-               "}, " inputs ", keep, 1, 1;\n}\n"                                              \
-               : __VA_ARGS__                                                                  \
+#define VLLM_DIFFUSION_WGMMA_E4M3(columns, registers, inputs, keep, ...)                   \
+  asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, " keep                              \
+               ", 0;\n"                                                                    \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k32.f32.e4m3.e4m3 {" registers \
+               "}, " inputs ", keep, 1, 1;\n}\n"                                           \
+               : __VA_ARGS__                                                               \
                : "l"(a), "l"(b), "r"(static_cast<int32_t>(add)))
 
 VLLM_DIFFUSION_MMA(8, "%0, %1, %2, %3", "%4, %5", "%6", VLLM_DIFFUSION_FOUR(0))

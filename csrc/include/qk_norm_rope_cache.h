@@ -28,8 +28,8 @@ struct QkNormRopeCacheArgs {
   int64_t max_positions;
   RopePages keys, values;
   int page_size;
-  int64_t stored;        // entries of `slots`
-  int64_t most_slots;    // pages * page_size, below 2^31
+  int64_t stored;      // entries of `slots`
+  int64_t most_slots;  // pages * page_size, below 2^31
   // Whether the cache holds float8_e4m3fn, keys and values as multiples of these; else both null.
   const float* key_scale;
   const float* value_scale;
@@ -40,10 +40,10 @@ struct QkNormRopeCacheArgs {
   const int64_t* slots;  // a row outside of [0, most_slots), or behind the last one: not stored
 };
 
-// All begin at multiples of 4 bytes, rows and heads too; of 8 bits at multiples of 2. Scales are one
-// positive number each, read as weights are. Weights, cos_sin, positions and slots are
-// read before the kernels before this one have ended. A row whose position is not in cos_sin is
-// left alone. Returns a cudaError_t.
+// All begin at multiples of 4 bytes, rows and heads too; of 8 bits at multiples of 2. Scales are
+// one positive number each, read as weights are. Weights, cos_sin, positions and slots are read
+// before the kernels before this one have ended. A row whose position is not in cos_sin is left
+// alone. Returns a cudaError_t.
 int qk_norm_rope_cache_cuda(const QkNormRopeCacheArgs& args, void* stream);
 
 }  // namespace vllm_diffusion

@@ -22,7 +22,8 @@ struct SkinnyLinearArgs {
   int64_t input_stride;
   // Whether the first half of the rows gates the second: y = silu(gate) * up.
   bool gated;
-  // If eight: what input and weight are multiples of, by token and by row of W; step 0: one for all.
+  // If eight: what input and weight are multiples of, by token and by row of W; step 0: one for
+  // all.
   const float* input_scale;
   const float* weight_scale;
   int32_t input_scale_step, weight_scale_step;
