@@ -39,12 +39,14 @@ class Model(RouterWeights, Network):
     """A family's class."""
 
 
-def made(capable: bool = True, load_format: str = "auto") -> tuple[Any, Any]:
+def made(
+    capable: bool = True, load_format: str = "auto", dtype: torch.dtype = torch.bfloat16
+) -> tuple[Any, Any]:
     """A model and its router."""
     config: Any = SimpleNamespace(
         capable=capable,
         load_config=SimpleNamespace(load_format=load_format),
-        model_config=SimpleNamespace(dtype=torch.bfloat16, word_embeddings_untied_by_checkpoint=False),
+        model_config=SimpleNamespace(dtype=dtype, word_embeddings_untied_by_checkpoint=False),
     )
     with set_current_vllm_config(VllmConfig()):
         model = Model(vllm_config=config)
@@ -77,6 +79,15 @@ def test_the_type_is_the_checkpoints(stored: torch.dtype, capable: bool, kept: t
     assert gate.weight.dtype == kept
     assert gate.allow_cublas_router_gemm == (kept == torch.bfloat16)
     assert torch.equal(gate.weight.double(), weight.double()), "no weight was rounded"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("load_format", ["auto", "dummy"])
+def test_other_activations_keep_float32(dtype: torch.dtype, load_format: str) -> None:
+    """Upstream would round them to the weight's type, and give scores in it."""
+    model, gate = made(load_format=load_format, dtype=dtype)
+    model.load_weights([(NAME, torch.randn(16, 64).bfloat16())])
+    assert gate.weight.dtype == torch.float32 and not gate.allow_cublas_router_gemm
 
 
 def test_a_reload_changes_no_type() -> None:

@@ -23,10 +23,10 @@ class RouterWeights(CompleteWeights):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", **own: Any) -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, **own)
+        self._activations: Any = vllm_config.model_config.dtype
         if vllm_config.load_config.load_format == "dummy":
-            dtype: Any = vllm_config.model_config.dtype
             for gate in self._routers().values():
-                keep_as(gate, dtype)
+                keep_as(gate, self._activations, self._activations)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads a checkpoint, or any part of it later; see ``CompleteWeights``."""
@@ -38,7 +38,7 @@ class RouterWeights(CompleteWeights):
         routers = self._routers()
         for name, tensor in weights:
             if name in routers:
-                keep_as(routers[name], tensor.dtype)
+                keep_as(routers[name], tensor.dtype, self._activations)
             yield name, tensor
 
     def _routers(self) -> dict[str, GateLinear]:
@@ -50,14 +50,17 @@ class RouterWeights(CompleteWeights):
         }
 
 
-def keep_as(gate: GateLinear, stored: torch.dtype) -> None:
+def keep_as(gate: GateLinear, stored: torch.dtype, activations: torch.dtype) -> None:
     """Keeps a router's weight in the type that a checkpoint stores, where nothing is lost by it.
+
+    Upstream rounds other activations than bfloat16 to the weight's type, and the scores with them.
 
     Args:
         gate: A router with weights in float32, before they are loaded and any graph is captured.
         stored: The checkpoint's type.
+        activations: The type of what the router gets.
     """
     able = gate._router_gemm_cublas_capable and gate.out_dtype == torch.float32
-    if able and stored == torch.bfloat16 and gate.weight.dtype == torch.float32:
+    if able and stored == activations == torch.bfloat16 and gate.weight.dtype == torch.float32:
         gate.weight.data = gate.weight.data.to(stored)
         gate.allow_cublas_router_gemm = True
