@@ -3,22 +3,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from tests.policies.scheduling import Engine
 from vllm import DiffusionParams, SamplingParams  # type: ignore[attr-defined]  # lazy
-from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.diffusion.core.scheduler import DiffusionScheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
-from vllm.v1.structured_output import StructuredOutputManager
 
-SDAR = Path(__file__).parent.parent / "golden" / "sdar"
 BUDGET = 256
 """Tokens of a step. Steps without prompts count as 32 on a CPU, so that two fit into a quarter of it."""
 
@@ -26,24 +21,17 @@ BUDGET = 256
 @pytest.fixture
 def scheduler() -> DiffusionScheduler:
     """Of a block-causal model with blocks of 8."""
-    config = EngineArgs(
-        model=str(SDAR),
-        dtype="float32",
+    engine = Engine(
+        "sdar",
+        512,
+        kv_block=16,
+        block_length=8,
         max_model_len=2048,
         max_num_seqs=8,
         max_num_batched_tokens=BUDGET,
         enable_prefix_caching=False,
-        diffusion_config={"block_length": 8},
-    ).create_engine_config()
-    config.cache_config.num_gpu_blocks = 512
-    spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=32, dtype=torch.float32)
-    return DiffusionScheduler(
-        vllm_config=config,
-        kv_cache_config=KVCacheConfig(512, [], [KVCacheGroupSpec(["layer"], spec)]),
-        structured_output_manager=StructuredOutputManager(config),
-        block_size=16,
-        log_stats=True,
     )
+    return engine.scheduler
 
 
 def add(scheduler: DiffusionScheduler, name: str, prompt: int) -> None:

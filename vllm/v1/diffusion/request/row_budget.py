@@ -170,7 +170,7 @@ def check_elastic_rows(
         "rows",
         "elastic",
         f"is not supported with diffusion_algorithm={decoding.algorithm!r}, but with "
-        f"{', '.join((*SCHEDULED, *DYNAMIC))}",
+        f"{', '.join((*SCHEDULED, *DYNAMIC))}; ask for diffusion_rows='exact'",
     )
     asked = {
         "diffusion_infill (diffusion_infill_ids, diffusion_seed_canvas)": decoding.template is not None,
@@ -183,7 +183,7 @@ def check_elastic_rows(
         if present:
             raise ParameterError(
                 f"diffusion_rows='elastic' is not supported with {name}: a step computes a part of its block "
-                "only.",
+                "only. Ask for diffusion_rows='exact'.",
                 parameter="diffusion_rows",
                 value="elastic",
             )
