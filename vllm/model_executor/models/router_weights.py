@@ -9,7 +9,7 @@ sum is float32's: the scores are the same but for the order in which they are ad
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +23,7 @@ class RouterWeights(CompleteWeights):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", **own: Any) -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix, **own)
-        self._activations: Any = vllm_config.model_config.dtype
+        self._activations = cast(torch.dtype, vllm_config.model_config.dtype)
         if vllm_config.load_config.load_format == "dummy":
             for gate in self._routers().values():
                 keep_as(gate, self._activations, self._activations)
